@@ -1,0 +1,224 @@
+//! What a user can set.
+
+use crate::error::{Error, Result};
+use std::time::Duration;
+
+/// How a commit becomes durable: safe against a loss of power.
+///
+/// In every mode a kill of the process loses nothing that was acknowledged, and what a
+/// loss of power leaves is a prefix of the commit order, never a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum WalSyncMode {
+    /// Every commit returns only once it is durable. Concurrent commits share a sync.
+    Sync,
+    /// Commits return at once; the log is synced every `interval` while there is something
+    /// to sync. A loss of power loses at most the commits of the last interval plus one sync.
+    Periodic {
+        /// Time between syncs.
+        interval: Duration,
+    },
+    /// **The default: a loss of power may lose the newest commits.** Like `Periodic` with
+    /// [`LightningDbConfig::wal_sync_interval`] (10 ms).
+    #[default]
+    Async,
+}
+
+/// How one commit becomes durable, overriding [`WalSyncMode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// As the database's [`WalSyncMode`] says.
+    #[default]
+    Default,
+    /// Return only once the commit is durable.
+    Sync,
+    /// Return at once.
+    Async,
+}
+
+/// Block compression. Kept for a block only where it saves at least an eighth.
+///
+/// ```
+/// use lightning_db::Compression;
+/// assert_eq!(Compression::from_u32(1), Some(Compression::Zstd));
+/// assert_eq!(u32::from(Compression::Lz4), 2);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Compression {
+    /// Blocks are stored as they are.
+    None = 0,
+    /// Zstandard: smallest.
+    Zstd = 1,
+    /// LZ4: fastest to read.
+    Lz4 = 2,
+    /// Snappy.
+    Snappy = 3,
+}
+
+impl Compression {
+    /// The compression with this number, as in [`LightningDbConfig::compression_type`].
+    pub fn from_u32(number: u32) -> Option<Compression> {
+        match number {
+            0 => Some(Compression::None),
+            1 => Some(Compression::Zstd),
+            2 => Some(Compression::Lz4),
+            3 => Some(Compression::Snappy),
+            _ => None,
+        }
+    }
+}
+
+impl From<Compression> for u32 {
+    fn from(c: Compression) -> u32 {
+        c as u32
+    }
+}
+
+/// Settings of a database. A plain struct: set what you care about and take the rest from
+/// [`Default`].
+///
+/// ```
+/// use lightning_db::{LightningDbConfig, WalSyncMode};
+/// let config = LightningDbConfig {
+///     wal_sync_mode: WalSyncMode::Sync,
+///     compression_type: 2, // LZ4
+///     ..Default::default()
+/// };
+/// assert_eq!(config.memtable_size, 64 << 20);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct LightningDbConfig {
+    /// Bytes of memory for decoded blocks of sstables. Default: 64 MiB.
+    pub cache_size: usize,
+    /// Whether sstable blocks are compressed. Default: true.
+    pub compression_enabled: bool,
+    /// 0 none, 1 Zstd, 2 LZ4, 3 Snappy; see [`Compression`]. Default: 1.
+    pub compression_type: u32,
+    /// Level of Zstd, 1 (fastest) to 19 (smallest). Default: 3.
+    pub compression_level: i32,
+    /// Bytes of memory that collect writes before they are flushed to an sstable. Default: 64 MiB.
+    pub memtable_size: usize,
+    /// `false`: nothing is synced before [`checkpoint`](crate::Database::checkpoint) or
+    /// `close`. The log is still written, so that a kill of the process loses nothing and a
+    /// loss of power leaves a prefix of the commit order. Default: true.
+    pub wal_enabled: bool,
+    /// How commits become durable. Default: [`WalSyncMode::Async`].
+    pub wal_sync_mode: WalSyncMode,
+    /// Longest time between syncs of the log in [`WalSyncMode::Async`], while there is
+    /// something to sync. Default: 10 ms.
+    pub wal_sync_interval: Duration,
+    /// Largest size of a log segment file in bytes. The first has 1 MiB or this, whichever is
+    /// less; sizes double under load. Default: 64 MiB.
+    pub wal_segment_size: u64,
+    /// Longest key in bytes, at most 65,535. Default: 1024.
+    pub max_key_size: usize,
+    /// Bytes of memory for cache, memtables and buffers together. Default: 2 GiB.
+    pub max_memory: usize,
+    /// Has no effect: there is one log, the good one. Here so that configurations compile.
+    pub improved_wal: bool,
+    /// Has no effect: there is one log, the good one. Here so that configurations compile.
+    pub use_improved_wal: bool,
+    /// Has no effect: there is one way to commit. Here so that configurations compile.
+    pub use_optimized_transactions: bool,
+    /// Has no effect: there is one cache. Here so that configurations compile.
+    pub use_lock_free_cache: bool,
+    /// Has no effect: the CPU's instructions are found at run time. Here so that
+    /// configurations compile.
+    pub use_simd: bool,
+}
+
+impl Default for LightningDbConfig {
+    fn default() -> Self {
+        LightningDbConfig {
+            cache_size: 64 << 20,
+            compression_enabled: true,
+            compression_type: 1,
+            compression_level: 3,
+            memtable_size: 64 << 20,
+            wal_enabled: true,
+            wal_sync_mode: WalSyncMode::Async,
+            wal_sync_interval: Duration::from_millis(10),
+            wal_segment_size: 64 << 20,
+            max_key_size: 1024,
+            max_memory: 2 << 30,
+            improved_wal: true,
+            use_improved_wal: true,
+            use_optimized_transactions: true,
+            use_lock_free_cache: true,
+            use_simd: true,
+        }
+    }
+}
+
+/// Values above this are [`Error::ValueTooLarge`].
+pub const MAX_VALUE_BYTES: u64 = 16 << 20;
+
+impl LightningDbConfig {
+    /// The default settings with [`WalSyncMode::Sync`]: what a commit acknowledged survives
+    /// a loss of power.
+    ///
+    /// ```
+    /// use lightning_db::{LightningDbConfig, WalSyncMode};
+    /// assert_eq!(LightningDbConfig::durable().wal_sync_mode, WalSyncMode::Sync);
+    /// ```
+    pub fn durable() -> LightningDbConfig {
+        LightningDbConfig {
+            wal_sync_mode: WalSyncMode::Sync,
+            ..Default::default()
+        }
+    }
+
+    /// The compression that new blocks get.
+    pub(crate) fn compression(&self) -> Compression {
+        match self.compression_enabled {
+            true => Compression::from_u32(self.compression_type).unwrap_or(Compression::None),
+            false => Compression::None,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        let check = |ok: bool, what: &'static str, why: String| match ok {
+            true => Ok(()),
+            false => Err(Error::InvalidArgument { what, why }),
+        };
+        check(
+            Compression::from_u32(self.compression_type).is_some(),
+            "compression_type",
+            format!(
+                "{} is none of 0 (none), 1 (Zstd), 2 (LZ4), 3 (Snappy)",
+                self.compression_type
+            ),
+        )?;
+        check(
+            (1..=19).contains(&self.compression_level),
+            "compression_level",
+            format!("{} is not between 1 and 19", self.compression_level),
+        )?;
+        check(
+            (1..=65_535).contains(&self.max_key_size),
+            "max_key_size",
+            format!("{} is not between 1 and 65,535", self.max_key_size),
+        )?;
+        check(
+            (4 << 10..=4 << 30).contains(&self.memtable_size),
+            "memtable_size",
+            format!(
+                "{} bytes is not between 4 KiB and 4 GiB",
+                self.memtable_size
+            ),
+        )?;
+        check(
+            (16 << 10..=1 << 30).contains(&self.wal_segment_size),
+            "wal_segment_size",
+            format!(
+                "{} bytes is not between 16 KiB and 1 GiB",
+                self.wal_segment_size
+            ),
+        )?;
+        check(
+            self.max_memory / 4 >= self.memtable_size,
+            "max_memory",
+            format!("{} bytes is less than four memtables", self.max_memory),
+        )
+    }
+}

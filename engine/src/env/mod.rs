@@ -1,0 +1,286 @@
+//! The traits between the engine and the world: disk, clock, threads, events, randomness.
+//!
+//! The engine is written against [`Env`] alone. [`OsEnv`] is the production one; the
+//! simulator brings its own, on which every operation can fail, tear, stall or be cut
+//! short by a crash. What each method promises about durability is what the engine may
+//! rely on, and no more.
+//!
+//! What we assume of a disk:
+//! - written bytes are durable after `sync_data` or `sync_all` of that file returned `Ok`;
+//!   until then any subset of the blocks written since the last sync survives, each old,
+//!   new, a mixture or garbage
+//! - a file's length may become durable before the data that made it longer
+//! - creating, renaming or removing a directory entry is durable after `sync_dir` of the
+//!   directory returned `Ok`; until then any subset of such operations survives
+//! - a rename is atomic: afterwards one of the two states is found
+//! - after a failed sync nothing is known of the data that it should have made durable
+
+mod os;
+
+pub use os::OsEnv;
+pub(crate) use os::memory::Memory;
+
+use crate::error::{Error, Result};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Everything that the engine asks of the world.
+pub trait Env: Send + Sync + 'static {
+    /// The file system.
+    fn disk(&self) -> &dyn Disk;
+    /// Time.
+    fn clock(&self) -> &dyn Clock;
+    /// A new event that nobody waits on.
+    fn event(&self) -> Arc<dyn Event>;
+    /// Starts a thread.
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Task>>;
+    /// A small number that no other living task has, the same for the life of the
+    /// calling task. Numbers of ended tasks are given out again.
+    fn task_slot(&self) -> usize;
+    /// Random bits for salts and identities. `site` names who asks.
+    fn random(&self, site: &'static str) -> u64;
+    /// Whether a test wants the rare branch `site` taken now. Always false in production.
+    fn buggify(&self, _site: &'static str) -> bool {
+        false
+    }
+    /// Whether the process is being torn down by a simulated crash: destructors then do
+    /// no I/O and wait for nothing. Always false in production.
+    fn is_dying(&self) -> bool {
+        false
+    }
+}
+
+/// A started thread.
+pub trait Task: Send {
+    /// Waits until the thread has ended.
+    fn join(self: Box<Self>);
+}
+
+/// Time.
+pub trait Clock: Send + Sync {
+    /// Monotonic time since some fixed moment.
+    fn now(&self) -> Duration;
+    /// Time since 1970-01-01 UTC. May jump.
+    fn wall(&self) -> Duration;
+    /// Waits for at least `duration`.
+    fn sleep(&self, duration: Duration);
+}
+
+/// An event count: a waiter reads the epoch, checks its condition, and waits for the epoch
+/// to move on; a notifier changes the condition, then moves the epoch. So nobody sleeps
+/// through a notification that came between the check and the wait.
+pub trait Event: Send + Sync {
+    /// The present epoch. Read it before checking the condition.
+    fn epoch(&self) -> u64;
+    /// Returns once the epoch is no longer `seen`, or when [`Clock::now`] passes `deadline`.
+    fn wait(&self, seen: u64, deadline: Option<Duration>);
+    /// Moves the epoch and wakes every waiter.
+    fn notify_all(&self);
+}
+
+/// How [`Disk::open`] opens a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// An existing file, for reading.
+    Read,
+    /// An existing file, for reading and writing.
+    Write,
+    /// A file that must not exist yet, for reading and writing.
+    CreateNew,
+}
+
+/// What is found at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathKind {
+    /// Nothing.
+    Missing,
+    /// A directory.
+    Directory,
+    /// A file, or anything else that is not a directory.
+    File,
+}
+
+/// A file system.
+pub trait Disk: Send + Sync {
+    /// Opens or creates a file. A created entry is durable after `sync_dir` of its directory.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
+    /// What is found at `path`.
+    fn kind(&self, path: &Path) -> io::Result<PathKind>;
+    /// Creates one directory; its parent exists. Durable after `sync_dir` of the parent.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Renames a file, replacing what is at `to`.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, in no particular order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// Makes all earlier creations, renames and removals in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Locks a directory against other processes and other handles of this one, until the
+    /// returned value is dropped. `None`: someone else holds it.
+    fn lock_dir(&self, dir: &Path) -> io::Result<Option<Box<dyn DirLock>>>;
+}
+
+/// Holds a directory locked until dropped.
+pub trait DirLock: Send + Sync {}
+
+/// An open file. All methods take `&self` and may be called from many threads.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a file's length is asked of the system and can fail"
+)]
+pub trait File: Send + Sync {
+    /// Reads up to `buf.len()` bytes; fewer only at the end of the file, or for no reason
+    /// at all: see [`FileExt::read_exact_at`].
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes up to `buf.len()` bytes, at least one; see [`FileExt::write_all_at`].
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+    /// Makes data and length durable. After an error nothing is known of what was written
+    /// since the last success, and trying again proves nothing.
+    fn sync_data(&self) -> io::Result<()>;
+    /// Like `sync_data`, and all metadata too.
+    fn sync_all(&self) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts the file, or extends it with zeros that occupy no space.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves space for the first `len` bytes and extends the file to at least that.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// A writable mapping of the first `len` bytes, all allocated and written before; `None`
+    /// where writing through it could fail (the caller then uses `write_at`).
+    fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>>;
+}
+
+/// A writable shared mapping of a file: what is written is at once in the page cache, so it
+/// survives a kill of the process, and becomes durable with the file's next `sync_data`.
+pub trait FileMap: Send + Sync {
+    /// Copies `bytes` to `offset` of the file.
+    ///
+    /// # Safety
+    /// No other call writes any of the same bytes at the same time, and the range lies within
+    /// the mapping.
+    #[expect(
+        unsafe_code,
+        reason = "concurrent writes to disjoint ranges: the caller keeps them disjoint"
+    )]
+    unsafe fn write(&self, bytes: &[u8], offset: u64);
+    /// Makes the pages of this range present and writable, so that `write` does not fault.
+    fn populate(&self, offset: u64, len: u64);
+}
+
+/// Whole reads and writes on top of [`File`].
+pub trait FileExt: File {
+    /// Fills `buf`, or fails with `UnexpectedEof` at the end of the file.
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_at(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    buf = &mut buf[n..];
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `buf`. After an error any part of it may have been written.
+    fn write_all_at(&self, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.write_at(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    buf = &buf[n..];
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<F: File + ?Sized> FileExt for F {}
+
+/// An open file together with its path, so that every error names it.
+#[derive(Clone)]
+pub(crate) struct NamedFile {
+    pub(crate) path: Arc<PathBuf>,
+    pub(crate) file: Arc<dyn File>,
+}
+
+impl NamedFile {
+    pub(crate) fn open(disk: &dyn Disk, path: PathBuf, mode: OpenMode) -> Result<NamedFile> {
+        let op = if mode == OpenMode::CreateNew {
+            "create"
+        } else {
+            "open"
+        };
+        match disk.open(&path, mode) {
+            Ok(file) => Ok(NamedFile {
+                path: Arc::new(path),
+                file,
+            }),
+            Err(e) => Err(Error::io(op, path, e)),
+        }
+    }
+
+    pub(crate) fn len(&self) -> Result<u64> {
+        self.file
+            .len()
+            .map_err(|e| self.error("read the length of", e))
+    }
+
+    /// Fills `buf`. A file that ends before is corrupt: the caller knows how long it must be.
+    pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let wanted = buf.len();
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    self.corruption(offset, format!("{wanted} bytes"), "the end of the file")
+                }
+                _ => self.error("read", e),
+            })
+    }
+
+    pub(crate) fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
+        self.file
+            .write_all_at(buf, offset)
+            .map_err(|e| self.error("write", e))
+    }
+
+    pub(crate) fn sync_data(&self) -> Result<()> {
+        self.file.sync_data().map_err(|e| self.error("sync", e))
+    }
+
+    pub(crate) fn sync_all(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| self.error("sync", e))
+    }
+
+    pub(crate) fn allocate(&self, len: u64) -> Result<()> {
+        self.file
+            .allocate(len)
+            .map_err(|e| self.error("allocate", e))
+    }
+
+    pub(crate) fn error(&self, op: &'static str, source: io::Error) -> Error {
+        Error::io(op, self.path.as_path(), source)
+    }
+
+    pub(crate) fn corruption(
+        &self,
+        offset: u64,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Error {
+        Error::corruption(self.path.as_path(), offset, expected, found)
+    }
+}

@@ -1,0 +1,175 @@
+//! Files and directories.
+#![expect(
+    clippy::disallowed_types,
+    reason = "the one home of the system's files"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one home of the system's files"
+)]
+
+use crate::env::{DirLock, Disk, File, FileMap, OpenMode, PathKind};
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use std::{
+    fs, io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
+    path::Path,
+    sync::Arc,
+};
+
+#[derive(Debug)]
+pub(super) struct OsDisk;
+
+impl Disk for OsDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => &mut options,
+            OpenMode::Write => options.write(true),
+            OpenMode::CreateNew => options.write(true).create_new(true),
+        };
+        Ok(Arc::new(OsFile(options.open(path)?)))
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => Ok(PathKind::Directory),
+            Ok(_) => Ok(PathKind::File),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(PathKind::Missing),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        fs::read_dir(dir)?
+            .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        fs::File::open(dir)?.sync_all()
+    }
+
+    fn lock_dir(&self, dir: &Path) -> io::Result<Option<Box<dyn DirLock>>> {
+        // On the directory's own descriptor: no lock file that could be removed or copied.
+        let handle = fs::File::open(dir)?;
+        match handle.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(e)) => return Err(e),
+        }
+        // Between opening and locking, the directory may have been replaced.
+        let (ours, now) = (handle.metadata()?, fs::metadata(dir)?);
+        if (ours.dev(), ours.ino()) != (now.dev(), now.ino()) {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(OsDirLock(handle))))
+    }
+}
+
+/// Unlocked when the descriptor closes.
+struct OsDirLock(#[expect(dead_code, reason = "held for its lock")] fs::File);
+impl DirLock for OsDirLock {}
+
+struct OsFile(fs::File);
+
+impl File for OsFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.write_at(buf, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+    fn sync_all(&self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::{fs::FallocateFlags, io::Errno};
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            // A file system without it: the caller's writes allocate.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                if self.len()? < len {
+                    self.set_len(len)
+                } else {
+                    Ok(())
+                }
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
+        // Only where overwriting an allocated block needs no new one, so that a store to the
+        // mapping cannot meet a full disk, which would be a signal. Measured on ext4.
+        const EXT4_SUPER_MAGIC: u64 = 0xEF53;
+        let fs_type = rustix::fs::fstatfs(&self.0)?.f_type;
+        if fs_type as u64 != EXT4_SUPER_MAGIC || self.len()? < len {
+            return Ok(None);
+        }
+        let Ok(len) = usize::try_from(len) else {
+            return Ok(None);
+        };
+        let map = MmapOptions::new().len(len).map_raw(&self.0)?;
+        Ok(Some(Box::new(OsMap(map))))
+    }
+}
+
+struct OsMap(MmapRaw);
+
+impl FileMap for OsMap {
+    #[expect(
+        unsafe_code,
+        reason = "copying into shared memory; disjointness is the caller's"
+    )]
+    unsafe fn write(&self, bytes: &[u8], offset: u64) {
+        let start = offset as usize;
+        assert!(start <= self.0.len() && bytes.len() <= self.0.len() - start);
+        // SAFETY: the range lies within the mapping, which is valid while `self` lives; nobody
+        // writes it at the same time (contract), and nobody in this process reads it through
+        // the mapping. The file is not cut while mapped: only the holder of the directory
+        // lock could, and it does not.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.0.as_mut_ptr().add(start),
+                bytes.len(),
+            );
+        }
+    }
+
+    fn populate(&self, offset: u64, len: u64) {
+        // Advice: without it pages come at their first use. Whole pages, as the call demands.
+        const PAGE: usize = 4096;
+        let start = (offset as usize).min(self.0.len()) / PAGE * PAGE;
+        let end = (offset as usize)
+            .saturating_add(len as usize)
+            .min(self.0.len());
+        let _ = self
+            .0
+            .advise_range(Advice::PopulateWrite, start, end.saturating_sub(start));
+    }
+}

@@ -1,0 +1,107 @@
+//! The production [`Env`]: the only door of the engine to the operating system.
+
+mod disk;
+pub(crate) mod memory;
+mod threads;
+
+use super::{Clock, Disk, Env, Event, Task};
+use std::{io, sync::Arc, time::Duration};
+
+/// The operating system: its files, clocks and threads.
+///
+/// ```
+/// use lightning_db::env::{Env, OsEnv};
+/// let env = OsEnv::new();
+/// assert!(env.clock().wall().as_secs() > 1_700_000_000);
+/// ```
+#[derive(Debug)]
+pub struct OsEnv {
+    clock: OsClock,
+    disk: disk::OsDisk,
+}
+
+impl OsEnv {
+    /// The operating system.
+    pub fn new() -> OsEnv {
+        OsEnv {
+            clock: OsClock::new(),
+            disk: disk::OsDisk,
+        }
+    }
+}
+
+impl Default for OsEnv {
+    fn default() -> Self {
+        OsEnv::new()
+    }
+}
+
+impl Env for OsEnv {
+    fn disk(&self) -> &dyn Disk {
+        &self.disk
+    }
+    fn clock(&self) -> &dyn Clock {
+        &self.clock
+    }
+    fn event(&self) -> Arc<dyn Event> {
+        Arc::new(threads::OsEvent::new(self.clock))
+    }
+    fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Task>> {
+        threads::spawn(name, body)
+    }
+    #[inline]
+    fn task_slot(&self) -> usize {
+        threads::slot()
+    }
+    fn random(&self, _site: &'static str) -> u64 {
+        let mut bytes = [0; 8];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            // The call cannot fail on the kernels that Rust supports, but for a signal.
+            if let Ok(n) =
+                rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+            {
+                filled += n;
+            }
+        }
+        u64::from_le_bytes(bytes)
+    }
+}
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "the one home of the system's clocks"
+)]
+mod clock {
+    use super::*;
+    use std::time::{Instant, SystemTime};
+
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct OsClock {
+        start: Instant,
+    }
+
+    impl OsClock {
+        pub(crate) fn new() -> OsClock {
+            OsClock {
+                start: Instant::now(),
+            }
+        }
+    }
+
+    impl Clock for OsClock {
+        fn now(&self) -> Duration {
+            self.start.elapsed()
+        }
+        fn wall(&self) -> Duration {
+            SystemTime::now()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default()
+        }
+        #[expect(clippy::disallowed_methods, reason = "the one home of sleeping")]
+        fn sleep(&self, duration: Duration) {
+            std::thread::sleep(duration);
+        }
+    }
+}
+pub(crate) use clock::OsClock;

@@ -1,0 +1,201 @@
+//! What can go wrong, grouped by what the caller can do about it.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed.
+///
+/// An error leaves nothing half done: a write that returns one is not visible, now
+/// or after reopening, with one exception named at [`Error::Poisoned`].
+/// Errors are cheap to clone, because iterators repeat theirs.
+///
+/// ```
+/// use lightning_db::{Database, Error, LightningDbConfig};
+/// let missing = Database::open("/nonexistent/db", LightningDbConfig::default());
+/// assert!(matches!(missing, Err(Error::NotFound { .. })));
+/// ```
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The key is longer than `max_key_size`.
+    #[error("key is larger than max_key_size allows")]
+    KeyTooLarge,
+    /// The value is longer than a value may be.
+    #[error("value of {len} bytes is larger than the limit of {max} bytes")]
+    ValueTooLarge {
+        /// Length of the value in bytes.
+        len: u64,
+        /// The largest length allowed, in bytes.
+        max: u64,
+    },
+    /// All operations of one commit together are larger than a commit may be.
+    #[error("a commit of {len} bytes is larger than the limit of {max} bytes")]
+    CommitTooLarge {
+        /// Encoded length of the commit in bytes.
+        len: u64,
+        /// The largest length allowed, in bytes.
+        max: u64,
+    },
+    /// The start of a range lies behind its end.
+    #[error("inverted range: the start lies behind the end")]
+    InvertedRange,
+    /// A configuration or argument that makes no sense.
+    #[error("invalid {what}: {why}")]
+    InvalidArgument {
+        /// The field or argument.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No database is at this path.
+    #[error("no database at {}: {why}", path.display())]
+    NotFound {
+        /// The directory that was to be opened.
+        path: PathBuf,
+        /// What was looked for and not found.
+        why: &'static str,
+    },
+    /// `create` found a database at this path. It was not touched.
+    #[error("a database already exists at {}", path.display())]
+    AlreadyExists {
+        /// The directory that was to be created.
+        path: PathBuf,
+    },
+    /// Another process, or another handle of this one, has the database open.
+    #[error("the database at {} is open elsewhere", path.display())]
+    Locked {
+        /// The directory of the database.
+        path: PathBuf,
+    },
+    /// There is something at this path, but it is not a database.
+    #[error("{} is not a database: {why}", path.display())]
+    NotADatabase {
+        /// The path that was to be opened.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// The keyspace does not exist, or was dropped while the handle lived.
+    #[error("keyspace {name:?} does not exist")]
+    KeyspaceNotFound {
+        /// Name of the keyspace.
+        name: String,
+    },
+    /// Bytes on disk are not what was written. Nothing wrong was returned.
+    #[error(transparent)]
+    Corruption(Arc<Corruption>),
+    /// A file was written by a newer version, or uses a feature this one lacks.
+    #[error("{} needs a newer version: {what}", file.display())]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// The format version or feature it names.
+        what: String,
+    },
+    /// The disk is full. The operation failed whole; it can be tried again in this
+    /// process once there is space.
+    #[error("no space left on the device while trying to {op} {}", path.display())]
+    NoSpace {
+        /// What was tried.
+        op: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// The operating system failed an operation.
+    #[error("failed to {op} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's error.
+        source: Arc<io::Error>,
+    },
+    /// A write or sync of the log or the manifest failed earlier, so what is durable is
+    /// unknown: reads go on, writes are refused until the database is reopened. A commit
+    /// that returns this was not acknowledged; after reopening it is there whole or
+    /// not at all.
+    #[error(
+        "writes are refused until the database is reopened, because of an earlier failure: {cause}"
+    )]
+    Poisoned {
+        /// The failure.
+        cause: Arc<Error>,
+    },
+    /// The database was closed.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// What a corrupted file should have held, and what it holds.
+#[derive(Debug, thiserror::Error)]
+#[error("corruption in {} at offset {offset}: expected {expected}, found {found}", file.display())]
+pub struct Corruption {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+    /// What should be there.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+impl Error {
+    /// Whether the same call may succeed if it is tried again, without reopening and
+    /// without changing its arguments.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Error::NoSpace { .. } | Error::Locked { .. })
+    }
+
+    /// Whether bytes on disk are not what was written.
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            Error::Corruption(_) => true,
+            Error::Poisoned { cause } => cause.is_corruption(),
+            _ => false,
+        }
+    }
+
+    /// A corruption found in `file` at `offset`.
+    pub(crate) fn corruption(
+        file: impl Into<PathBuf>,
+        offset: u64,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Error {
+        Error::Corruption(Arc::new(Corruption {
+            file: file.into(),
+            offset,
+            expected: expected.into(),
+            found: found.into(),
+        }))
+    }
+
+    /// Names what was tried, and where, when the operating system said no.
+    pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Error {
+        let path = path.into();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::NoSpace { op, path }
+            }
+            _ => Error::Io {
+                op,
+                path,
+                source: Arc::new(source),
+            },
+        }
+    }
+
+    /// The error that every later write gets after `self` poisoned the writer.
+    pub(crate) fn poison(self) -> Error {
+        match self {
+            Error::Poisoned { .. } => self,
+            cause => Error::Poisoned {
+                cause: Arc::new(cause),
+            },
+        }
+    }
+}

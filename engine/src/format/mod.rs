@@ -1,0 +1,5 @@
+//! Bytes to structs and back, without I/O. Each format is described once, in `docs/formats/`.
+//! A decoder trusts nothing that it reads.
+
+pub(crate) mod bytes;
+pub(crate) mod header;

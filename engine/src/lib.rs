@@ -1,0 +1,14 @@
+//! Lightning DB: an embedded, ordered key-value database that is safe after any crash.
+
+pub mod env;
+pub mod sync;
+
+mod config;
+mod error;
+mod format;
+mod iter;
+mod types;
+
+pub use config::{Compression, Durability, LightningDbConfig, MAX_VALUE_BYTES, WalSyncMode};
+pub use error::{Corruption, Error, Result};
+pub use types::SeqNo;

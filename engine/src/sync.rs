@@ -1,0 +1,124 @@
+//! Locks and atomics of the engine.
+//!
+//! In production a lock is parking_lot's, plus one relaxed load. Under the simulator
+//! taking a lock is a scheduling point, and a contended lock parks the simulated thread:
+//! all simulated threads share one OS thread, so a plain lock held across simulated I/O
+//! would hang the run. Lock-free protocols put [`point`] between their steps, because a
+//! scheduler that preempts only at locks and I/O cannot see them.
+//!
+//! Leaf module: it knows nothing of the simulator but the three functions it installs.
+
+pub use std::sync::atomic::{
+    self, AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
+};
+
+use lock_api::RawMutex as _;
+use std::sync::OnceLock;
+
+/// What a simulator does at the engine's scheduling points.
+#[derive(Debug, Clone, Copy)]
+pub struct Hooks {
+    /// The calling task may be preempted here. The text names the place.
+    pub point: fn(&'static str),
+    /// Park the calling task until `unpark` is called with the same lock's address.
+    /// Returns false if the caller is not a simulated task: it then takes the lock as usual.
+    pub park: fn(usize) -> bool,
+    /// Wake the tasks parked on the lock at this address.
+    pub unpark: fn(usize),
+}
+
+static SIMULATED: AtomicBool = AtomicBool::new(false);
+static HOOKS: OnceLock<Hooks> = OnceLock::new();
+
+/// Sends every lock and every [`point`] of this process through a simulator.
+/// The first caller's hooks stay for the life of the process.
+pub fn install_hooks(hooks: Hooks) {
+    HOOKS.get_or_init(|| hooks);
+    SIMULATED.store(true, Ordering::SeqCst);
+}
+
+#[inline(always)]
+fn hooks() -> Option<&'static Hooks> {
+    if SIMULATED.load(Ordering::Relaxed) {
+        HOOKS.get()
+    } else {
+        None
+    }
+}
+
+/// A place between two steps of a lock-free protocol where the simulator may switch
+/// tasks. One relaxed load in production.
+#[inline(always)]
+pub fn point(site: &'static str) {
+    if let Some(hooks) = hooks() {
+        cold_point(hooks, site);
+    }
+}
+
+#[cold]
+fn cold_point(hooks: &Hooks, site: &'static str) {
+    (hooks.point)(site);
+}
+
+/// The raw lock under [`Mutex`].
+pub struct RawMutex(parking_lot::RawMutex);
+
+#[expect(
+    unsafe_code,
+    reason = "lock_api's trait is unsafe to implement; this is its one home"
+)]
+// SAFETY: `lock` and `try_lock` succeed only through parking_lot's lock, so the lock is
+// exclusive; `unlock` is parking_lot's.
+unsafe impl lock_api::RawMutex for RawMutex {
+    #[expect(
+        clippy::declare_interior_mutable_const,
+        reason = "this is how lock_api initialises locks"
+    )]
+    const INIT: RawMutex = RawMutex(parking_lot::RawMutex::INIT);
+    type GuardMarker = <parking_lot::RawMutex as lock_api::RawMutex>::GuardMarker;
+
+    #[inline]
+    fn lock(&self) {
+        match hooks() {
+            None => self.0.lock(),
+            Some(hooks) => self.simulated_lock(hooks),
+        }
+    }
+
+    #[inline]
+    fn try_lock(&self) -> bool {
+        self.0.try_lock()
+    }
+
+    #[inline]
+    unsafe fn unlock(&self) {
+        // SAFETY: the caller holds the lock, as the trait demands.
+        unsafe { self.0.unlock() };
+        if let Some(hooks) = hooks() {
+            (hooks.unpark)(std::ptr::from_ref(self) as usize);
+        }
+    }
+}
+
+impl RawMutex {
+    #[cold]
+    fn simulated_lock(&self, hooks: &Hooks) {
+        (hooks.point)("lock");
+        while !self.0.try_lock() {
+            if !(hooks.park)(std::ptr::from_ref(self) as usize) {
+                return self.0.lock();
+            }
+        }
+    }
+}
+
+/// The engine's lock: exclusive, not reentrant, never poisoned.
+pub type Mutex<T> = lock_api::Mutex<RawMutex, T>;
+/// What holds a [`Mutex`] locked.
+pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
+
+/// A value on a cache line of its own, so that threads writing neighbours do not
+/// slow each other down. 128 bytes: x86 fetches lines in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct CachePadded<T>(pub T);

@@ -1,0 +1,102 @@
+//! The ids that the engine hands around, each its own type, so that a byte
+//! position can never be taken for a sequence number.
+
+use std::fmt;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub $inner);
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id! {
+    /// The sequence number of one operation. Every put, delete and range delete has
+    /// its own; they order all writes of a database. 56 bits are used.
+    SeqNo(u64)
+}
+id! {
+    /// A byte position in the write-ahead log, counted over all its segments since
+    /// the database was created. Never a sequence number.
+    Lsn(u64)
+}
+id! {
+    /// The number of a file of the database. Never reused.
+    FileId(u64)
+}
+id! {
+    /// The number of a keyspace. Never reused. 0 is the default keyspace.
+    KeyspaceId(u32)
+}
+id! {
+    /// The number of a manifest edit, counted since the database was created.
+    EditNo(u64)
+}
+
+impl SeqNo {
+    /// The largest sequence number: they are stored in 56 bits beside an 8-bit kind.
+    pub const MAX: SeqNo = SeqNo((1 << 56) - 1);
+}
+
+impl KeyspaceId {
+    /// The keyspace that exists from the beginning and that the verbs of
+    /// [`Database`](crate::Database) use.
+    pub const DEFAULT: KeyspaceId = KeyspaceId(0);
+}
+
+/// What an entry is. The discriminants are written to disk; 0 is no kind, so that
+/// zeroed bytes are never an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// The key has this value.
+    Put = 1,
+    /// A tombstone: the key has no value.
+    Delete = 2,
+    /// A range tombstone: no key of `key <= k < value` has a value.
+    RangeDelete = 3,
+    // 4 merge operand, 5 blob pointer: reserved.
+}
+
+impl Kind {
+    /// The kind written as `byte`, or `None` for a byte that this version does not know.
+    pub fn from_byte(byte: u8) -> Option<Kind> {
+        match byte {
+            1 => Some(Kind::Put),
+            2 => Some(Kind::Delete),
+            3 => Some(Kind::RangeDelete),
+            _ => None,
+        }
+    }
+}
+
+/// A [`SeqNo`] and a [`Kind`] in one word, ordered by the SeqNo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeqKind(pub u64);
+
+impl SeqKind {
+    /// Packs the two.
+    pub fn new(seq: SeqNo, kind: Kind) -> SeqKind {
+        debug_assert!(seq <= SeqNo::MAX);
+        SeqKind(seq.0 << 8 | kind as u64)
+    }
+    /// The sequence number.
+    pub fn seq(self) -> SeqNo {
+        SeqNo(self.0 >> 8)
+    }
+    /// The kind, or `None` for a byte that this version does not know.
+    pub fn kind(self) -> Option<Kind> {
+        Kind::from_byte(self.0 as u8)
+    }
+}
