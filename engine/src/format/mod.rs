@@ -3,3 +3,6 @@
 
 pub(crate) mod bytes;
 pub(crate) mod header;
+pub(crate) mod manifest;
+pub(crate) mod ops;
+pub(crate) mod record;
