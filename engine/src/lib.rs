@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod format;
 mod iter;
+mod memtable;
 mod types;
 
 pub use config::{Compression, Durability, LightningDbConfig, MAX_VALUE_BYTES, WalSyncMode};
