@@ -3,6 +3,7 @@
 pub mod env;
 pub mod sync;
 
+mod codec;
 mod config;
 mod error;
 mod format;
