@@ -3,6 +3,7 @@
 pub mod env;
 pub mod sync;
 
+mod cache;
 mod codec;
 mod config;
 mod error;
