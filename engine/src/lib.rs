@@ -9,6 +9,7 @@ mod config;
 mod error;
 mod format;
 mod iter;
+mod sstable;
 mod types;
 
 pub use config::{Compression, Durability, LightningDbConfig, MAX_VALUE_BYTES, WalSyncMode};
