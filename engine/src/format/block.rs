@@ -1,0 +1,408 @@
+//! A data block of an sstable: sorted entries, prefix-compressed. Format:
+//! `docs/formats/sstable.md`.
+//!
+//! Every key is compressed against the first key of its group of [`GROUP`] entries, not against
+//! its predecessor, so that any entry can be compared or rebuilt from two places in the block:
+//! a point get that knows its entry, a binary search and a step backwards walk over nothing.
+
+use crate::types::{Kind, SeqKind, SeqNo};
+use std::{cmp::Ordering, ops::Range};
+
+/// How many entries share the key that they are compressed against.
+const GROUP: usize = 16;
+/// A block with more entries than this has no tags: scanning them would cost more than a
+/// binary search.
+const TAGGED_ENTRIES_MAX: usize = 512;
+const COUNT_BYTES: usize = 4;
+/// Kind and SeqNo, flags.
+const FIXED_BYTES: usize = 9;
+/// The fixed part and three varints of one byte.
+const ENTRY_BYTES_MIN: usize = FIXED_BYTES + 3;
+
+/// Why bytes were refused. Whoever read them adds file and offset.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Refused {
+    /// Not what we wrote: expected, found.
+    Corrupt(&'static str, String),
+    /// Written by a newer version.
+    Unsupported(String),
+}
+
+/// An entry as it lies in its block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawEntry<'a> {
+    /// How many bytes of the key are those of its group's first key.
+    pub(crate) shared: usize,
+    /// The rest of the key.
+    pub(crate) suffix: &'a [u8],
+    pub(crate) seq: SeqNo,
+    pub(crate) kind: Kind,
+    pub(crate) value: &'a [u8],
+    /// Where in the block the value begins.
+    pub(crate) value_at: usize,
+}
+
+/// Where the parts of a block lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    /// End of the entries, begin of the offsets.
+    entries_end: usize,
+    /// Begin of the tags. They end where the count begins; without tags, here.
+    tags_at: usize,
+    count: usize,
+}
+
+impl Layout {
+    /// `None` if the parts do not fit into `contents`.
+    #[inline]
+    pub(crate) fn of(contents: &[u8]) -> Option<Layout> {
+        let (rest, count) = contents.split_last_chunk::<COUNT_BYTES>()?;
+        let count = u32::from_le_bytes(*count) as usize;
+        let tags = if count <= TAGGED_ENTRIES_MAX {
+            count
+        } else {
+            0
+        };
+        let tags_at = rest.len().checked_sub(tags)?;
+        let offsets = count.checked_mul(offset_bytes(contents.len()))?;
+        let entries_end = tags_at.checked_sub(offsets)?;
+        let enough = count > 0 && count.checked_mul(ENTRY_BYTES_MIN)? <= entries_end;
+        enough.then_some(Layout {
+            entries_end,
+            tags_at,
+            count,
+        })
+    }
+
+    /// How many entries there are. At least one.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+}
+
+/// Width of an entry's offset in a block of this length.
+#[inline]
+fn offset_bytes(contents_len: usize) -> usize {
+    if contents_len <= u16::MAX.into() {
+        2
+    } else {
+        4
+    }
+}
+
+/// The byte of a key's hash that stands in the block.
+#[inline]
+fn tag(hash: u64) -> u8 {
+    hash as u8
+}
+
+/// A block to search. Methods return `None` where the bytes make no sense; [`Block::refuse`]
+/// then says why.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block<'a> {
+    contents: &'a [u8],
+    layout: Layout,
+}
+
+impl<'a> Block<'a> {
+    /// `layout` is that of `contents`. Another's gives nonsense, but no panic.
+    #[inline]
+    pub(crate) fn new(contents: &'a [u8], layout: Layout) -> Block<'a> {
+        Block { contents, layout }
+    }
+
+    pub(crate) fn parse(contents: &'a [u8]) -> Result<Block<'a>, Refused> {
+        let Some(layout) = Layout::of(contents) else {
+            let found = format!("{} bytes that do not add up", contents.len());
+            return Err(Refused::Corrupt("a block of entries", found));
+        };
+        Ok(Block { contents, layout })
+    }
+
+    /// How many entries it has. At least one.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.layout.len()
+    }
+
+    #[inline]
+    fn offset(&self, index: usize) -> Option<usize> {
+        let offsets = self
+            .contents
+            .get(self.layout.entries_end..self.layout.tags_at)?;
+        if offset_bytes(self.contents.len()) == 2 {
+            let (bytes, _) = offsets.get(index * 2..)?.split_first_chunk()?;
+            Some(usize::from(u16::from_le_bytes(*bytes)))
+        } else {
+            let (bytes, _) = offsets.get(index * 4..)?.split_first_chunk()?;
+            Some(u32::from_le_bytes(*bytes) as usize)
+        }
+    }
+
+    /// The entry at `index`.
+    #[inline]
+    pub(crate) fn entry(&self, index: usize) -> Option<RawEntry<'a>> {
+        let at = self.offset(index)?;
+        let bytes = self.contents.get(at..self.layout.entries_end)?;
+        let (fixed, _) = bytes.split_first_chunk::<ENTRY_BYTES_MIN>()?;
+        let (head, lengths) = fixed.split_first_chunk::<FIXED_BYTES>()?;
+        let (seq_kind, flags) = head.split_first_chunk::<8>()?;
+        if flags != [0] {
+            return None;
+        }
+        let seq_kind = SeqKind(u64::from_le_bytes(*seq_kind));
+        let kind = seq_kind.kind().filter(|k| *k != Kind::RangeDelete)?;
+        let (shared, unshared, value_len, used) =
+            if lengths.iter().fold(0, |all, byte| all | byte) < 0x80 {
+                (
+                    lengths[0].into(),
+                    lengths[1].into(),
+                    lengths[2].into(),
+                    ENTRY_BYTES_MIN,
+                )
+            } else {
+                let mut d = Varints {
+                    bytes,
+                    at: FIXED_BYTES,
+                };
+                (d.next()?, d.next()?, d.next()?, d.at)
+            };
+        let (suffix, rest) = bytes.get(used..)?.split_at_checked(unshared)?;
+        Some(RawEntry {
+            shared,
+            suffix,
+            seq: seq_kind.seq(),
+            kind,
+            value: rest.get(..value_len)?,
+            value_at: at + used + unshared,
+        })
+    }
+
+    /// Whether others are compressed against the entry at `index`.
+    #[inline]
+    pub(crate) fn starts_group(index: usize) -> bool {
+        index.is_multiple_of(GROUP)
+    }
+
+    /// The key that the entry at `index` is compressed against.
+    #[inline]
+    pub(crate) fn base(&self, index: usize) -> Option<&'a [u8]> {
+        let first = self.entry(index - index % GROUP)?;
+        (first.shared == 0).then_some(first.suffix)
+    }
+
+    /// The entry with this key and hash.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Option<RawEntry<'a>>> {
+        let end = self.contents.len() - COUNT_BYTES;
+        let tags = self.contents.get(self.layout.tags_at..end)?;
+        if tags.is_empty() {
+            return self.find_by_search(key);
+        }
+        let wanted = tag(hash);
+        let (eights, rest) = tags.as_chunks::<8>();
+        for (i, eight) in eights.iter().enumerate() {
+            let mut equal = equal_bytes(u64::from_le_bytes(*eight), wanted);
+            while equal != 0 {
+                let index = i * 8 + equal.trailing_zeros() as usize / 8;
+                if let Some(found) = self.entry_if(index, key)? {
+                    return Some(Some(found));
+                }
+                equal &= equal - 1;
+            }
+        }
+        for (i, found) in rest.iter().enumerate() {
+            if *found == wanted
+                && let Some(found) = self.entry_if(eights.len() * 8 + i, key)?
+            {
+                return Some(Some(found));
+            }
+        }
+        Some(None)
+    }
+
+    /// As [`Block::find`], without tags.
+    pub(crate) fn find_by_search(&self, key: &[u8]) -> Option<Option<RawEntry<'a>>> {
+        match self.lower_bound(key)? {
+            index if index < self.len() => self.entry_if(index, key),
+            _ => Some(None),
+        }
+    }
+
+    /// The entry at `index` if it has this key.
+    #[inline]
+    fn entry_if(&self, index: usize, key: &[u8]) -> Option<Option<RawEntry<'a>>> {
+        let entry = self.entry(index)?;
+        let same_suffix = key.get(entry.shared..) == Some(entry.suffix);
+        let same = same_suffix
+            && (entry.shared == 0
+                || self.base(index)?.get(..entry.shared)? == &key[..entry.shared]);
+        Some(same.then_some(entry))
+    }
+
+    /// The first entry whose key is `key` or greater; the number of entries if none is.
+    pub(crate) fn lower_bound(&self, key: &[u8]) -> Option<usize> {
+        let groups = self.len().div_ceil(GROUP);
+        let groups_before = partition(0..groups, |group| {
+            Some(self.base(group * GROUP)?.cmp(key) == Ordering::Less)
+        })?;
+        let Some(group) = groups_before.checked_sub(1) else {
+            return Some(0);
+        };
+        // The group's first key is less than `key`. Where an entry shares more of that key than
+        // `key` does, it is less for the same reason; else only its suffix decides.
+        let first = group * GROUP;
+        let common = common_prefix(self.base(first)?, key);
+        partition(first + 1..self.len().min(first + GROUP), |index| {
+            let entry = self.entry(index)?;
+            Some(entry.shared > common || entry.suffix < &key[entry.shared..])
+        })
+    }
+
+    /// Why an entry was refused: the first thing that makes no sense, from `index` on.
+    #[cold]
+    pub(crate) fn refuse(&self, index: usize) -> Refused {
+        let bytes = self.offset(index).and_then(|at| self.contents.get(at..));
+        match bytes {
+            Some([kind, rest @ ..]) if *kind != 0 && rest.len() > 8 => {
+                if Kind::from_byte(*kind).is_none_or(|k| k == Kind::RangeDelete) {
+                    return Refused::Unsupported(format!("an entry of kind {kind}"));
+                }
+                if rest[7] != 0 {
+                    return Refused::Unsupported(format!("an entry with flags {:#x}", rest[7]));
+                }
+                Refused::Corrupt("an entry within its block", "impossible lengths".into())
+            }
+            _ => Refused::Corrupt("an entry within its block", "an impossible offset".into()),
+        }
+    }
+}
+
+struct Varints<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Varints<'_> {
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        let byte = *self.bytes.get(self.at)?;
+        if byte < 0x80 {
+            self.at += 1;
+            return Some(byte.into());
+        }
+        let mut d = super::bytes::Decoder::new(self.bytes.get(self.at..)?);
+        let value = d.varint()?;
+        self.at += d.at();
+        Some(value as usize)
+    }
+}
+
+/// The first of `range` for which `before` is false, given that it is true up to there.
+#[inline]
+fn partition(range: Range<usize>, before: impl Fn(usize) -> Option<bool>) -> Option<usize> {
+    let Range { mut start, mut end } = range;
+    while start < end {
+        let middle = start.midpoint(end);
+        match before(middle)? {
+            true => start = middle + 1,
+            false => end = middle,
+        }
+    }
+    Some(start)
+}
+
+/// The high bit of every byte of `word` that equals `byte`, and now and then of one behind it.
+#[inline]
+fn equal_bytes(word: u64, byte: u8) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let zero_where_equal = word ^ (ONES * u64::from(byte));
+    zero_where_equal.wrapping_sub(ONES) & !zero_where_equal & (ONES << 7)
+}
+
+/// How many leading bytes the two have in common.
+#[inline]
+pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let (a8, b8) = (a.as_chunks::<8>().0, b.as_chunks::<8>().0);
+    let eights = a8.iter().zip(b8).take_while(|(a, b)| a == b).count();
+    let at = eights * 8;
+    let rest = a[at..].iter().zip(&b[at..]);
+    at + rest.take_while(|(a, b)| a == b).count()
+}
+
+/// Collects the entries of one block.
+#[derive(Default)]
+pub(crate) struct BlockBuilder {
+    contents: Vec<u8>,
+    offsets: Vec<u32>,
+    tags: Vec<u8>,
+    /// Where in `contents` the first key of the present group is.
+    base: Range<usize>,
+}
+
+impl BlockBuilder {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// Length of the block as it stands.
+    pub(crate) fn len(&self) -> usize {
+        self.contents.len() + self.offsets.len() * 3 + COUNT_BYTES
+    }
+
+    /// What one more entry may add to the length.
+    pub(crate) fn entry_len_max(key: &[u8], value: &[u8]) -> usize {
+        FIXED_BYTES + 3 * 5 + key.len() + value.len() + 3
+    }
+
+    /// Appends an entry. Its key is greater than the last; key and value together are far
+    /// below 4 GiB.
+    pub(crate) fn add(&mut self, hash: u64, key: &[u8], seq: SeqNo, kind: Kind, value: &[u8]) {
+        let starts_group = Block::starts_group(self.offsets.len());
+        let shared = if starts_group {
+            0
+        } else {
+            common_prefix(&self.contents[self.base.clone()], key)
+        };
+        self.offsets.push(self.contents.len() as u32);
+        self.tags.push(tag(hash));
+        let out = &mut self.contents;
+        out.extend_from_slice(&SeqKind::new(seq, kind).0.to_le_bytes());
+        out.push(0); // flags
+        super::bytes::put_varint(out, shared as u32);
+        super::bytes::put_varint(out, (key.len() - shared) as u32);
+        super::bytes::put_varint(out, value.len() as u32);
+        if starts_group {
+            self.base = out.len()..out.len() + key.len();
+        }
+        out.extend_from_slice(&key[shared..]);
+        out.extend_from_slice(value);
+    }
+
+    /// The whole block. [`BlockBuilder::clear`] starts the next one.
+    pub(crate) fn finish(&mut self) -> &[u8] {
+        let count = self.offsets.len();
+        if count > TAGGED_ENTRIES_MAX {
+            self.tags.clear();
+        }
+        let narrow_len = self.contents.len() + count * 2 + self.tags.len() + COUNT_BYTES;
+        let narrow = offset_bytes(narrow_len) == 2;
+        for offset in &self.offsets {
+            let bytes = offset.to_le_bytes();
+            self.contents
+                .extend_from_slice(if narrow { &bytes[..2] } else { &bytes });
+        }
+        self.contents.extend_from_slice(&self.tags);
+        self.contents
+            .extend_from_slice(&(count as u32).to_le_bytes());
+        &self.contents
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.contents.clear();
+        self.offsets.clear();
+        self.tags.clear();
+        self.base = 0..0;
+    }
+}
