@@ -45,8 +45,10 @@ struct State {
 const RETRY: Duration = Duration::from_millis(100);
 /// Flushing waits while this many runs stand in a keyspace.
 const RUNS_STALL: usize = pick::RUNS_MAX * 3;
+/// How much of a memtable is made present ahead of its use.
+const POPULATE_BYTES: usize = 8 << 20;
 const BLOCK_BYTES: usize = 4096;
-const FILTER_BITS_PER_KEY: usize = 10;
+const FILTER_BITS_PER_KEY: u32 = 10;
 
 impl Background {
     pub(crate) fn new(env: &Arc<dyn Env>) -> Background {
@@ -92,7 +94,7 @@ impl Background {
         if !synced {
             self.sync_wanted.notify();
         }
-        if memtable.has_full_unsorted_chunk() {
+        if memtable.has_full_unsorted_chunk() || !memtable.is_populated(POPULATE_BYTES / 2) {
             self.prepare_wanted.notify();
         }
     }
@@ -117,8 +119,8 @@ impl Background {
     ) -> Result<Arc<Memtable>> {
         let prepared = self.state.lock().memtable.take();
         match prepared {
-            Some(memtable) if bytes <= config.memtable_size / 2 => Ok(memtable),
-            _ => Ok(Arc::new(Memtable::new(config.memtable_size.max(bytes * 2))?)),
+            Some(memtable) if bytes <= config.memtable_size => Ok(memtable),
+            _ => Ok(Arc::new(Memtable::new(config.memtable_size.max(bytes), SeqNo(0))?)),
         }
     }
 
@@ -153,9 +155,6 @@ impl Background {
         self.done.notify();
     }
 
-    pub(crate) fn has_obsolete(&self) -> bool {
-        !self.state.lock().obsolete.is_empty()
-    }
 
     pub(crate) fn add_obsolete(&self, runs: impl IntoIterator<Item = Arc<Sstable>>) {
         self.state.lock().obsolete.extend(runs);
@@ -193,7 +192,8 @@ impl Db {
             let wanted = || {
                 let work = !self.wal.is_prepared_for(0)
                     || background.state.lock().memtable.is_none()
-                    || self.versions.load().active.has_full_unsorted_chunk();
+                    || self.versions.load().active.has_full_unsorted_chunk()
+                    || !self.versions.load().active.is_populated(POPULATE_BYTES / 2);
                 (background.stopped() || work).then_some(())
             };
             match left {
@@ -214,12 +214,16 @@ impl Db {
     }
 
     fn prepare(&self) -> Result<()> {
-        while self.versions.load().active.sort_chunks() {}
+        let active = Arc::clone(&self.versions.load().active);
+        active.populate(POPULATE_BYTES);
+        while active.sort_chunks() {}
+        drop(active);
         if self.poison.check().is_err() {
             return Ok(());
         }
         if self.background.state.lock().memtable.is_none() {
-            let memtable = Arc::new(Memtable::new(self.config.memtable_size)?);
+            let memtable = Arc::new(Memtable::new(self.config.memtable_size, SeqNo(0))?);
+            memtable.populate(POPULATE_BYTES);
             self.background.state.lock().memtable = Some(memtable);
         }
         self.wal.prepare(0)
@@ -238,7 +242,7 @@ impl Db {
         drop(state);
         for run in dead {
             let path = self.outputs().path(run.file_id());
-            self.cache.remove_file(run.file_id());
+            self.blocks.cache.remove_file(run.file_id());
             drop(run);
             if let Err(error) = self.env.disk().remove(&path) {
                 tracing::warn!(%error, path = %path.display(), "cannot remove a file");
@@ -253,7 +257,7 @@ impl Db {
             dir: &self.dir,
             uuid: self.uuid,
             file_ids: &self.file_ids,
-            cache: &self.cache,
+            blocks: &self.blocks,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The one way to write.
 
-use super::{Db, Sequencer};
+use super::{Db, Sequencer, read};
 use crate::{
     config::{Durability, MAX_VALUE_BYTES},
     error::{Error, Result},
@@ -94,11 +94,13 @@ impl Db {
             return Err(Error::CommitTooLarge { len: payload.len() as u64, max });
         }
         let mut need = Need { entries: 0, arena_bytes: 0 };
+        let version = self.pin();
         for op in Ops::new(payload) {
             let op = op.ok_or_else(|| Error::InvalidArgument {
                 what: "batch",
                 why: "its operations cannot be decoded".into(),
             })?;
+            read::check_keyspace(&version, op.keyspace())?;
             let (key, value_len) = match op {
                 Op::Put { key, value, .. } => (key, value.len()),
                 Op::Delete { key, .. } => (key, 0),
@@ -106,7 +108,7 @@ impl Db {
                     if end.is_some_and(|end| end.len() > self.config.max_key_size) {
                         return Err(Error::KeyTooLarge);
                     }
-                    (start, 0)
+                    (start, end.unwrap_or_default().len())
                 }
             };
             if key.len() > self.config.max_key_size {

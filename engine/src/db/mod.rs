@@ -17,12 +17,12 @@ pub(crate) mod scan;
 pub(crate) mod stats;
 
 use crate::{
-    cache::BlockCache,
     config::{LightningDbConfig, WalSyncMode},
     env::{DirLock, Env, Signal},
     error::{Error, Poison, Result},
     memtable::Memtable,
     metrics::Metrics,
+    sstable::SharedBlocks,
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
     types::SeqNo,
     version::{Version, cell::{Pinned, VersionCell}, manifest::Manifest},
@@ -49,7 +49,7 @@ pub(crate) struct Db {
     pub(crate) manifest: Mutex<Manifest>,
     /// The next file id.
     pub(crate) file_ids: Arc<AtomicU64>,
-    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) blocks: Arc<SharedBlocks>,
     pub(crate) background: background::Background,
     pub(crate) metrics: Metrics,
     /// No new call is let in.

@@ -14,7 +14,6 @@
 
 use super::{Db, Sequencer, background::Background, commit::insert};
 use crate::{
-    cache::BlockCache,
     config::LightningDbConfig,
     env::{DirLock, Env, NamedFile, OpenMode, PathKind, Signal},
     error::{Error, Poison, Result},
@@ -25,7 +24,7 @@ use crate::{
     },
     memtable::Memtable,
     metrics::Metrics,
-    sstable::Sstable,
+    sstable::{SharedBlocks, Sstable},
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
     types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
     upkeep::output::{sstable_id, sstable_name},
@@ -202,7 +201,7 @@ struct Memtables {
 
 impl Memtables {
     fn new(bytes: usize) -> Result<Memtables> {
-        Ok(Memtables { active: Arc::new(Memtable::new(bytes)?), sealed: vec![], bytes })
+        Ok(Memtables { active: Arc::new(Memtable::new(bytes, SeqNo(0))?), sealed: vec![], bytes })
     }
 
     /// Inserts a commit that the log holds before `end`.
@@ -210,7 +209,7 @@ impl Memtables {
         let bytes = ops.iter().map(entry_bytes).sum();
         let mut room = self.active.reserve(ops.len(), bytes);
         if room.is_none() {
-            let next = Arc::new(Memtable::new(self.bytes.max(bytes * 2))?);
+            let next = Arc::new(Memtable::new(self.bytes.max(bytes), SeqNo(0))?);
             let memtable = std::mem::replace(&mut self.active, next);
             let last_seq = SeqNo(record.first_seq.0 - 1);
             self.sealed.insert(0, Arc::new(Sealed { memtable, last_seq, end: record.lsn }));
@@ -229,7 +228,9 @@ fn entry_bytes(op: &Op<'_>) -> usize {
     match op {
         Op::Put { key, value, .. } => Memtable::entry_bytes(key.len(), value.len()),
         Op::Delete { key, .. } => Memtable::entry_bytes(key.len(), 0),
-        Op::RangeDelete { start, .. } => Memtable::entry_bytes(start.len(), 0),
+        Op::RangeDelete { start, end, .. } => {
+            Memtable::entry_bytes(start.len(), end.unwrap_or_default().len())
+        },
     }
 }
 
@@ -562,8 +563,8 @@ impl Opening {
         file_ids: Arc<AtomicU64>,
         lock: Box<dyn DirLock>,
     ) -> Result<Db> {
-        let cache = Arc::new(BlockCache::new(self.config.cache_size));
-        let keyspaces = self.open_tables(&manifest, &cache)?;
+        let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
+        let keyspaces = self.open_tables(&manifest, &blocks)?;
         let version = Version {
             active: Arc::clone(&recovered.memtables.active),
             sealed: recovered.memtables.sealed,
@@ -581,7 +582,7 @@ impl Opening {
             versions: VersionCell::new(version),
             manifest: Mutex::new(manifest),
             file_ids,
-            cache,
+            blocks,
             background: Background::new(&self.env),
             metrics,
             closing: AtomicBool::new(false),
@@ -595,7 +596,7 @@ impl Opening {
     fn open_tables(
         &self,
         manifest: &Manifest,
-        cache: &Arc<BlockCache>,
+        blocks: &Arc<SharedBlocks>,
     ) -> Result<Vec<Arc<KeyspaceVersion>>> {
         let mut keyspaces = vec![];
         for (id, keyspace) in &manifest.state().keyspaces {
@@ -603,8 +604,8 @@ impl Opening {
             for (file_id, summary) in &keyspace.tables {
                 let path = self.dir.join(sstable_name(*file_id));
                 let file = NamedFile::open(self.env.disk(), path, OpenMode::Read)?;
-                let (uuid, cache) = (manifest.uuid(), Arc::clone(cache));
-                runs.push(Arc::new(Sstable::open(file, summary.clone(), uuid, *id, cache)?));
+                let (uuid, blocks) = (manifest.uuid(), Arc::clone(blocks));
+                runs.push(Arc::new(Sstable::open(file, summary, &uuid, *id, blocks)?));
             }
             // Runs do not overlap in SeqNos.
             runs.sort_by_key(|run| std::cmp::Reverse(run.summary().contents.largest_seq));

@@ -2,9 +2,9 @@
 
 use super::Db;
 use crate::{
-    error::Result,
+    error::{Error, Result},
     memtable::Memtable,
-    sstable::{Found, Sstable},
+    sstable::{Found, filter_hash},
     types::{KeyspaceId, Kind, SeqNo},
     version::Version,
 };
@@ -42,9 +42,17 @@ impl Db {
         let version = self.pin();
         crate::sync::point("read.version");
         let visible = self.visible();
-        self.metrics.gets.add(1);
         Ok(find(&version, visible, keyspace, key)?.map(|value| with(value.bytes())))
     }
+}
+
+/// Refuses a keyspace that is not in the Version: it was dropped.
+#[inline]
+pub(crate) fn check_keyspace(version: &Version, keyspace: KeyspaceId) -> Result<()> {
+    if keyspace == KeyspaceId::DEFAULT || version.keyspace(keyspace).is_some() {
+        return Ok(());
+    }
+    Err(Error::KeyspaceNotFound { name: format!("#{keyspace}, dropped") })
 }
 
 /// The value of `key` at `visible`, looked for in every place of the Version, newest first. The first
@@ -55,6 +63,7 @@ pub(crate) fn find<'v>(
     keyspace: KeyspaceId,
     key: &[u8],
 ) -> Result<Option<Value<'v>>> {
+    check_keyspace(version, keyspace)?;
     let hash = Memtable::hash(keyspace, key);
     let mut covered = None;
     for memtable in version.memtables() {
@@ -65,11 +74,11 @@ pub(crate) fn find<'v>(
         }
     }
     let Some(live) = version.keyspace(keyspace) else { return Ok(None) };
-    let hash = Sstable::filter_hash(keyspace, key);
+    let hash = filter_hash(keyspace, key);
     for run in &live.runs {
         covered = covered.max(run.range_tombstones().covering(key, SeqNo::MAX));
         if let Some(found) = run.get(hash, key)? {
-            let lives = found.kind() == Kind::Put && Some(found.seq()) > covered;
+            let lives = found.kind == Kind::Put && Some(found.seq) > covered;
             return Ok(lives.then_some(Value::Block(found)));
         }
     }

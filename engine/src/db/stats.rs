@@ -72,7 +72,7 @@ impl Db {
     pub(crate) fn stats(&self) -> DatabaseStats {
         let versions = self.versions.all();
         let version = &versions[0];
-        let cache = self.cache.stats();
+        let cache = self.blocks.cache.stats();
         let mut memtables: Vec<_> = versions.iter().flat_map(|v| v.memtables()).collect();
         memtables.sort_by_key(|m| std::sync::Arc::as_ptr(m));
         memtables.dedup_by_key(|m| std::sync::Arc::as_ptr(m));

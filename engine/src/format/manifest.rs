@@ -3,37 +3,13 @@
 use super::{
     bytes::{Decoder, put_bytes},
     record::BLOCK_BYTES,
+    sstable::{Contents, KeyBounds, SstableSummary},
 };
 use crate::{
     config::Compression,
     types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
 };
-use std::collections::BTreeMap;
-
-/// Behind which key nothing of a table lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum UpperBound {
-    Included(Vec<u8>),
-    Excluded(Vec<u8>),
-    Unbounded,
-}
-
-/// What the manifest knows of an sstable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TableMeta {
-    pub(crate) file_id: FileId,
-    /// Repeated in the file: another file of the same name does not carry it.
-    pub(crate) identity: u64,
-    pub(crate) file_bytes: u64,
-    pub(crate) entries: u64,
-    pub(crate) deletes: u64,
-    pub(crate) range_tombstones: u64,
-    /// Bounds of keys and range tombstones together.
-    pub(crate) smallest: Vec<u8>,
-    pub(crate) largest: UpperBound,
-    pub(crate) smallest_seq: SeqNo,
-    pub(crate) largest_seq: SeqNo,
-}
+use std::{collections::BTreeMap, ops::Bound};
 
 /// A stretch of the log between two recoveries. All but the last have ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +39,7 @@ pub(crate) struct KeyspaceMeta {
 pub(crate) enum Change {
     AddKeyspace(KeyspaceMeta),
     DropKeyspace(KeyspaceId),
-    AddTable(KeyspaceId, TableMeta),
+    AddTable(KeyspaceId, SstableSummary),
     DropTable(KeyspaceId, FileId),
     /// The whole log, replacing what was said before.
     Log(Vec<LogPiece>),
@@ -177,48 +153,54 @@ impl Change {
     }
 }
 
-fn encode_table(meta: &TableMeta, out: &mut Vec<u8>) {
+fn encode_table(summary: &SstableSummary, out: &mut Vec<u8>) {
+    let contents = &summary.contents;
     let words = [
-        meta.file_id.0,
-        meta.identity,
-        meta.file_bytes,
-        meta.entries,
-        meta.deletes,
-        meta.range_tombstones,
-        meta.smallest_seq.0,
-        meta.largest_seq.0,
+        summary.file_id.0,
+        summary.identity,
+        summary.file_bytes,
+        contents.entries,
+        contents.deletes,
+        contents.range_tombstones,
+        contents.smallest_seq.0,
+        contents.largest_seq.0,
     ];
     for word in words {
         out.extend_from_slice(&word.to_le_bytes());
     }
-    put_bytes(out, &meta.smallest);
-    let (kind, key): (u8, &[u8]) = match &meta.largest {
-        UpperBound::Included(key) => (0, key),
-        UpperBound::Excluded(key) => (1, key),
-        UpperBound::Unbounded => (2, b""),
+    let Some(bounds) = &contents.bounds else { return out.push(0) };
+    let (kind, largest): (u8, &[u8]) = match &bounds.largest {
+        Bound::Included(key) => (1, key),
+        Bound::Excluded(key) => (2, key),
+        Bound::Unbounded => (3, b""),
     };
     out.push(kind);
-    put_bytes(out, key);
+    put_bytes(out, &bounds.smallest);
+    put_bytes(out, largest);
 }
 
-fn decode_table(d: &mut Decoder<'_>) -> Option<TableMeta> {
-    Some(TableMeta {
-        file_id: FileId(d.u64()?),
-        identity: d.u64()?,
-        file_bytes: d.u64()?,
+fn decode_table(d: &mut Decoder<'_>) -> Option<SstableSummary> {
+    let (file_id, identity, file_bytes) = (FileId(d.u64()?), d.u64()?, d.u64()?);
+    let mut contents = Contents {
         entries: d.u64()?,
         deletes: d.u64()?,
         range_tombstones: d.u64()?,
         smallest_seq: SeqNo(d.u64()?),
         largest_seq: SeqNo(d.u64()?),
-        smallest: d.bytes()?.to_vec(),
-        largest: match (d.u8()?, d.bytes()?) {
-            (0, key) => UpperBound::Included(key.to_vec()),
-            (1, key) => UpperBound::Excluded(key.to_vec()),
-            (2, b"") => UpperBound::Unbounded,
+        bounds: None,
+    };
+    let kind = d.u8()?;
+    if kind != 0 {
+        let (smallest, largest) = (d.bytes()?.to_vec(), d.bytes()?.to_vec());
+        let largest = match kind {
+            1 => Bound::Included(largest),
+            2 => Bound::Excluded(largest),
+            3 if largest.is_empty() => Bound::Unbounded,
             _ => return None,
-        },
-    })
+        };
+        contents.bounds = Some(KeyBounds { smallest, largest });
+    }
+    Some(SstableSummary { file_id, identity, file_bytes, contents })
 }
 
 /// What all edits add up to.
@@ -236,7 +218,7 @@ pub(crate) struct State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyspaceState {
     pub(crate) meta: KeyspaceMeta,
-    pub(crate) tables: BTreeMap<FileId, TableMeta>,
+    pub(crate) tables: BTreeMap<FileId, SstableSummary>,
 }
 
 impl State {
@@ -368,25 +350,26 @@ mod tests {
             compression: Some(Compression::Lz4),
             created_micros: 5,
         };
-        let table = |file, largest| TableMeta {
+        let table = |file, largest| SstableSummary {
             file_id: FileId(file),
             identity: 77,
             file_bytes: 4096,
-            entries: 3,
-            deletes: 1,
-            range_tombstones: 2,
-            smallest: b"a".to_vec(),
-            largest,
-            smallest_seq: SeqNo(1),
-            largest_seq: SeqNo(9),
+            contents: Contents {
+                entries: 3,
+                deletes: 1,
+                range_tombstones: 2,
+                bounds: Some(KeyBounds { smallest: b"a".to_vec(), largest }),
+                smallest_seq: SeqNo(1),
+                largest_seq: SeqNo(9),
+            },
         };
         let piece = LogPiece { salt: 1, start: Lsn(4096), end: None, epoch: 2 };
         vec![
             Change::AddKeyspace(meta(0, "default")),
             Change::AddKeyspace(meta(5, "other")),
-            Change::AddTable(KeyspaceId(5), table(1, UpperBound::Unbounded)),
-            Change::AddTable(KeyspaceId(5), table(2, UpperBound::Included(b"z".to_vec()))),
-            Change::AddTable(KeyspaceId(0), table(3, UpperBound::Excluded(b"z".to_vec()))),
+            Change::AddTable(KeyspaceId(5), table(1, Bound::Unbounded)),
+            Change::AddTable(KeyspaceId(5), table(2, Bound::Included(b"z".to_vec()))),
+            Change::AddTable(KeyspaceId(0), table(3, Bound::Excluded(b"z".to_vec()))),
             Change::DropTable(KeyspaceId(5), FileId(1)),
             Change::Log(vec![LogPiece { end: Some(Lsn(8)), ..piece }, piece]),
             Change::Flushed(SeqNo(9)),

@@ -16,23 +16,9 @@ use std::{fmt, sync::Arc};
 /// let options = KeyspaceOptions { compression: Some(Compression::Lz4), ..Default::default() };
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct KeyspaceOptions {
     /// Compression of its sstables; `None`: as the database's configuration says.
     pub compression: Option<Compression>,
-}
-
-impl KeyspaceOptions {
-    /// The defaults, with this compression.
-    ///
-    /// ```
-    /// # use lightning_db::{Compression, KeyspaceOptions};
-    /// let options = KeyspaceOptions::with_compression(Compression::None);
-    /// assert_eq!(options.compression, Some(Compression::None));
-    /// ```
-    pub fn with_compression(compression: Compression) -> KeyspaceOptions {
-        KeyspaceOptions { compression: Some(compression) }
-    }
 }
 
 /// A set of keys of its own: keys of different keyspaces never meet. A commit may span keyspaces

@@ -120,6 +120,7 @@ impl Snapshot {
 
     fn walk(&self, bounds: scan::Bounds, reversed: bool) -> Result<Scan> {
         self.handle.db.check_open()?;
+        read::check_keyspace(&self.version, self.keyspace)?;
         let view = (Arc::clone(&self.version), self.visible);
         Scan::new(&self.handle, view, self.keyspace, bounds, reversed)
     }

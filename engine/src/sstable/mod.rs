@@ -14,9 +14,8 @@ mod filter;
 mod index;
 mod reader;
 
-pub(crate) use crate::format::sstable::{Contents, KeyBounds, SstableSummary};
+pub(crate) use crate::format::sstable::SstableSummary;
 pub(crate) use builder::{SstableBuilder, SstableOptions};
-pub(crate) use cursor::SstableCursor;
 pub(crate) use reader::{Found, Sstable};
 
 use crate::{cache::Cache, codec::Decompressors, types::KeyspaceId};

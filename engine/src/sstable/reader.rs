@@ -16,7 +16,7 @@ use crate::{
         Cursor,
         tombstones::{RangeTombstone, RangeTombstones},
     },
-    types::{KeyspaceId, Kind, SeqNo},
+    types::{FileId, KeyspaceId, Kind, SeqNo},
 };
 use std::{ops::Range, sync::Arc};
 
@@ -27,7 +27,7 @@ pub(crate) struct Sstable {
     properties: Properties,
     index: Index,
     filter: Filter,
-    range_tombstones: RangeTombstones,
+    range_tombstones: Arc<RangeTombstones>,
     shared: Arc<SharedBlocks>,
 }
 
@@ -104,7 +104,7 @@ impl Sstable {
             })
             .collect::<Vec<_>>();
         Ok(Sstable {
-            range_tombstones: RangeTombstones::new(&range_tombstones),
+            range_tombstones: Arc::new(RangeTombstones::new(&range_tombstones)),
             summary: expected.clone(),
             file,
             properties,
@@ -112,6 +112,10 @@ impl Sstable {
             filter,
             shared,
         })
+    }
+
+    pub(crate) fn file_id(&self) -> FileId {
+        self.summary.file_id
     }
 
     pub(crate) fn summary(&self) -> &SstableSummary {
@@ -122,7 +126,7 @@ impl Sstable {
         &self.properties
     }
 
-    pub(crate) fn range_tombstones(&self) -> &RangeTombstones {
+    pub(crate) fn range_tombstones(&self) -> &Arc<RangeTombstones> {
         &self.range_tombstones
     }
 

@@ -1,12 +1,11 @@
 //! Writing one sstable out of a merge of sorted places.
 
 use crate::{
-    cache::BlockCache,
     env::{Env, NamedFile, OpenMode},
     error::Result,
     format::header::{FileHeader, FileKind},
     iter::{Entry, merge::{Merge, Merged}, tombstones::RangeTombstones},
-    sstable::{Sstable, SstableBuilder, SstableOptions, SstableSummary},
+    sstable::{SharedBlocks, Sstable, SstableBuilder, SstableOptions, SstableSummary},
     sync::{AtomicU64, Ordering::SeqCst},
     types::{FileId, KeyspaceId, Kind},
 };
@@ -18,7 +17,7 @@ pub(crate) struct Outputs<'a> {
     pub(crate) dir: &'a Path,
     pub(crate) uuid: [u8; 16],
     pub(crate) file_ids: &'a AtomicU64,
-    pub(crate) cache: &'a Arc<BlockCache>,
+    pub(crate) blocks: &'a Arc<SharedBlocks>,
 }
 
 pub(crate) fn sstable_name(id: FileId) -> String {
@@ -54,8 +53,8 @@ impl Outputs<'_> {
             .and_then(|summary| match summary {
                 None => Ok(None),
                 Some(summary) => {
-                    let cache = Arc::clone(self.cache);
-                    Sstable::open(file, summary, self.uuid, keyspace, cache).map(Some)
+                    let blocks = Arc::clone(self.blocks);
+                    Sstable::open(file, &summary, &self.uuid, keyspace, blocks).map(Some)
                 }
             });
         match written {
@@ -99,7 +98,7 @@ impl Outputs<'_> {
             return Ok(None);
         }
         if !bottom {
-            builder.add_range_tombstones(tombstones)?;
+            builder.add_range_tombstones(tombstones);
         }
         builder.finish().map(Some)
     }

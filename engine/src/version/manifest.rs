@@ -13,7 +13,7 @@ use crate::{
     env::{Disk, Env, NamedFile, OpenMode},
     error::{Error, Poison, Result},
     format::{
-        header::{FileHeader, FileKind, HEADER_BYTES, HeaderError},
+        header::{FileHeader, FileKind, HeaderError},
         manifest::{Change, FoundEdit, State, encode_edit},
         record::BLOCK_BYTES,
     },
