@@ -184,6 +184,8 @@ struct Recovered {
     /// Commits above the durable mark, as they were written.
     suffix: Vec<(RecordHeader, Vec<u8>)>,
     durable: Lsn,
+    /// Where the last record below the durable mark ends.
+    durable_end: Lsn,
     /// Positions from here on were never used.
     base: Lsn,
     epoch: u64,
@@ -285,6 +287,7 @@ impl Opening {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
             durable: Lsn(BLOCK_BYTES),
+            durable_end: Lsn(BLOCK_BYTES),
             base: Lsn(BLOCK_BYTES),
             epoch: 1,
             next_seq: SeqNo(1),
@@ -329,7 +332,7 @@ impl Opening {
         let mut sequencer = self.sequencer(&recovered);
         let published = match self.begin_log(&wal, &mut sequencer, &recovered) {
             Ok((piece, published)) => {
-                let mut log = ended_at(&manifest.state().log, recovered.durable);
+                let mut log = ended_at(&manifest.state().log, recovered.durable_end);
                 log.push(piece);
                 manifest.append(&[
                     Change::Log(log),
@@ -364,6 +367,7 @@ impl Opening {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
             durable: Lsn(0),
+            durable_end: Lsn(0),
             base: Lsn(BLOCK_BYTES),
             epoch: 0,
             next_seq: SeqNo(state.flushed.0 + 1),
@@ -385,8 +389,9 @@ impl Opening {
             }
             // What has ended was made durable before it was ended.
             let durable = piece.end.unwrap_or(replayed.durable);
-            recovered.durable = durable;
             recovered.suffix.retain(|(record, _)| record.lsn >= durable);
+            recovered.durable = durable;
+            recovered.durable_end = piece.end.unwrap_or(replayed.durable_end);
             recovered.base = recovered.base.max(replayed.end);
             recovered.epoch = recovered.epoch.max(piece.epoch);
         }
@@ -440,7 +445,7 @@ impl Opening {
         recovered: &Recovered,
     ) -> Result<(Vec<crate::wal::Segment>, Vec<crate::wal::Segment>)> {
         let (mut live, mut idle) = (vec![], vec![]);
-        let pieces = ended_at(&manifest.state().log, recovered.durable);
+        let pieces = ended_at(&manifest.state().log, recovered.durable_end);
         for segment in segments {
             let needed = pieces.iter().any(|piece| {
                 piece.epoch == segment.header.epoch
@@ -468,7 +473,7 @@ impl Opening {
         let sizes = SegmentSizes { first: max.min(FIRST_SEGMENT_BYTES), max };
         let start = LogStart {
             epoch: recovered.epoch,
-            continues: recovered.durable,
+            continues: recovered.durable_end,
             base: recovered.base,
             live,
             idle,
