@@ -1,4 +1,5 @@
 mod concurrent;
+mod measure;
 
 use super::*;
 use crate::iter::{Cursor, Entry};
