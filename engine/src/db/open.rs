@@ -14,7 +14,7 @@
 
 use super::{Db, Sequencer, background::Background, commit::insert};
 use crate::{
-    config::LightningDbConfig,
+    config::{LightningDbConfig, WalSyncMode},
     env::{DirLock, Env, NamedFile, OpenMode, PathKind, Signal},
     error::{Error, Poison, Result},
     format::{
@@ -33,7 +33,7 @@ use crate::{
         cell::VersionCell,
         manifest::{Manifest, generation_of, is_manifest},
     },
-    wal::{LogStart, SegmentSizes, Stamp, Tail, Wal, replay::{self, FoundSegment}},
+    wal::{LogStart, SegmentPlan, Stamp, Tail, Wal, replay::{self, FoundSegment}},
 };
 use std::{
     path::{Path, PathBuf},
@@ -470,7 +470,11 @@ impl Opening {
         durable_edit: EditNo,
     ) -> Wal {
         let max = self.config.wal_segment_size.next_multiple_of(BLOCK_BYTES);
-        let sizes = SegmentSizes { first: max.min(FIRST_SEGMENT_BYTES), max };
+        let plan = SegmentPlan {
+            first: max.min(FIRST_SEGMENT_BYTES),
+            max,
+            written: self.config.wal_sync_mode == WalSyncMode::Sync,
+        };
         let start = LogStart {
             epoch: recovered.epoch,
             continues: recovered.durable_end,
@@ -480,7 +484,7 @@ impl Opening {
             durable_edit,
         };
         let (dir, poison) = (self.dir.clone(), Arc::clone(&self.poison));
-        Wal::new(&self.env, dir, uuid, poison, Arc::clone(file_ids), sizes, start)
+        Wal::new(&self.env, dir, uuid, poison, Arc::clone(file_ids), plan, start)
     }
 
     fn sequencer(&self, recovered: &Recovered) -> Sequencer {
