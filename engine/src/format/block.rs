@@ -265,21 +265,22 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// Why an entry was refused: the first thing that makes no sense, from `index` on.
+    /// Why a method returned `None`: the first entry from `index` on that makes no sense.
     #[cold]
     pub(crate) fn refuse(&self, index: usize) -> Refused {
-        let bytes = self.offset(index).and_then(|at| self.contents.get(at..));
-        match bytes {
-            Some([kind, rest @ ..]) if *kind != 0 && rest.len() > 8 => {
-                if Kind::from_byte(*kind).is_none_or(|k| k == Kind::RangeDelete) {
-                    return Refused::Unsupported(format!("an entry of kind {kind}"));
-                }
-                if rest[7] != 0 {
-                    return Refused::Unsupported(format!("an entry with flags {:#x}", rest[7]));
-                }
-                Refused::Corrupt("an entry within its block", "impossible lengths".into())
+        let corrupt = |found: &str| Refused::Corrupt("entries within their block", found.into());
+        let bad = (index..self.len()).find(|i| self.entry(*i).is_none());
+        let Some(offset) = bad.map(|i| self.offset(i)) else {
+            return corrupt("a key that shares more than there is");
+        };
+        let bytes = offset.and_then(|at| self.contents.get(at..));
+        match bytes.and_then(<[u8]>::first_chunk::<FIXED_BYTES>) {
+            None => corrupt("an impossible offset"),
+            Some([kind @ (3..), ..]) => Refused::Unsupported(format!("an entry of kind {kind}")),
+            Some([1 | 2, .., flags]) if *flags != 0 => {
+                Refused::Unsupported(format!("an entry with flags {flags:#x}"))
             }
-            _ => Refused::Corrupt("an entry within its block", "an impossible offset".into()),
+            Some(_) => corrupt("impossible lengths"),
         }
     }
 }
