@@ -1,8 +1,8 @@
 //! One shard: the two clocks, the two lists of ghosts, and the replacement between them. Sizes
 //! are bytes, where the paper counts pages of one size.
 
-use super::{CacheStats, Key, table::Table};
-use crate::types::FileId;
+use super::{CacheStats, Hint, Key, table::Table};
+use crate::{sync::Ordering, types::FileId};
 use std::sync::Arc;
 
 /// What holding a block costs beside its bytes: its slot and its share of the table, and those
@@ -106,8 +106,16 @@ impl<V: ?Sized> Shard<V> {
     }
 
     #[inline]
-    pub(super) fn get(&mut self, key: Key, hash: u64) -> Option<Arc<V>> {
-        if let Some(index) = self.find(key, hash) {
+    pub(super) fn get(&mut self, key: Key, hash: u64, hint: &Hint) -> Option<Arc<V>> {
+        let hinted = hint.0.load(Ordering::Relaxed);
+        let found = match self.blocks.get(hinted as usize) {
+            Some(block) if block.key == key && block.value.is_some() => Some(hinted),
+            _ => self.find(key, hash),
+        };
+        if let Some(index) = found {
+            if index != hinted {
+                hint.0.store(index, Ordering::Relaxed);
+            }
             if let Some(value) = &self.blocks[index as usize].value {
                 self.referenced[index as usize] = true;
                 self.stats.hits += 1;
