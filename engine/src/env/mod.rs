@@ -16,9 +16,11 @@
 //! - after a failed sync nothing is known of the data that it should have made durable
 
 mod os;
+mod signal;
 
 pub use os::OsEnv;
 pub(crate) use os::memory::Memory;
+pub(crate) use signal::Signal;
 
 use crate::error::{Error, Result};
 use std::{

@@ -122,3 +122,6 @@ pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct CachePadded<T>(pub T);
+
+mod in_order;
+pub(crate) use in_order::InOrder;

@@ -1,0 +1,514 @@
+//! The public verbs, thin: what they do is in [`crate::db`] and [`crate::handles`].
+
+use crate::{
+    config::{Durability, LightningDbConfig},
+    db::{
+        Db,
+        open::{DEFAULT_KEYSPACE, OpenAs},
+        stats::DatabaseStats,
+    },
+    env::{Env, OsEnv},
+    error::Result,
+    handles::{
+        Handle, KeyRange, Keyspace, KeyspaceOptions, Scan, Snapshot, ValueRef, WriteBatch,
+    },
+    types::{KeyspaceId, SeqNo},
+};
+use std::{fmt, path::Path, sync::Arc};
+
+/// An open database: a directory of its own, used by one process at a time.
+///
+/// Share it between threads through its [`Arc`]. The verbs here act on the default keyspace;
+/// [`keyspace`](Database::keyspace) gives others. Dropping the last handle closes the database.
+///
+/// **By default a loss of power may lose the newest commits** (about the last 10 ms): see
+/// [`WalSyncMode`](crate::WalSyncMode). A kill of the process loses nothing that was acknowledged.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// use lightning_db::{Database, LightningDbConfig};
+///
+/// let db = Database::create(&path, LightningDbConfig::default())?;
+/// db.put(b"hello", b"world")?;
+/// assert_eq!(db.get(b"hello")?.as_deref(), Some(&b"world"[..]));
+/// db.delete(b"hello")?;
+/// assert!(db.get(b"hello")?.is_none());
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+pub struct Database {
+    default: Keyspace,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("dir", &self.handle().db.dir).finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Creates a database in a directory that does not exist or is empty.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](crate::Error::AlreadyExists): nothing was opened or touched;
+    /// [`NotADatabase`](crate::Error::NotADatabase) if the directory holds other files;
+    /// [`Locked`](crate::Error::Locked), [`NoSpace`](crate::Error::NoSpace),
+    /// [`Io`](crate::Error::Io), [`InvalidArgument`](crate::Error::InvalidArgument).
+    pub fn create(path: impl AsRef<Path>, config: LightningDbConfig) -> Result<Arc<Database>> {
+        Self::create_with_env(Arc::new(OsEnv::new()), path, config)
+    }
+
+    /// Opens a database, and brings back what it held when it was closed, killed or lost power.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::Error::NotFound), [`NotADatabase`](crate::Error::NotADatabase),
+    /// [`Locked`](crate::Error::Locked), [`Corruption`](crate::Error::Corruption),
+    /// [`Unsupported`](crate::Error::Unsupported), [`Io`](crate::Error::Io),
+    /// [`InvalidArgument`](crate::Error::InvalidArgument).
+    pub fn open(path: impl AsRef<Path>, config: LightningDbConfig) -> Result<Arc<Database>> {
+        Self::open_with_env(Arc::new(OsEnv::new()), path, config)
+    }
+
+    /// Opens a database, or creates it if there is none. A creation that was interrupted is begun
+    /// anew.
+    ///
+    /// # Errors
+    /// As [`create`](Database::create) and [`open`](Database::open).
+    pub fn open_or_create(
+        path: impl AsRef<Path>,
+        config: LightningDbConfig,
+    ) -> Result<Arc<Database>> {
+        Self::open_or_create_with_env(Arc::new(OsEnv::new()), path, config)
+    }
+
+    /// [`create`](Database::create) in another world than the operating system's.
+    ///
+    /// # Errors
+    /// As [`create`](Database::create).
+    pub fn create_with_env(
+        env: Arc<dyn Env>,
+        path: impl AsRef<Path>,
+        config: LightningDbConfig,
+    ) -> Result<Arc<Database>> {
+        Self::start(env, path.as_ref(), config, OpenAs::New)
+    }
+
+    /// [`open`](Database::open) in another world than the operating system's.
+    ///
+    /// # Errors
+    /// As [`open`](Database::open).
+    pub fn open_with_env(
+        env: Arc<dyn Env>,
+        path: impl AsRef<Path>,
+        config: LightningDbConfig,
+    ) -> Result<Arc<Database>> {
+        Self::start(env, path.as_ref(), config, OpenAs::Existing)
+    }
+
+    /// [`open_or_create`](Database::open_or_create) in another world than the operating system's.
+    ///
+    /// # Errors
+    /// As [`open_or_create`](Database::open_or_create).
+    pub fn open_or_create_with_env(
+        env: Arc<dyn Env>,
+        path: impl AsRef<Path>,
+        config: LightningDbConfig,
+    ) -> Result<Arc<Database>> {
+        Self::start(env, path.as_ref(), config, OpenAs::Either)
+    }
+
+    fn start(
+        env: Arc<dyn Env>,
+        path: &Path,
+        config: LightningDbConfig,
+        open_as: OpenAs,
+    ) -> Result<Arc<Database>> {
+        let handle = Handle::start(Db::open(env, path, config, open_as)?)?;
+        let default =
+            Keyspace { handle, id: KeyspaceId::DEFAULT, name: DEFAULT_KEYSPACE.into() };
+        Ok(Arc::new(Database { default }))
+    }
+
+    fn handle(&self) -> &Arc<Handle> {
+        &self.default.handle
+    }
+
+    /// Sets a key to a value. See [`Keyspace::put`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    #[inline]
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.default.put(key, value)
+    }
+
+    /// [`put`](Database::put), durable as `durability` says.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Durability, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_with("payment", "10", Durability::Sync)?; // durable when this returns
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<()> {
+        self.default.put_with(key, value, durability)
+    }
+
+    /// The value of a key, copied out. See [`Keyspace::get`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    #[inline]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        self.default.get(key)
+    }
+
+    /// The value of a key, where it lies. See [`ValueRef`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn get_ref(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueRef>> {
+        self.default.get_ref(key)
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("", "")?; // an empty key and an empty value are valid
+    /// assert!(db.contains_key("")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.default.contains_key(key)
+    }
+
+    /// Removes a key, if it is there.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.default.delete(key)
+    }
+
+    /// Removes all keys of a range, at the cost of one write.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("a", "1"), ("b", "2"), ("c", "3")])?;
+    /// db.delete_range("a".."c")?;
+    /// assert_eq!(db.first()?, Some((b"c".to_vec(), b"3".to_vec())));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::delete_range`].
+    pub fn delete_range(&self, range: impl KeyRange) -> Result<()> {
+        self.default.delete_range(range)
+    }
+
+    /// Sets several keys in one commit: all of them or none.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_batch`].
+    pub fn put_batch<K: AsRef<[u8]>, V: AsRef<[u8]>>(&self, entries: &[(K, V)]) -> Result<()> {
+        self.default.put_batch(entries)
+    }
+
+    /// The values of several keys at one moment, in the order of `keys`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("a", "1")?;
+    /// assert_eq!(db.get_batch(&["a", "b"])?, [Some(b"1".to_vec()), None]);
+    /// db.delete_batch(&["a", "b"])?;
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn get_batch<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.default.get_batch(keys)
+    }
+
+    /// Hands the value of each key at one moment to `with`, with the key's place in `keys`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("a", "12345")?;
+    /// let mut bytes = 0;
+    /// db.get_batch_with(&["a", "b"], |_, value| bytes += value.map_or(0, <[u8]>::len))?;
+    /// assert_eq!(bytes, 5);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn get_batch_with<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        with: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        self.default.get_batch_with(keys, with)
+    }
+
+    /// Removes several keys in one commit: all of them or none.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_batch`].
+    pub fn delete_batch<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<()> {
+        self.default.delete_batch(keys)
+    }
+
+    /// Commits a batch: all its operations or none. See [`WriteBatch`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_batch`].
+    pub fn write(&self, batch: WriteBatch) -> Result<()> {
+        self.write_with(batch, Durability::Default)
+    }
+
+    /// [`write`](Database::write), durable as `durability` says.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_batch`].
+    pub fn write_with(&self, batch: WriteBatch, durability: Durability) -> Result<()> {
+        self.commit(batch, durability).map(|_| ())
+    }
+
+    /// [`write_with`](Database::write_with), telling the SeqNo of the batch's last operation. Commits
+    /// are ordered by it. An empty batch commits nothing and tells the newest SeqNo that readers see.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Durability, LightningDbConfig, WriteBatch};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put("a", "1").put("b", "2");
+    /// assert_eq!(db.commit(batch, Durability::Async)?.0, 2);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_batch`].
+    pub fn commit(&self, mut batch: WriteBatch, durability: Durability) -> Result<SeqNo> {
+        self.handle().db.commit(batch.encoded()?, durability)
+    }
+
+    /// The current state, as a view that stays. See [`Snapshot`].
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Error::Closed).
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        self.default.snapshot()
+    }
+
+    /// The entries of a range in key order. See [`KeyRange`] and [`Scan`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::range`].
+    pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
+        self.default.range(range)
+    }
+
+    /// All entries in key order. See [`Scan`].
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Error::Closed).
+    pub fn iter(&self) -> Result<Scan> {
+        self.default.iter()
+    }
+
+    /// The entries of `start <= key < end` in key order; `None` leaves an end open.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("user:1", "Ada"), ("user:2", "Bob"), ("zoo", "")])?;
+    /// assert_eq!(db.scan(Some(b"user:"), Some(b"user:~"))?.count(), 2);
+    /// assert_eq!(db.scan_prefix(b"user:")?.count(), 2);
+    /// let last = db.scan_reverse(None, None)?.next().unwrap()?;
+    /// assert_eq!(last.0, b"zoo");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::range`].
+    pub fn scan(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
+        self.default.scan(start, end)
+    }
+
+    /// The entries of `start <= key < end`, highest key first.
+    ///
+    /// # Errors
+    /// As [`Keyspace::range`].
+    pub fn scan_reverse(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
+        self.default.scan_reverse(start, end)
+    }
+
+    /// The entries whose keys begin with `prefix`, in key order.
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Error::Closed).
+    pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Scan> {
+        self.default.scan_prefix(prefix)
+    }
+
+    /// Hands every entry of a range to `with`, in key order, without copying.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("a", "1"), ("b", "22")])?;
+    /// let mut bytes = 0;
+    /// db.for_each(.., |_, value| bytes += value.len())?;
+    /// assert_eq!(bytes, 3);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::for_each`].
+    pub fn for_each(&self, range: impl KeyRange, with: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        self.default.for_each(range, with)
+    }
+
+    /// The entry with the lowest key.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.default.first()
+    }
+
+    /// The entry with the highest key.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.default.last()
+    }
+
+    /// The keyspace with this name, created if there is none. A name has 1 to 255 bytes.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) for a name that cannot be,
+    /// [`NoSpace`](crate::Error::NoSpace), [`Poisoned`](crate::Error::Poisoned),
+    /// [`Closed`](crate::Error::Closed).
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        self.keyspace_with(name, KeyspaceOptions::default())
+    }
+
+    /// [`keyspace`](Database::keyspace), created with `options`. One that exists keeps its own.
+    ///
+    /// # Errors
+    /// As [`keyspace`](Database::keyspace).
+    pub fn keyspace_with(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        let handle = Arc::clone(self.handle());
+        let id = handle.db.open_keyspace(name, options.compression)?;
+        Ok(Keyspace { handle, id, name: name.into() })
+    }
+
+    /// The names of all keyspaces, in the order of their creation.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.keyspace("users")?;
+    /// assert_eq!(db.keyspaces()?, ["default", "users"]);
+    /// db.drop_keyspace("users")?;
+    /// assert_eq!(db.keyspaces()?, ["default"]);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Error::Closed).
+    pub fn keyspaces(&self) -> Result<Vec<String>> {
+        self.handle().db.check_open()?;
+        let (version, _) = self.handle().db.view();
+        Ok(version.keyspaces.iter().map(|k| k.name.to_string()).collect())
+    }
+
+    /// Removes a keyspace with all that it holds. Handles of it answer
+    /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) from then on; a keyspace created with
+    /// the same name later is another one. Snapshots made before still read it.
+    ///
+    /// # Errors
+    /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound);
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) for the default keyspace; as
+    /// [`keyspace`](Database::keyspace).
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.handle().db.drop_keyspace(name)
+    }
+
+    /// Makes everything durable that was committed before the call.
+    ///
+    /// # Errors
+    /// [`Poisoned`](crate::Error::Poisoned), [`Closed`](crate::Error::Closed).
+    pub fn checkpoint(&self) -> Result<()> {
+        self.handle().db.check_open()?;
+        self.handle().db.sync()
+    }
+
+    /// Numbers about the database. See [`DatabaseStats`].
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Error::Closed).
+    pub fn stats(&self) -> Result<DatabaseStats> {
+        self.handle().db.check_open()?;
+        Ok(self.handle().db.stats())
+    }
+
+    /// Makes everything durable and closes the database. From then on every handle, snapshot and
+    /// iterator answers [`Closed`](crate::Error::Closed). Closing twice does nothing. Dropping the
+    /// last handle closes too, but cannot tell of a failure.
+    ///
+    /// The directory can be opened again once snapshots and iterators are gone too.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Error, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.close()?;
+    /// assert!(matches!(db.get("key"), Err(Error::Closed)));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Poisoned`](crate::Error::Poisoned), if what was committed could not be made durable.
+    pub fn close(&self) -> Result<()> {
+        self.handle().close()
+    }
+}

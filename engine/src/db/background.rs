@@ -1,0 +1,446 @@
+//! What happens by itself: syncing, preparing segments and memtables, flushing, merging runs.
+//!
+//! Four threads, each a loop of "wait until there is something to do, do it". A failure leaves
+//! everything as it was; it is kept for writers that wait, and tried again after a while.
+
+use super::{Db, scan};
+use crate::{
+    config::{LightningDbConfig, WalSyncMode},
+    env::{Env, Signal, Task},
+    error::{Error, Result},
+    format::manifest::{Change, LogPiece},
+    iter::{merge::{Direction, Merge, Source}, tombstones::RangeTombstones},
+    memtable::Memtable,
+    sstable::{Sstable, SstableOptions},
+    sync::{AtomicBool, Mutex, Ordering::SeqCst},
+    types::{KeyspaceId, Lsn, SeqNo},
+    upkeep::{output::Outputs, pick},
+    version::{KeyspaceVersion, Sealed},
+};
+use std::{io, ops::Bound, sync::Arc, time::Duration};
+
+pub(crate) struct Background {
+    stop: AtomicBool,
+    sync_wanted: Signal,
+    prepare_wanted: Signal,
+    flush_wanted: Signal,
+    compact_wanted: Signal,
+    /// Moved by every flush and merge, successful or not.
+    done: Signal,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Ready to take the place of the next full memtable.
+    memtable: Option<Arc<Memtable>>,
+    /// How many flushes failed, and how the last one did.
+    failures: u64,
+    failure: Option<Error>,
+    /// Dropped by a durable edit; to be removed once no Version names them.
+    obsolete: Vec<Arc<Sstable>>,
+}
+
+/// Time between a failure and the next try, and between looks at what readers still hold.
+const RETRY: Duration = Duration::from_millis(100);
+/// Flushing waits while this many runs stand in a keyspace.
+const RUNS_STALL: usize = pick::RUNS_MAX * 3;
+/// How much of a memtable is made present ahead of its use.
+const POPULATE_BYTES: usize = 8 << 20;
+const BLOCK_BYTES: usize = 4096;
+const FILTER_BITS_PER_KEY: u32 = 10;
+
+impl Background {
+    pub(crate) fn new(env: &Arc<dyn Env>) -> Background {
+        Background {
+            stop: AtomicBool::new(false),
+            sync_wanted: Signal::new(env),
+            prepare_wanted: Signal::new(env),
+            flush_wanted: Signal::new(env),
+            compact_wanted: Signal::new(env),
+            done: Signal::new(env),
+            state: Mutex::new(State::default()),
+        }
+    }
+
+    /// Starts the threads. If one cannot start, those that did are ended by the caller's `stop`.
+    pub(crate) fn start(db: &Arc<Db>, tasks: &mut Vec<Box<dyn Task>>) -> io::Result<()> {
+        let loops: [(&str, fn(&Db)); 4] = [
+            ("lightning-sync", Db::run_sync),
+            ("lightning-prepare", Db::run_prepare),
+            ("lightning-flush", Db::run_flush),
+            ("lightning-compact", Db::run_compact),
+        ];
+        for (name, run) in loops {
+            let db = Arc::clone(db);
+            tasks.push(db.env.clone().spawn(name, Box::new(move || run(&db)))?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, SeqCst);
+        let all = [&self.sync_wanted, &self.prepare_wanted, &self.flush_wanted];
+        all.into_iter().chain([&self.compact_wanted, &self.done]).for_each(Signal::notify);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(SeqCst)
+    }
+
+    /// Tells the threads what a commit may have left to do.
+    #[inline]
+    pub(crate) fn after_commit(&self, memtable: &Memtable, synced: bool) {
+        if !synced {
+            self.sync_wanted.notify();
+        }
+        if memtable.has_full_unsorted_chunk() || !memtable.is_populated(POPULATE_BYTES / 2) {
+            self.prepare_wanted.notify();
+        }
+    }
+
+    pub(crate) fn wake_prepare(&self) {
+        self.prepare_wanted.notify();
+    }
+
+    pub(crate) fn wake_flush(&self) {
+        self.flush_wanted.notify();
+    }
+
+    pub(crate) fn wake_compact(&self) {
+        self.compact_wanted.notify();
+    }
+
+    /// A memtable with room for `bytes`: the one prepared, if it has it.
+    pub(crate) fn new_memtable(
+        &self,
+        config: &LightningDbConfig,
+        bytes: usize,
+    ) -> Result<Arc<Memtable>> {
+        let prepared = self.state.lock().memtable.take();
+        match prepared {
+            Some(memtable) if bytes <= config.memtable_size => Ok(memtable),
+            _ => Ok(Arc::new(Memtable::new(config.memtable_size.max(bytes), SeqNo(0))?)),
+        }
+    }
+
+    /// Waits while too many memtables are sealed. Fails if a flush fails meanwhile.
+    pub(crate) fn wait_for_flush(&self, db: &Db) -> Result<()> {
+        let max = (db.config.max_memory / 4 / db.config.memtable_size).clamp(1, 4);
+        let failures = self.state.lock().failures;
+        let room = || db.versions.load().sealed.len() < max;
+        if room() {
+            return Ok(());
+        }
+        db.metrics.stalls.add(1);
+        self.done.wait(|| {
+            if room() {
+                return Some(Ok(()));
+            }
+            if let Err(refused) = db.poison.check().and_then(|()| db.check_open()) {
+                return Some(Err(refused));
+            }
+            let state = self.state.lock();
+            let failed = state.failures > failures;
+            failed.then(|| Err(state.failure.clone().unwrap_or(Error::Closed)))
+        })
+    }
+
+    fn failed(&self, what: &'static str, error: Error) {
+        tracing::warn!(%error, what, "background work failed; it will be tried again");
+        let mut state = self.state.lock();
+        state.failures += 1;
+        state.failure = Some(error);
+        drop(state);
+        self.done.notify();
+    }
+
+
+    pub(crate) fn add_obsolete(&self, runs: impl IntoIterator<Item = Arc<Sstable>>) {
+        self.state.lock().obsolete.extend(runs);
+    }
+}
+
+impl Db {
+    /// Syncs the log at intervals, while there is something to sync.
+    fn run_sync(&self) {
+        let interval = match self.config.wal_sync_mode {
+            WalSyncMode::Periodic { interval } => interval,
+            WalSyncMode::Async | WalSyncMode::Sync => self.config.wal_sync_interval,
+        };
+        let background = &self.background;
+        loop {
+            background.sync_wanted.wait(|| {
+                let unsynced = || self.sequencer.lock().tail.next() > self.wal.durable();
+                let work = self.config.wal_enabled && self.poison.check().is_ok() && unsynced();
+                (background.stopped() || work).then_some(())
+            });
+            let stopped = || background.stopped().then_some(());
+            if background.sync_wanted.wait_for(interval, stopped).is_some() {
+                return;
+            }
+            // A failure poisons; whoever commits next is told.
+            let _poisoned = self.sync();
+        }
+    }
+
+    /// Keeps segments and a memtable prepared, sorts chunks, and frees what nobody looks at.
+    fn run_prepare(&self) {
+        let background = &self.background;
+        let mut left = 0;
+        loop {
+            let wanted = || {
+                let work = !self.wal.is_prepared_for(0)
+                    || background.state.lock().memtable.is_none()
+                    || self.versions.load().active.has_full_unsorted_chunk()
+                    || !self.versions.load().active.is_populated(POPULATE_BYTES / 2);
+                (background.stopped() || work).then_some(())
+            };
+            match left {
+                0 => background.prepare_wanted.wait(wanted),
+                _ => background.prepare_wanted.wait_for(RETRY, wanted).unwrap_or(()),
+            }
+            if background.stopped() {
+                return;
+            }
+            let prepared = self.prepare();
+            left = self.collect();
+            if let Err(error) = prepared {
+                tracing::warn!(%error, "cannot prepare a log segment or memtable");
+                let stopped = || background.stopped().then_some(());
+                background.prepare_wanted.wait_for(RETRY, stopped);
+            }
+        }
+    }
+
+    fn prepare(&self) -> Result<()> {
+        let active = Arc::clone(&self.versions.load().active);
+        active.populate(POPULATE_BYTES);
+        while active.sort_chunks() {}
+        drop(active);
+        if self.poison.check().is_err() {
+            return Ok(());
+        }
+        if self.background.state.lock().memtable.is_none() {
+            let memtable = Arc::new(Memtable::new(self.config.memtable_size, SeqNo(0))?);
+            memtable.populate(POPULATE_BYTES);
+            self.background.state.lock().memtable = Some(memtable);
+        }
+        self.wal.prepare(0)
+    }
+
+    /// Frees Versions that nobody looks at, then removes files that no Version names. Returns how much is
+    /// left to free later.
+    pub(crate) fn collect(&self) -> usize {
+        let versions = self.versions.collect();
+        let mut state = self.background.state.lock();
+        let (dead, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.obsolete)
+            .into_iter()
+            .partition(|run| Arc::strong_count(run) == 1);
+        state.obsolete = kept;
+        let left = versions + state.obsolete.len();
+        drop(state);
+        for run in dead {
+            let path = self.outputs().path(run.file_id());
+            self.blocks.cache.remove_file(run.file_id());
+            drop(run);
+            if let Err(error) = self.env.disk().remove(&path) {
+                tracing::warn!(%error, path = %path.display(), "cannot remove a file");
+            }
+        }
+        left
+    }
+
+    fn outputs(&self) -> Outputs<'_> {
+        Outputs {
+            env: &*self.env,
+            dir: &self.dir,
+            uuid: self.uuid,
+            file_ids: &self.file_ids,
+            blocks: &self.blocks,
+        }
+    }
+
+    fn options(&self, keyspace: &KeyspaceVersion) -> SstableOptions {
+        SstableOptions {
+            block_bytes: BLOCK_BYTES,
+            compression: keyspace.compression.unwrap_or_else(|| self.config.compression()),
+            compression_level: self.config.compression_level,
+            filter_bits_per_key: FILTER_BITS_PER_KEY,
+        }
+    }
+
+    /// Flushes sealed memtables, oldest first.
+    fn run_flush(&self) {
+        let background = &self.background;
+        loop {
+            let oldest = background.flush_wanted.wait(|| {
+                if background.stopped() {
+                    return Some(None);
+                }
+                let version = self.versions.load();
+                let crowded = version.keyspaces.iter().any(|k| k.runs.len() >= RUNS_STALL);
+                let ready = !crowded && self.poison.check().is_ok();
+                ready.then(|| version.sealed.last().cloned().map(Some)).flatten()
+            });
+            let Some(sealed) = oldest else { return };
+            if let Err(error) = self.flush(&sealed) {
+                background.failed("flush", error);
+                let stopped = || background.stopped().then_some(());
+                background.flush_wanted.wait_for(RETRY, stopped);
+            }
+        }
+    }
+
+    /// Writes a memtable, the oldest that is sealed, into a run for each keyspace, and lets go of its log.
+    fn flush(&self, sealed: &Arc<Sealed>) -> Result<()> {
+        // Nothing unpublished reaches a file, and nothing that a power loss could still take.
+        self.published_moved.wait(|| {
+            let published = self.visible() >= sealed.last_seq;
+            (published || self.poison.check().is_err() || self.background.stopped()).then_some(())
+        });
+        if self.visible() < sealed.last_seq {
+            return self.poison.check().and(Err(Error::Closed));
+        }
+        self.sync_through(sealed.end)?;
+        let mut runs = vec![];
+        let version = self.versions.load();
+        for id in sealed.memtable.keyspaces() {
+            let Some(keyspace) = version.keyspace(id) else { continue }; // dropped meanwhile
+            if let Some(run) = self.write_run(keyspace, &sealed.memtable)? {
+                self.metrics.flushed_bytes.add(run.summary().file_bytes);
+                runs.push((id, run));
+            }
+        }
+        drop(version);
+        self.sync_dir()?;
+        self.install_flush(sealed, runs)?;
+        self.metrics.flushes.add(1);
+        self.background.done.notify();
+        self.background.wake_compact();
+        self.background.wake_prepare();
+        Ok(())
+    }
+
+    fn write_run(
+        &self,
+        keyspace: &KeyspaceVersion,
+        memtable: &Arc<Memtable>,
+    ) -> Result<Option<Arc<Sstable>>> {
+        let tombstones = memtable.range_tombstones(keyspace.id);
+        let source = Source {
+            cursor: Box::new(memtable.cursor(keyspace.id, SeqNo::MAX)),
+            tombstones: Arc::clone(&tombstones),
+        };
+        let merge = whole(vec![source]);
+        // Without runs below there is nothing that a tombstone could hide. Older memtables were
+        // flushed before.
+        let bottom = keyspace.runs.is_empty();
+        self.outputs().write(keyspace.id, self.options(keyspace), merge, &tombstones, bottom)
+    }
+
+    pub(crate) fn sync_dir(&self) -> Result<()> {
+        let synced = self.env.disk().sync_dir(&self.dir);
+        synced.map_err(|e| Error::io("sync the directory", &self.dir, e))
+    }
+
+    /// Makes the edit durable that names the runs and lets go of the log, then shows it to readers.
+    fn install_flush(
+        &self,
+        sealed: &Arc<Sealed>,
+        runs: Vec<(KeyspaceId, Arc<Sstable>)>,
+    ) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        // A keyspace dropped since: its run is nobody's.
+        let (runs, orphans): (Vec<_>, Vec<_>) =
+            runs.into_iter().partition(|(id, _)| manifest.state().keyspaces.contains_key(id));
+        let mut changes: Vec<Change> =
+            runs.iter().map(|(id, run)| Change::AddTable(*id, run.summary().clone())).collect();
+        changes.push(Change::Flushed(sealed.last_seq));
+        changes.push(Change::Log(self.log_from(&manifest.state().log, sealed.end)));
+        changes.push(self.next_file());
+        manifest.append(&changes)?;
+        self.wal.set_durable_edit(manifest.number());
+        self.versions.install(|version| version.flushed(sealed, &runs));
+        drop(manifest);
+        self.background.add_obsolete(orphans.into_iter().map(|(_, run)| run));
+        self.wal.release(sealed.end);
+        Ok(())
+    }
+
+    /// The log without what lies below `needed`.
+    fn log_from(&self, pieces: &[LogPiece], needed: Lsn) -> Vec<LogPiece> {
+        let still = pieces.iter().filter(|p| p.end.is_none_or(|end| end > needed));
+        still
+            .map(|piece| match self.wal.salt_at(needed) {
+                Some((salt, epoch)) if piece.start < needed && epoch == piece.epoch => {
+                    LogPiece { salt, start: needed, ..*piece }
+                }
+                _ => *piece,
+            })
+            .collect()
+    }
+
+    pub(crate) fn next_file(&self) -> Change {
+        Change::NextFile(crate::types::FileId(self.file_ids.load(SeqCst)))
+    }
+
+    /// Merges all runs of a keyspace into one when there are too many.
+    fn run_compact(&self) {
+        let background = &self.background;
+        loop {
+            let crowded = background.compact_wanted.wait(|| {
+                if background.stopped() {
+                    return Some(None);
+                }
+                let version = self.versions.load();
+                let ready = self.poison.check().is_ok();
+                ready.then(|| pick::crowded(&version).cloned().map(Some)).flatten()
+            });
+            let Some(keyspace) = crowded else { return };
+            if let Err(error) = self.compact(&keyspace) {
+                background.failed("merge of runs", error);
+                let stopped = || background.stopped().then_some(());
+                background.compact_wanted.wait_for(RETRY, stopped);
+            }
+        }
+    }
+
+    /// Merges the runs that stand in the keyspace now. All of them, so that tombstones end here.
+    fn compact(&self, keyspace: &KeyspaceVersion) -> Result<()> {
+        let sources = keyspace.runs.iter().map(scan::run_source).collect();
+        let none = RangeTombstones::default();
+        let merge = whole(sources);
+        let merged =
+            self.outputs().write(keyspace.id, self.options(keyspace), merge, &none, true)?;
+        self.sync_dir()?;
+        let replaced: Vec<_> = keyspace.runs.iter().map(|run| run.file_id()).collect();
+        let mut changes: Vec<Change> =
+            replaced.iter().map(|file| Change::DropTable(keyspace.id, *file)).collect();
+        changes.extend(merged.iter().map(|m| Change::AddTable(keyspace.id, m.summary().clone())));
+        changes.push(self.next_file());
+
+        let mut manifest = self.manifest.lock();
+        if !manifest.state().keyspaces.contains_key(&keyspace.id) {
+            self.background.add_obsolete(merged); // dropped meanwhile
+            return Ok(());
+        }
+        manifest.append(&changes)?;
+        self.wal.set_durable_edit(manifest.number());
+        self.versions.install(|v| v.compacted(keyspace.id, &replaced, merged.clone()));
+        drop(manifest);
+        self.metrics.compactions.add(1);
+        self.metrics.compacted_bytes.add(merged.map_or(0, |m| m.summary().file_bytes));
+        self.background.add_obsolete(keyspace.runs.iter().cloned());
+        self.background.done.notify();
+        self.background.wake_flush();
+        self.background.wake_prepare();
+        Ok(())
+    }
+}
+
+/// A merge over everything that the sources hold.
+fn whole(sources: Vec<Source>) -> Merge {
+    let bounds = (Bound::Unbounded, Bound::Unbounded);
+    Merge::new(sources, SeqNo::MAX, Direction::Forward, bounds)
+}

@@ -1,0 +1,65 @@
+//! The end.
+
+use super::Db;
+use crate::{
+    error::Result,
+    format::{
+        manifest::Change,
+        record::{FLAG_CLEAN, RecordKind, record_bytes},
+    },
+    sync::Ordering::SeqCst,
+    wal::Stamp,
+};
+
+impl Db {
+    /// Lets no new call in, waits for the commits under way, and makes them durable. Returns
+    /// false if that was done before.
+    pub(crate) fn begin_close(&self) -> Result<bool> {
+        let ticket = {
+            let sequencer = self.sequencer.lock();
+            // Under the lock, so that a commit is either sequenced before or refused.
+            if self.closing.swap(true, SeqCst) {
+                return Ok(false);
+            }
+            sequencer.tail.next_ticket()
+        };
+        self.published_moved.notify();
+        self.published_moved.wait(|| {
+            let done = self.published.is_complete_below(ticket);
+            (done || self.poison.check().is_err()).then_some(())
+        });
+        self.sync()?;
+        Ok(true)
+    }
+
+    /// Marks log and manifest as closed. The background threads have ended.
+    pub(crate) fn end_close(&self) -> Result<()> {
+        self.mark_clean()?;
+        self.collect();
+        Ok(())
+    }
+
+    /// Ends the log with a mark that names everything as durable. Where there is no room for
+    /// one the log ends as after a kill.
+    fn mark_clean(&self) -> Result<()> {
+        let mut buf = vec![0; record_bytes(0)];
+        let (slot, seq) = {
+            let mut sequencer = self.sequencer.lock();
+            let Some(slot) = sequencer.tail.reserve(buf.len()) else { return Ok(()) };
+            (slot, sequencer.next_seq)
+        };
+        let stamp = Stamp {
+            kind: RecordKind::Mark,
+            flags: FLAG_CLEAN,
+            first_seq: seq,
+            operations: 0,
+            payload_len: 0,
+            payload_crc: crc32fast::hash(b""),
+        };
+        self.wal.write(&slot, &mut buf, stamp)?;
+        self.published.complete(slot.ticket, seq.0 - 1);
+        self.sync_through(slot.end)?;
+        let mut manifest = self.manifest.lock();
+        manifest.append(&[Change::Clean(true), self.next_file()])
+    }
+}

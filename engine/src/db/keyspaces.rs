@@ -1,0 +1,65 @@
+//! Creating and dropping keyspaces: edits of the manifest.
+
+use super::Db;
+use crate::{
+    config::Compression,
+    error::{Error, Result},
+    format::manifest::{Change, KeyspaceMeta},
+    types::KeyspaceId,
+    version::KeyspaceVersion,
+};
+
+/// Longest name of a keyspace, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+
+impl Db {
+    /// The keyspace with this name, created if there is none.
+    pub(crate) fn open_keyspace(
+        &self,
+        name: &str,
+        compression: Option<Compression>,
+    ) -> Result<KeyspaceId> {
+        self.check_open()?;
+        if let Some(found) = self.versions.load().keyspace_named(name) {
+            return Ok(found.id);
+        }
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            let why = format!("{} bytes is not between 1 and {NAME_BYTES_MAX}", name.len());
+            return Err(Error::InvalidArgument { what: "keyspace name", why });
+        }
+        let mut manifest = self.manifest.lock();
+        // Under the lock: another call may have been faster.
+        if let Some(found) = self.versions.load().keyspace_named(name) {
+            return Ok(found.id);
+        }
+        let id = manifest.state().next_keyspace;
+        let created_micros = self.env.clock().wall().as_micros() as u64;
+        let meta = KeyspaceMeta { id, name: name.into(), compression, created_micros };
+        manifest.append(&[Change::AddKeyspace(meta), self.next_file()])?;
+        self.wal.set_durable_edit(manifest.number());
+        let keyspace = KeyspaceVersion { id, name: name.into(), compression, runs: vec![] };
+        self.versions.install(|version| version.with_keyspace(keyspace));
+        Ok(id)
+    }
+
+    /// Removes a keyspace with all that it holds.
+    pub(crate) fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.check_open()?;
+        let mut manifest = self.manifest.lock();
+        let version = self.versions.load();
+        let Some(keyspace) = version.keyspace_named(name).cloned() else {
+            return Err(Error::KeyspaceNotFound { name: name.into() });
+        };
+        if keyspace.id == KeyspaceId::DEFAULT {
+            let why = "the default keyspace cannot be dropped".into();
+            return Err(Error::InvalidArgument { what: "keyspace", why });
+        }
+        manifest.append(&[Change::DropKeyspace(keyspace.id), self.next_file()])?;
+        self.wal.set_durable_edit(manifest.number());
+        self.versions.install(|version| version.without_keyspace(keyspace.id));
+        drop(manifest);
+        self.background.add_obsolete(keyspace.runs.iter().cloned());
+        self.background.wake_prepare();
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! How the parts make a database. One file a verb:
+//!
+//! - [`open`]: create or recover, the only place that replays the log
+//! - [`commit`]: the one way to write
+//! - [`read`] and [`scan`]: the one list of places to look
+//! - [`keyspaces`]: creating and dropping them
+//! - [`background`]: flushing, merging, syncing, preparing; what waits and what wakes
+//! - [`close`]: the end
+
+pub(crate) mod background;
+pub(crate) mod close;
+pub(crate) mod commit;
+pub(crate) mod keyspaces;
+pub(crate) mod open;
+pub(crate) mod read;
+pub(crate) mod scan;
+pub(crate) mod stats;
+
+use crate::{
+    config::{LightningDbConfig, WalSyncMode},
+    env::{DirLock, Env, Signal},
+    error::{Error, Poison, Result},
+    memtable::Memtable,
+    metrics::Metrics,
+    sstable::SharedBlocks,
+    sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
+    types::SeqNo,
+    version::{Version, cell::{Pinned, VersionCell}, manifest::Manifest},
+    wal::{Tail, Wal},
+};
+use std::{path::PathBuf, sync::Arc};
+
+/// An open database. Handles, snapshots and iterators share it; the directory stays locked until the
+/// last of them is gone.
+pub(crate) struct Db {
+    pub(crate) env: Arc<dyn Env>,
+    pub(crate) dir: PathBuf,
+    pub(crate) config: LightningDbConfig,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) poison: Arc<Poison>,
+    pub(crate) wal: Wal,
+    /// Gives SeqNos and log positions. Held for a few instructions, never across I/O or waiting.
+    pub(crate) sequencer: Mutex<Sequencer>,
+    /// The visible SeqNo: everything up to it is published, nothing above it is read.
+    pub(crate) published: InOrder,
+    pub(crate) published_moved: Signal,
+    pub(crate) versions: VersionCell,
+    /// Held across the I/O of an edit.
+    pub(crate) manifest: Mutex<Manifest>,
+    /// The next file id.
+    pub(crate) file_ids: Arc<AtomicU64>,
+    pub(crate) blocks: Arc<SharedBlocks>,
+    pub(crate) background: background::Background,
+    pub(crate) metrics: Metrics,
+    /// No new call is let in.
+    pub(crate) closing: AtomicBool,
+    /// Dropped last, with the whole.
+    pub(crate) _lock: Box<dyn DirLock>,
+}
+
+/// What the sequencer lock covers.
+pub(crate) struct Sequencer {
+    pub(crate) next_seq: SeqNo,
+    pub(crate) tail: Tail,
+    /// The active memtable of the current Version.
+    pub(crate) memtable: Arc<Memtable>,
+    /// Whether a segment besides the one being written exists: without it nothing is written, so
+    /// that the next opening finds it, however full the disk is.
+    pub(crate) has_spare: bool,
+}
+
+impl Db {
+    /// Refuses once the database is being closed.
+    #[inline]
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match self.closing.load(SeqCst) {
+            false => Ok(()),
+            true => Err(Error::Closed),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn pin(&self) -> Pinned<'_> {
+        self.versions.pin(self.env.task_slot())
+    }
+
+    /// The newest SeqNo that readers see.
+    #[inline]
+    pub(crate) fn visible(&self) -> SeqNo {
+        SeqNo(self.published.watermark())
+    }
+
+    /// A Version and the visible SeqNo that belong together: every memtable that may hold entries up to
+    /// the SeqNo, and was not flushed before it, is in the Version.
+    pub(crate) fn view(&self) -> (Arc<Version>, SeqNo) {
+        loop {
+            let version = self.versions.load();
+            crate::sync::point("db.view");
+            let visible = self.visible();
+            if Arc::ptr_eq(&version, &self.versions.load()) {
+                return (version, visible);
+            }
+        }
+    }
+
+    /// Whether commits wait for the disk unless they say otherwise.
+    pub(crate) fn syncs_by_default(&self) -> bool {
+        self.config.wal_enabled && self.config.wal_sync_mode == WalSyncMode::Sync
+    }
+
+    /// Makes everything durable that was committed so far.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.poison.check()?;
+        let end = self.sequencer.lock().tail.next();
+        self.sync_through(end)
+    }
+
+    pub(crate) fn sync_through(&self, end: crate::types::Lsn) -> Result<()> {
+        self.wal.sync_through(end, &|| self.sequencer.lock().tail.pad())
+    }
+}

@@ -1,0 +1,661 @@
+//! Creating and recovering a database: the only place that replays the log.
+//!
+//! Recovery looks first and writes second. It reads the manifest, then the log, without changing
+//! anything. Then, each step durable before the next:
+//!
+//! 1. the manifest is rolled into a new file: what was read, perhaps only from the page cache, is
+//!    now on disk; from here on what it does not name may be reused
+//! 2. a fresh segment of a new epoch takes a copy of every commit above the last durable mark:
+//!    they could be read, but whether the disk has them is unknown
+//! 3. an edit ends the old log at that mark and adds the new segment
+//!
+//! Only then readers see anything, so nothing they see can be taken back. Interrupted anywhere, the
+//! next recovery finds the same commits.
+
+use super::{Db, Sequencer, background::Background, commit::insert};
+use crate::{
+    config::{LightningDbConfig, WalSyncMode},
+    env::{DirLock, Env, NamedFile, OpenMode, PathKind, Signal},
+    error::{Error, Poison, Result},
+    format::{
+        manifest::{Change, KeyspaceMeta, LogPiece, State},
+        ops::{Op, Ops},
+        record::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, record_bytes},
+    },
+    memtable::Memtable,
+    metrics::Metrics,
+    sstable::{SharedBlocks, Sstable},
+    sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
+    types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
+    upkeep::output::{sstable_id, sstable_name},
+    version::{
+        KeyspaceVersion, Sealed, Version,
+        cell::VersionCell,
+        manifest::{Manifest, generation_of, is_manifest},
+    },
+    wal::{LogStart, SegmentPlan, Stamp, Tail, Wal, replay::{self, FoundSegment}},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What may happen if there is no database, or if there is one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenAs {
+    Existing,
+    New,
+    Either,
+}
+
+pub(crate) const DEFAULT_KEYSPACE: &str = "default";
+/// The first log segment, unless `wal_segment_size` is smaller.
+const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
+
+impl Db {
+    /// Opens or creates the database in `dir`, without its background threads.
+    pub(crate) fn open(
+        env: Arc<dyn Env>,
+        dir: &Path,
+        config: LightningDbConfig,
+        open_as: OpenAs,
+    ) -> Result<Db> {
+        config.validate()?;
+        let lock = lock_directory(&env, dir, open_as)?;
+        let listing = Listing::read(&env, dir)?;
+        let opening = Opening { env, dir: dir.to_path_buf(), config, poison: Arc::default() };
+        match (listing.manifest, open_as) {
+            (Some(_), OpenAs::New) => Err(Error::AlreadyExists { path: dir.into() }),
+            (Some(generation), _) => opening.recover(&listing, generation, lock),
+            (None, _) => {
+                opening.refuse_unless_empty(&listing, open_as)?;
+                opening.create(&listing, lock)
+            }
+        }
+    }
+}
+
+fn lock_directory(env: &Arc<dyn Env>, dir: &Path, open_as: OpenAs) -> Result<Box<dyn DirLock>> {
+    let disk = env.disk();
+    let kind = disk.kind(dir).map_err(|e| Error::io("look at", dir, e))?;
+    match (kind, open_as) {
+        (PathKind::Directory, _) => {}
+        (PathKind::File, _) => {
+            return Err(Error::NotADatabase { path: dir.into(), why: "it is not a directory".into() });
+        }
+        (PathKind::Missing, OpenAs::Existing) => {
+            return Err(Error::NotFound { path: dir.into(), why: "there is no such directory" });
+        }
+        (PathKind::Missing, _) => create_directory(env, dir)?,
+    }
+    let lock = disk.lock_dir(dir).map_err(|e| Error::io("lock", dir, e))?;
+    let lock = lock.ok_or_else(|| Error::Locked { path: dir.into() })?;
+    if open_as != OpenAs::Existing {
+        // Whoever created the directory may have crashed before its entry was durable.
+        sync_parent(env, dir)?;
+    }
+    Ok(lock)
+}
+
+/// Creates a directory, and its parents where they are missing, each durable in its own parent.
+fn create_directory(env: &Arc<dyn Env>, dir: &Path) -> Result<()> {
+    if let Some(parent) = parent(dir) {
+        let kind = env.disk().kind(parent).map_err(|e| Error::io("look at", parent, e))?;
+        if kind == PathKind::Missing {
+            create_directory(env, parent)?;
+        }
+    }
+    match env.disk().create_dir(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::io("create the directory", dir, e))
+        }
+        _ => sync_parent(env, dir),
+    }
+}
+
+fn parent(dir: &Path) -> Option<&Path> {
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Some(Path::new(".")),
+        other => other,
+    }
+}
+
+fn sync_parent(env: &Arc<dyn Env>, dir: &Path) -> Result<()> {
+    let Some(parent) = parent(dir) else { return Ok(()) };
+    env.disk().sync_dir(parent).map_err(|e| Error::io("sync the directory", parent, e))
+}
+
+/// What lies in the directory, by name.
+struct Listing {
+    /// The highest generation of a manifest.
+    manifest: Option<u64>,
+    manifests: Vec<String>,
+    segments: Vec<String>,
+    tables: Vec<String>,
+    others: Vec<String>,
+}
+
+impl Listing {
+    fn read(env: &Arc<dyn Env>, dir: &Path) -> Result<Listing> {
+        let mut names = env.disk().list(dir).map_err(|e| Error::io("list", dir, e))?;
+        names.sort();
+        let mut listing = Listing {
+            manifest: None,
+            manifests: vec![],
+            segments: vec![],
+            tables: vec![],
+            others: vec![],
+        };
+        for name in names {
+            if is_manifest(&name) {
+                listing.manifest = listing.manifest.max(generation_of(&name));
+                listing.manifests.push(name);
+            } else if name.starts_with("wal-") {
+                listing.segments.push(name);
+            } else if sstable_id(&name).is_some() {
+                listing.tables.push(name);
+            } else if name != "lost+found" {
+                listing.others.push(name);
+            }
+        }
+        Ok(listing)
+    }
+
+    /// The first file id that no name in the directory uses.
+    fn next_file(&self) -> u64 {
+        let segment = |name: &String| name.strip_prefix("wal-")?.parse::<u64>().ok();
+        let segments = self.segments.iter().filter_map(segment);
+        let tables = self.tables.iter().filter_map(|name| sstable_id(name)).map(|id| id.0);
+        segments.chain(tables).max().map_or(1, |id| id.saturating_add(1))
+    }
+}
+
+/// What every way of opening needs.
+struct Opening {
+    env: Arc<dyn Env>,
+    dir: PathBuf,
+    config: LightningDbConfig,
+    poison: Arc<Poison>,
+}
+
+/// What is in the log, and in memory after reading it.
+struct Recovered {
+    memtables: Memtables,
+    /// Commits above the durable mark, as they were written.
+    suffix: Vec<(RecordHeader, Vec<u8>)>,
+    durable: Lsn,
+    /// Where the last record below the durable mark ends.
+    durable_end: Lsn,
+    /// Positions from here on were never used.
+    base: Lsn,
+    epoch: u64,
+    next_seq: SeqNo,
+    commits: u64,
+}
+
+/// The memtables that replay fills.
+struct Memtables {
+    active: Arc<Memtable>,
+    /// Newest first.
+    sealed: Vec<Arc<Sealed>>,
+    bytes: usize,
+}
+
+impl Memtables {
+    fn new(bytes: usize) -> Result<Memtables> {
+        Ok(Memtables { active: Arc::new(Memtable::new(bytes, SeqNo(0))?), sealed: vec![], bytes })
+    }
+
+    /// Inserts a commit that the log holds before `end`.
+    fn insert(&mut self, record: &RecordHeader, ops: &[Op<'_>], payload: &[u8]) -> Result<()> {
+        let bytes = ops.iter().map(entry_bytes).sum();
+        let mut room = self.active.reserve(ops.len(), bytes);
+        if room.is_none() {
+            let next = Arc::new(Memtable::new(self.bytes.max(bytes), SeqNo(0))?);
+            let memtable = std::mem::replace(&mut self.active, next);
+            let last_seq = SeqNo(record.first_seq.0 - 1);
+            self.sealed.insert(0, Arc::new(Sealed { memtable, last_seq, end: record.lsn }));
+            room = self.active.reserve(ops.len(), bytes);
+        }
+        let mut room = room.ok_or_else(|| Error::InvalidArgument {
+            what: "memtable_size",
+            why: format!("a commit of {bytes} bytes does not fit a memtable of its own"),
+        })?;
+        insert(&self.active, &mut room, payload, record.first_seq);
+        Ok(())
+    }
+}
+
+fn entry_bytes(op: &Op<'_>) -> usize {
+    match op {
+        Op::Put { key, value, .. } => Memtable::entry_bytes(key.len(), value.len()),
+        Op::Delete { key, .. } => Memtable::entry_bytes(key.len(), 0),
+        Op::RangeDelete { start, end, .. } => {
+            Memtable::entry_bytes(start.len(), end.unwrap_or_default().len())
+        },
+    }
+}
+
+impl Opening {
+    /// Without a manifest there must be nothing that a database could have lost it from.
+    fn refuse_unless_empty(&self, listing: &Listing, open_as: OpenAs) -> Result<()> {
+        let lost = |name: &str| {
+            Error::corruption(
+                self.dir.join(name),
+                0,
+                "a manifest beside it in the directory",
+                "data without one",
+            )
+        };
+        if let Some(name) = listing.tables.first() {
+            return Err(lost(name));
+        }
+        for name in &listing.segments {
+            let found = FoundSegment::open(self.env.disk(), &self.dir, name, None)?;
+            if let Some(segment) = found
+                && segment.has_records()?
+            {
+                return Err(lost(name));
+            }
+        }
+        let half_created = !listing.segments.is_empty() || !listing.manifests.is_empty();
+        match (listing.others.first(), open_as) {
+            (Some(name), _) if !half_created => Err(Error::NotADatabase {
+                path: self.dir.clone(),
+                why: format!("it has no manifest, and holds other files such as {name:?}"),
+            }),
+            (_, OpenAs::Existing) => {
+                Err(Error::NotFound { path: self.dir.clone(), why: "the directory has no manifest" })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a new database. It exists once its first manifest does.
+    fn create(self, listing: &Listing, lock: Box<dyn DirLock>) -> Result<Db> {
+        // What an interrupted creation left behind.
+        for name in listing.segments.iter().chain(&listing.manifests) {
+            self.remove(name)?;
+        }
+        let mut uuid = [0; 16];
+        let halves = [self.env.random("uuid"), self.env.random("uuid")];
+        for (place, half) in uuid.chunks_exact_mut(8).zip(halves) {
+            place.copy_from_slice(&half.to_le_bytes());
+        }
+        let manifest = Manifest::new(&self.env, &self.dir, uuid, &self.poison);
+        let recovered = Recovered {
+            memtables: Memtables::new(self.config.memtable_size)?,
+            suffix: vec![],
+            durable: Lsn(BLOCK_BYTES),
+            durable_end: Lsn(BLOCK_BYTES),
+            base: Lsn(BLOCK_BYTES),
+            epoch: 1,
+            next_seq: SeqNo(1),
+            commits: 0,
+        };
+        let file_ids = Arc::new(AtomicU64::new(listing.next_file()));
+        let wal = self.wal(uuid, &file_ids, &recovered, vec![], vec![], EditNo(0));
+        let mut sequencer = self.sequencer(&recovered);
+        let (piece, published) = self.begin_log(&wal, &mut sequencer, &recovered)?;
+        let mut state = State { log: vec![piece], ..State::default() };
+        let keyspace = Change::AddKeyspace(KeyspaceMeta {
+            id: KeyspaceId::DEFAULT,
+            name: DEFAULT_KEYSPACE.into(),
+            compression: None,
+            created_micros: self.env.clock().wall().as_micros() as u64,
+        });
+        let changes = [keyspace, Change::NextFile(FileId(file_ids.load(SeqCst)))];
+        for change in &changes {
+            state.apply(change).map_err(|why| Error::InvalidArgument { what: "edit", why })?;
+        }
+        let mut manifest = manifest;
+        manifest.roll(state)?;
+        self.finish(manifest, wal, sequencer, published, recovered, file_ids, lock)
+    }
+
+    /// Brings back what a database held when it was closed, killed or lost power.
+    fn recover(self, listing: &Listing, generation: u64, lock: Box<dyn DirLock>) -> Result<Db> {
+        let mut manifest = Manifest::read(&self.env, &self.dir, generation, &self.poison)?;
+        let uuid = manifest.uuid();
+        let segments = self.find_segments(listing, uuid)?;
+        let recovered = self.replay(&manifest, &segments)?;
+
+        // Looking ends, writing begins.
+        let next_file = manifest.state().next_file.0.max(listing.next_file());
+        let file_ids = Arc::new(AtomicU64::new(next_file));
+        let mut state = State { clean: false, ..manifest.state().clone() };
+        state.next_file = FileId(next_file);
+        manifest.roll(state)?;
+
+        let (live, idle) = self.split_segments(segments, &manifest, &recovered)?;
+        let wal = self.wal(uuid, &file_ids, &recovered, live, idle, manifest.number());
+        let mut sequencer = self.sequencer(&recovered);
+        let published = match self.begin_log(&wal, &mut sequencer, &recovered) {
+            Ok((piece, published)) => {
+                let mut log = ended_at(&manifest.state().log, recovered.durable_end);
+                log.push(piece);
+                manifest.append(&[
+                    Change::Log(log),
+                    Change::NextFile(FileId(file_ids.load(SeqCst))),
+                ])?;
+                published
+            }
+            // On a full disk the log goes on later, if all that it holds is durable where it is.
+            Err(Error::NoSpace { .. }) if recovered.suffix.is_empty() => {
+                InOrder::new(recovered.next_seq.0 - 1)
+            }
+            Err(error) => return Err(error),
+        };
+        wal.set_durable_edit(manifest.number());
+        self.remove_orphans(listing, &manifest)?;
+        self.finish(manifest, wal, sequencer, published, recovered, file_ids, lock)
+    }
+
+    fn find_segments(&self, listing: &Listing, uuid: [u8; 16]) -> Result<Vec<FoundSegment>> {
+        let mut found = vec![];
+        for name in &listing.segments {
+            found.extend(FoundSegment::open(self.env.disk(), &self.dir, name, Some(uuid))?);
+        }
+        found.sort_by_key(|s| (s.header.epoch, s.header.first));
+        Ok(found)
+    }
+
+    /// Reads the log into memtables.
+    fn replay(&self, manifest: &Manifest, segments: &[FoundSegment]) -> Result<Recovered> {
+        let state = manifest.state();
+        let mut recovered = Recovered {
+            memtables: Memtables::new(self.config.memtable_size)?,
+            suffix: vec![],
+            durable: Lsn(0),
+            durable_end: Lsn(0),
+            base: Lsn(BLOCK_BYTES),
+            epoch: 0,
+            next_seq: SeqNo(state.flushed.0 + 1),
+            commits: 0,
+        };
+        let ends = segments.iter().map(FoundSegment::end);
+        recovered.base = ends.chain([recovered.base]).max().unwrap_or_default();
+        for piece in &state.log {
+            let replayed = replay::replay(piece, segments, |record, payload| {
+                self.replay_commit(state, &mut recovered, record, payload)
+            })?;
+            if replayed.durable_edit > manifest.number() {
+                return Err(Error::corruption(
+                    self.dir.join(format!("manifest-{:06}", manifest.generation())),
+                    0,
+                    format!("edit {}, which the log names", replayed.durable_edit),
+                    format!("edit {} as the last", manifest.number()),
+                ));
+            }
+            // What has ended was made durable before it was ended.
+            let durable = piece.end.unwrap_or(replayed.durable);
+            recovered.suffix.retain(|(record, _)| record.lsn >= durable);
+            recovered.durable = durable;
+            recovered.durable_end = piece.end.unwrap_or(replayed.durable_end);
+            recovered.base = recovered.base.max(replayed.end);
+            recovered.epoch = recovered.epoch.max(piece.epoch);
+        }
+        let epochs = segments.iter().map(|s| s.header.epoch);
+        recovered.epoch = epochs.fold(recovered.epoch, u64::max) + 1;
+        Ok(recovered)
+    }
+
+    fn replay_commit(
+        &self,
+        state: &State,
+        recovered: &mut Recovered,
+        record: &RecordHeader,
+        payload: &[u8],
+    ) -> Result<()> {
+        let corrupt = |expected: String, found: String| {
+            Err(Error::corruption(&self.dir, record.lsn.0, expected, found))
+        };
+        let operations = u64::from(record.operations);
+        let last_seq = SeqNo(record.first_seq.0.saturating_add(operations).saturating_sub(1));
+        if last_seq <= state.flushed {
+            return Ok(()); // in a table already
+        }
+        if record.first_seq != recovered.next_seq || last_seq > SeqNo::MAX || operations == 0 {
+            let expected = format!("the commit of SeqNo {} in the log", recovered.next_seq);
+            return corrupt(expected, format!("that of SeqNo {}", record.first_seq));
+        }
+        let ops: Option<Vec<Op<'_>>> = Ops::new(payload).collect();
+        let Some(ops) = ops.filter(|ops| ops.len() as u64 == operations) else {
+            return corrupt(format!("{operations} operations in the log"), "other bytes".into());
+        };
+        if let Some(op) = ops.iter().find(|op| op.keyspace() >= state.next_keyspace) {
+            return corrupt("an operation on a known keyspace".into(), format!("{op:?}"));
+        }
+        recovered.memtables.insert(record, &ops, payload)?;
+        recovered.next_seq = SeqNo(last_seq.0 + 1);
+        recovered.commits += 1;
+        if record.durable > recovered.durable {
+            recovered.durable = record.durable;
+            recovered.suffix.retain(|(earlier, _)| earlier.lsn >= record.durable);
+        }
+        recovered.suffix.push((*record, payload.to_vec()));
+        Ok(())
+    }
+
+    /// Segments that the log still needs, and those that nothing does.
+    fn split_segments(
+        &self,
+        segments: Vec<FoundSegment>,
+        manifest: &Manifest,
+        recovered: &Recovered,
+    ) -> Result<(Vec<crate::wal::Segment>, Vec<crate::wal::Segment>)> {
+        let (mut live, mut idle) = (vec![], vec![]);
+        let pieces = ended_at(&manifest.state().log, recovered.durable_end);
+        for segment in segments {
+            let needed = pieces.iter().any(|piece| {
+                piece.epoch == segment.header.epoch
+                    && segment.end() > piece.start
+                    && piece.end.is_none_or(|end| segment.header.first < end)
+            });
+            match needed {
+                true => live.push(segment.into_segment()?),
+                false => idle.push(segment.into_segment()?),
+            }
+        }
+        Ok((live, idle))
+    }
+
+    fn wal(
+        &self,
+        uuid: [u8; 16],
+        file_ids: &Arc<AtomicU64>,
+        recovered: &Recovered,
+        live: Vec<crate::wal::Segment>,
+        idle: Vec<crate::wal::Segment>,
+        durable_edit: EditNo,
+    ) -> Wal {
+        let max = self.config.wal_segment_size.next_multiple_of(BLOCK_BYTES);
+        let plan = SegmentPlan {
+            first: max.min(FIRST_SEGMENT_BYTES),
+            max,
+            written: self.config.wal_sync_mode == WalSyncMode::Sync,
+        };
+        let start = LogStart {
+            epoch: recovered.epoch,
+            continues: recovered.durable_end,
+            base: recovered.base,
+            live,
+            idle,
+            durable_edit,
+        };
+        let (dir, poison) = (self.dir.clone(), Arc::clone(&self.poison));
+        Wal::new(&self.env, dir, uuid, poison, Arc::clone(file_ids), plan, start)
+    }
+
+    fn sequencer(&self, recovered: &Recovered) -> Sequencer {
+        Sequencer {
+            next_seq: recovered.next_seq,
+            tail: Tail::new(recovered.base),
+            memtable: Arc::clone(&recovered.memtables.active),
+            has_spare: false,
+        }
+    }
+
+    /// Begins a fresh segment with the commits above the durable mark, and makes it durable.
+    fn begin_log(
+        &self,
+        wal: &Wal,
+        sequencer: &mut Sequencer,
+        recovered: &Recovered,
+    ) -> Result<(LogPiece, InOrder)> {
+        let sizes = recovered.suffix.iter().map(|(_, payload)| record_bytes(payload.len()));
+        let capacity = Tail::capacity_for(sizes.sum());
+        let segment = wal.begin(capacity)?;
+        let piece = LogPiece {
+            salt: segment.header.salt,
+            start: segment.first(),
+            end: None,
+            epoch: segment.header.epoch,
+        };
+        let tail = &mut sequencer.tail;
+        tail.switch(segment);
+        let published = InOrder::new(recovered.next_seq.0 - 1);
+        for (record, payload) in &recovered.suffix {
+            let mut buf = vec![0; record_bytes(payload.len())];
+            buf[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload.len()].copy_from_slice(payload);
+            let slot = tail.reserve(buf.len()).ok_or_else(|| Error::InvalidArgument {
+                what: "log segment",
+                why: "it is smaller than what it was made for".into(),
+            })?;
+            let stamp = Stamp {
+                kind: RecordKind::Commit,
+                flags: 0,
+                first_seq: record.first_seq,
+                operations: record.operations,
+                payload_len: record.payload_len,
+                payload_crc: record.payload_crc,
+            };
+            wal.write(&slot, &mut buf, stamp)?;
+            published.complete(slot.ticket, recovered.next_seq.0 - 1);
+        }
+        let padded = tail.pad();
+        wal.sync_through(padded.durable, &|| padded)?;
+        Ok((piece, published))
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let path = self.dir.join(name);
+        self.env.disk().remove(&path).map_err(|e| Error::io("remove", &path, e))
+    }
+
+    /// Removes files that nothing names. The manifest that does not name them is durable.
+    fn remove_orphans(&self, listing: &Listing, manifest: &Manifest) -> Result<()> {
+        let live = |id: FileId| {
+            manifest.state().keyspaces.values().any(|k| k.tables.contains_key(&id))
+        };
+        let tables = listing.tables.iter().filter(|n| sstable_id(n).is_some_and(|id| !live(id)));
+        let current = manifest.generation();
+        // The newest of the old ones became the spare when the manifest was rolled.
+        let old = |name: &&String| generation_of(name).is_some_and(|g| g + 1 < current);
+        let manifests = listing.manifests.iter().filter(old);
+        for name in tables.chain(manifests) {
+            if let Err(error) = self.remove(name) {
+                tracing::warn!(%error, "cannot remove a file that nothing needs");
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts that make a database")]
+    fn finish(
+        self,
+        manifest: Manifest,
+        wal: Wal,
+        sequencer: Sequencer,
+        published: InOrder,
+        recovered: Recovered,
+        file_ids: Arc<AtomicU64>,
+        lock: Box<dyn DirLock>,
+    ) -> Result<Db> {
+        let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
+        let keyspaces = self.open_tables(&manifest, &blocks)?;
+        let version = Version {
+            active: Arc::clone(&recovered.memtables.active),
+            sealed: recovered.memtables.sealed,
+            keyspaces,
+        };
+        let metrics = Metrics::default();
+        metrics.recovered_commits.add(recovered.commits);
+        Ok(Db {
+            uuid: manifest.uuid(),
+            poison: self.poison,
+            wal,
+            sequencer: Mutex::new(sequencer),
+            published,
+            published_moved: Signal::new(&self.env),
+            versions: VersionCell::new(version),
+            manifest: Mutex::new(manifest),
+            file_ids,
+            blocks,
+            background: Background::new(&self.env),
+            metrics,
+            closing: AtomicBool::new(false),
+            env: self.env,
+            dir: self.dir,
+            config: self.config,
+            _lock: lock,
+        })
+    }
+
+    fn open_tables(
+        &self,
+        manifest: &Manifest,
+        blocks: &Arc<SharedBlocks>,
+    ) -> Result<Vec<Arc<KeyspaceVersion>>> {
+        let mut keyspaces = vec![];
+        for (id, keyspace) in &manifest.state().keyspaces {
+            let mut runs = vec![];
+            for (file_id, summary) in &keyspace.tables {
+                let path = self.dir.join(sstable_name(*file_id));
+                let file = NamedFile::open(self.env.disk(), path, OpenMode::Read)?;
+                let (uuid, blocks) = (manifest.uuid(), Arc::clone(blocks));
+                runs.push(Arc::new(Sstable::open(file, summary, &uuid, *id, blocks)?));
+            }
+            // Runs do not overlap in SeqNos.
+            runs.sort_by_key(|run| std::cmp::Reverse(run.summary().contents.largest_seq));
+            keyspaces.push(Arc::new(KeyspaceVersion {
+                id: *id,
+                name: keyspace.meta.name.as_str().into(),
+                compression: keyspace.meta.compression,
+                runs,
+            }));
+        }
+        Ok(keyspaces)
+    }
+}
+
+/// The log with its last piece ended at `end`, and without pieces that hold nothing.
+fn ended_at(pieces: &[LogPiece], end: Lsn) -> Vec<LogPiece> {
+    let ended = pieces.iter().map(|p| LogPiece { end: Some(p.end.unwrap_or(end)), ..*p });
+    ended.filter(|p| p.end.is_some_and(|end| p.start < end)).collect()
+}
+
+impl Db {
+    /// Lets a log go on that could not when the database was opened, because the disk was full.
+    pub(super) fn begin_log(&self, capacity: u64) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        if self.sequencer.lock().tail.segment().is_some() {
+            return Ok(()); // another commit was faster
+        }
+        let Some(segment) = self.wal.take_ready(capacity) else { return Ok(()) };
+        let piece = LogPiece {
+            salt: segment.header.salt,
+            start: segment.first(),
+            end: None,
+            epoch: segment.header.epoch,
+        };
+        let mut log = ended_at(&manifest.state().log, self.wal.continues());
+        log.push(piece);
+        manifest.append(&[Change::Log(log), self.next_file()])?;
+        self.wal.set_durable_edit(manifest.number());
+        let mut sequencer = self.sequencer.lock();
+        sequencer.tail.switch(segment);
+        sequencer.has_spare = true;
+        Ok(())
+    }
+}

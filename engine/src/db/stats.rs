@@ -1,0 +1,108 @@
+//! What the database holds and has done.
+
+use super::Db;
+
+/// Numbers about a database at one moment. See [`Database::stats`](crate::Database::stats).
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// use lightning_db::{Database, LightningDbConfig};
+/// let db = Database::create(&path, LightningDbConfig::default())?;
+/// db.put(b"key", b"value")?;
+/// let stats = db.stats()?;
+/// assert_eq!(stats.visible_seq, 1);
+/// assert_eq!(stats.keyspaces.len(), 1);
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct DatabaseStats {
+    /// SeqNo of the newest operation that readers see: how many there were since creation.
+    pub visible_seq: u64,
+    /// Everything up to this position of the log is durable.
+    pub durable_lsn: u64,
+    /// The end of the log.
+    pub log_end_lsn: u64,
+    /// Bytes of all log segment files, spares included.
+    pub wal_file_bytes: u64,
+    /// Bytes of memory held by memtables, pinned ones included.
+    pub memtable_bytes: u64,
+    /// Memtables that wait to be flushed.
+    pub sealed_memtables: u64,
+    /// Bytes of memory held by cached blocks.
+    pub cache_bytes: u64,
+    /// Block reads answered from the cache since opening.
+    pub cache_hits: u64,
+    /// Block reads that went to the disk since opening.
+    pub cache_misses: u64,
+    /// Flushes since opening.
+    pub flushes: u64,
+    /// Bytes written by them.
+    pub flushed_bytes: u64,
+    /// Merges of runs since opening.
+    pub compactions: u64,
+    /// Bytes written by them.
+    pub compacted_bytes: u64,
+    /// How often a commit waited for a flush since opening.
+    pub stalls: u64,
+    /// Commits that opening brought back from the log.
+    pub recovered_commits: u64,
+    /// Versions that readers still hold besides the current one.
+    pub pinned_versions: u64,
+    /// Each keyspace, by id.
+    pub keyspaces: Vec<KeyspaceStats>,
+}
+
+/// Numbers about a keyspace. Entries still in memtables are not counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyspaceStats {
+    /// Its name.
+    pub name: String,
+    /// How many sstables hold it.
+    pub tables: u64,
+    /// Bytes of those.
+    pub table_bytes: u64,
+    /// Entries in those, tombstones included; a key counts once for each that holds it.
+    pub table_entries: u64,
+}
+
+impl Db {
+    pub(crate) fn stats(&self) -> DatabaseStats {
+        let versions = self.versions.all();
+        let version = &versions[0];
+        let cache = self.blocks.cache.stats();
+        let mut memtables: Vec<_> = versions.iter().flat_map(|v| v.memtables()).collect();
+        memtables.sort_by_key(|m| std::sync::Arc::as_ptr(m));
+        memtables.dedup_by_key(|m| std::sync::Arc::as_ptr(m));
+        DatabaseStats {
+            visible_seq: self.visible().0,
+            durable_lsn: self.wal.durable().0,
+            log_end_lsn: self.sequencer.lock().tail.next().0,
+            wal_file_bytes: self.wal.file_bytes(),
+            memtable_bytes: memtables.iter().map(|m| m.memory_bytes() as u64).sum(),
+            sealed_memtables: version.sealed.len() as u64,
+            cache_bytes: cache.bytes as u64,
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+            flushes: self.metrics.flushes.get(),
+            flushed_bytes: self.metrics.flushed_bytes.get(),
+            compactions: self.metrics.compactions.get(),
+            compacted_bytes: self.metrics.compacted_bytes.get(),
+            stalls: self.metrics.stalls.get(),
+            recovered_commits: self.metrics.recovered_commits.get(),
+            pinned_versions: versions.len() as u64 - 1,
+            keyspaces: version
+                .keyspaces
+                .iter()
+                .map(|k| KeyspaceStats {
+                    name: k.name.to_string(),
+                    tables: k.runs.len() as u64,
+                    table_bytes: k.runs.iter().map(|r| r.summary().file_bytes).sum(),
+                    table_entries: k.runs.iter().map(|r| r.summary().contents.entries).sum(),
+                })
+                .collect(),
+        }
+    }
+}

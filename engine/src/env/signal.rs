@@ -1,0 +1,63 @@
+//! Waiting for a condition that other tasks change.
+
+use super::{Env, Event};
+use crate::sync::{AtomicU32, Ordering::SeqCst};
+use std::{sync::Arc, time::Duration};
+
+/// An [`Event`] whose notification costs one load while nobody waits.
+pub(crate) struct Signal {
+    env: Arc<dyn Env>,
+    event: Arc<dyn Event>,
+    waiters: AtomicU32,
+}
+
+impl Signal {
+    pub(crate) fn new(env: &Arc<dyn Env>) -> Signal {
+        Signal { env: Arc::clone(env), event: env.event(), waiters: AtomicU32::new(0) }
+    }
+
+    /// Wakes whoever waits. What the waiters check was changed before, by a sequentially
+    /// consistent store or under a lock that the check takes.
+    #[inline]
+    pub(crate) fn notify(&self) {
+        // A full fence, so that of notifier and waiter one sees the other's store.
+        crate::sync::atomic::fence(SeqCst);
+        if self.waiters.load(SeqCst) > 0 {
+            self.event.notify_all();
+        }
+    }
+
+    /// Waits until `check` gives something.
+    pub(crate) fn wait<T>(&self, mut check: impl FnMut() -> Option<T>) -> T {
+        loop {
+            if let Some(found) = self.wait_for(Duration::from_secs(3600), &mut check) {
+                return found;
+            }
+        }
+    }
+
+    /// Waits until `check` gives something, or about `patience` has passed.
+    pub(crate) fn wait_for<T>(
+        &self,
+        patience: Duration,
+        mut check: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        if let Some(found) = check() {
+            return Some(found);
+        }
+        let deadline = self.env.clock().now() + patience;
+        self.waiters.fetch_add(1, SeqCst);
+        let found = loop {
+            let seen = self.event.epoch();
+            if let Some(found) = check() {
+                break Some(found);
+            }
+            if self.env.clock().now() >= deadline {
+                break None;
+            }
+            self.event.wait(seen, Some(deadline));
+        };
+        self.waiters.fetch_sub(1, SeqCst);
+        found
+    }
+}

@@ -1,0 +1,433 @@
+//! Edits of the manifest and the state that they add up to. Format: `docs/formats/manifest.md`.
+
+use super::{
+    bytes::{Decoder, put_bytes},
+    record::BLOCK_BYTES,
+    sstable::{Contents, KeyBounds, SstableSummary},
+};
+use crate::{
+    config::Compression,
+    types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
+};
+use std::{collections::BTreeMap, ops::Bound};
+
+/// A stretch of the log between two recoveries. All but the last have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogPiece {
+    /// Salt of the segment that holds `start`.
+    pub(crate) salt: u64,
+    /// Records below are no longer needed.
+    pub(crate) start: Lsn,
+    /// What lies behind is void: a later piece holds what of it was valid.
+    pub(crate) end: Option<Lsn>,
+    pub(crate) epoch: u64,
+}
+
+/// What a keyspace was created with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyspaceMeta {
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: String,
+    /// `None`: as the database's configuration says.
+    pub(crate) compression: Option<Compression>,
+    /// Wall time in microseconds since 1970.
+    pub(crate) created_micros: u64,
+}
+
+/// One change of the state. An edit is a list of them and happens whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    AddKeyspace(KeyspaceMeta),
+    DropKeyspace(KeyspaceId),
+    AddTable(KeyspaceId, SstableSummary),
+    DropTable(KeyspaceId, FileId),
+    /// The whole log, replacing what was said before.
+    Log(Vec<LogPiece>),
+    /// Every operation up to here is in tables. Never falls.
+    Flushed(SeqNo),
+    /// File ids from here on were never used. Never falls.
+    NextFile(FileId),
+    /// Keyspace ids from here on were never used. Never falls.
+    NextKeyspace(KeyspaceId),
+    /// The database was closed.
+    Clean(bool),
+}
+
+/// Tags from here on may be skipped by a version that does not know them.
+const FIRST_OPTIONAL_TAG: u8 = 128;
+
+impl Change {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = vec![];
+        let tag = match self {
+            Change::AddKeyspace(meta) => {
+                body.extend_from_slice(&meta.id.0.to_le_bytes());
+                put_bytes(&mut body, meta.name.as_bytes());
+                body.push(meta.compression.map_or(u8::MAX, |c| u32::from(c) as u8));
+                body.extend_from_slice(&meta.created_micros.to_le_bytes());
+                put_bytes(&mut body, b""); // merge operator: none
+                1
+            }
+            Change::DropKeyspace(id) => {
+                body.extend_from_slice(&id.0.to_le_bytes());
+                2
+            }
+            Change::AddTable(keyspace, meta) => {
+                body.extend_from_slice(&keyspace.0.to_le_bytes());
+                encode_table(meta, &mut body);
+                3
+            }
+            Change::DropTable(keyspace, file) => {
+                body.extend_from_slice(&keyspace.0.to_le_bytes());
+                body.extend_from_slice(&file.0.to_le_bytes());
+                4
+            }
+            Change::Log(pieces) => {
+                for piece in pieces {
+                    let end = piece.end.map_or(u64::MAX, |end| end.0);
+                    for word in [piece.salt, piece.start.0, end, piece.epoch] {
+                        body.extend_from_slice(&word.to_le_bytes());
+                    }
+                }
+                5
+            }
+            Change::Flushed(seq) => {
+                body.extend_from_slice(&seq.0.to_le_bytes());
+                6
+            }
+            Change::NextFile(file) => {
+                body.extend_from_slice(&file.0.to_le_bytes());
+                7
+            }
+            Change::Clean(clean) => {
+                body.push(u8::from(*clean));
+                8
+            }
+            Change::NextKeyspace(id) => {
+                body.extend_from_slice(&id.0.to_le_bytes());
+                9
+            }
+        };
+        out.push(tag);
+        put_bytes(out, &body);
+    }
+
+    /// `None`: impossible bytes. `Some(None)`: an optional change that this version skips.
+    fn decode(d: &mut Decoder<'_>) -> Option<Option<Change>> {
+        let (tag, body) = (d.u8()?, d.bytes()?);
+        let mut d = Decoder::new(body);
+        let change = match tag {
+            1 => {
+                let id = KeyspaceId(d.u32()?);
+                let name = String::from_utf8(d.bytes()?.to_vec()).ok()?;
+                let compression = match d.u8()? {
+                    u8::MAX => None,
+                    number => Some(Compression::from_u32(u32::from(number))?),
+                };
+                let created_micros = d.u64()?;
+                if !d.bytes()?.is_empty() {
+                    return None; // a merge operator: no version that reads this has one
+                }
+                Change::AddKeyspace(KeyspaceMeta { id, name, compression, created_micros })
+            }
+            2 => Change::DropKeyspace(KeyspaceId(d.u32()?)),
+            3 => Change::AddTable(KeyspaceId(d.u32()?), decode_table(&mut d)?),
+            4 => Change::DropTable(KeyspaceId(d.u32()?), FileId(d.u64()?)),
+            5 => {
+                let mut pieces = vec![];
+                while !d.is_empty() {
+                    let (salt, start, end, epoch) = (d.u64()?, d.u64()?, d.u64()?, d.u64()?);
+                    let end = (end != u64::MAX).then_some(Lsn(end));
+                    pieces.push(LogPiece { salt, start: Lsn(start), end, epoch });
+                }
+                Change::Log(pieces)
+            }
+            6 => Change::Flushed(SeqNo(d.u64()?)),
+            7 => Change::NextFile(FileId(d.u64()?)),
+            8 => Change::Clean(d.u8()? != 0),
+            9 => Change::NextKeyspace(KeyspaceId(d.u32()?)),
+            FIRST_OPTIONAL_TAG.. => return Some(None),
+            _ => return None,
+        };
+        d.is_empty().then_some(Some(change))
+    }
+}
+
+fn encode_table(summary: &SstableSummary, out: &mut Vec<u8>) {
+    let contents = &summary.contents;
+    let words = [
+        summary.file_id.0,
+        summary.identity,
+        summary.file_bytes,
+        contents.entries,
+        contents.deletes,
+        contents.range_tombstones,
+        contents.smallest_seq.0,
+        contents.largest_seq.0,
+    ];
+    for word in words {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+    let Some(bounds) = &contents.bounds else { return out.push(0) };
+    let (kind, largest): (u8, &[u8]) = match &bounds.largest {
+        Bound::Included(key) => (1, key),
+        Bound::Excluded(key) => (2, key),
+        Bound::Unbounded => (3, b""),
+    };
+    out.push(kind);
+    put_bytes(out, &bounds.smallest);
+    put_bytes(out, largest);
+}
+
+fn decode_table(d: &mut Decoder<'_>) -> Option<SstableSummary> {
+    let (file_id, identity, file_bytes) = (FileId(d.u64()?), d.u64()?, d.u64()?);
+    let mut contents = Contents {
+        entries: d.u64()?,
+        deletes: d.u64()?,
+        range_tombstones: d.u64()?,
+        smallest_seq: SeqNo(d.u64()?),
+        largest_seq: SeqNo(d.u64()?),
+        bounds: None,
+    };
+    let kind = d.u8()?;
+    if kind != 0 {
+        let (smallest, largest) = (d.bytes()?.to_vec(), d.bytes()?.to_vec());
+        let largest = match kind {
+            1 => Bound::Included(largest),
+            2 => Bound::Excluded(largest),
+            3 if largest.is_empty() => Bound::Unbounded,
+            _ => return None,
+        };
+        contents.bounds = Some(KeyBounds { smallest, largest });
+    }
+    Some(SstableSummary { file_id, identity, file_bytes, contents })
+}
+
+/// What all edits add up to.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct State {
+    pub(crate) keyspaces: BTreeMap<KeyspaceId, KeyspaceState>,
+    /// Ids from here on were never used.
+    pub(crate) next_keyspace: KeyspaceId,
+    pub(crate) next_file: FileId,
+    pub(crate) flushed: SeqNo,
+    pub(crate) log: Vec<LogPiece>,
+    pub(crate) clean: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyspaceState {
+    pub(crate) meta: KeyspaceMeta,
+    pub(crate) tables: BTreeMap<FileId, SstableSummary>,
+}
+
+impl State {
+    /// Applies one change; says what is wrong with one that cannot follow from this state.
+    pub(crate) fn apply(&mut self, change: &Change) -> Result<(), String> {
+        match change {
+            Change::AddKeyspace(meta) => {
+                if self.keyspaces.values().any(|k| k.meta.name == meta.name) {
+                    return Err(format!("keyspace {:?} added twice", meta.name));
+                }
+                let state = KeyspaceState { meta: meta.clone(), tables: BTreeMap::new() };
+                if self.keyspaces.insert(meta.id, state).is_some() {
+                    return Err(format!("keyspace {} added twice", meta.id));
+                }
+                let next = meta.id.0.checked_add(1).ok_or("keyspace id too large")?;
+                self.next_keyspace = self.next_keyspace.max(KeyspaceId(next));
+            }
+            Change::DropKeyspace(id) => {
+                self.keyspaces.remove(id).ok_or_else(|| format!("unknown keyspace {id} dropped"))?;
+            }
+            Change::AddTable(keyspace, meta) => {
+                let tables = &mut self.keyspace(*keyspace)?.tables;
+                if tables.insert(meta.file_id, meta.clone()).is_some() {
+                    return Err(format!("table {} added twice", meta.file_id));
+                }
+            }
+            Change::DropTable(keyspace, file) => {
+                let tables = &mut self.keyspace(*keyspace)?.tables;
+                tables.remove(file).ok_or_else(|| format!("unknown table {file} dropped"))?;
+            }
+            Change::Log(pieces) => self.log.clone_from(pieces),
+            Change::Flushed(seq) if *seq < self.flushed => {
+                return Err(format!("flushed SeqNo falls from {} to {seq}", self.flushed));
+            }
+            Change::Flushed(seq) => self.flushed = *seq,
+            Change::NextFile(file) => self.next_file = self.next_file.max(*file),
+            Change::NextKeyspace(id) => self.next_keyspace = self.next_keyspace.max(*id),
+            Change::Clean(clean) => self.clean = *clean,
+        }
+        Ok(())
+    }
+
+    fn keyspace(&mut self, id: KeyspaceId) -> Result<&mut KeyspaceState, String> {
+        self.keyspaces.get_mut(&id).ok_or_else(|| format!("unknown keyspace {id}"))
+    }
+
+    /// The changes that make this state out of nothing.
+    pub(crate) fn snapshot(&self) -> Vec<Change> {
+        let mut changes = vec![];
+        for (id, keyspace) in &self.keyspaces {
+            changes.push(Change::AddKeyspace(keyspace.meta.clone()));
+            changes.extend(keyspace.tables.values().map(|t| Change::AddTable(*id, t.clone())));
+        }
+        changes.extend([
+            Change::Log(self.log.clone()),
+            Change::Flushed(self.flushed),
+            Change::NextFile(self.next_file),
+            Change::NextKeyspace(self.next_keyspace),
+            Change::Clean(self.clean),
+        ]);
+        changes
+    }
+}
+
+const EDIT_MAGIC: u32 = 0x6542_444c; // "LDBe"
+pub(crate) const EDIT_HEADER_BYTES: usize = 20;
+
+/// Encodes one edit, padded to whole blocks: a block that holds a durable edit is never
+/// written again.
+pub(crate) fn encode_edit(number: EditNo, changes: &[Change], identity: u64) -> Vec<u8> {
+    let mut out = vec![0; EDIT_HEADER_BYTES];
+    for change in changes {
+        change.encode(&mut out);
+    }
+    let len = (out.len() - EDIT_HEADER_BYTES) as u32;
+    out[..4].copy_from_slice(&EDIT_MAGIC.to_le_bytes());
+    out[8..16].copy_from_slice(&number.0.to_le_bytes());
+    out[16..20].copy_from_slice(&len.to_le_bytes());
+    let crc = edit_checksum(identity, &out[8..]);
+    out[4..8].copy_from_slice(&crc.to_le_bytes());
+    out.resize(out.len().next_multiple_of(BLOCK_BYTES as usize), 0);
+    out
+}
+
+fn edit_checksum(identity: u64, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial((identity ^ (identity >> 32)) as u32);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+/// An edit that was found whole. Its changes may still be ones that this version cannot read.
+pub(crate) struct FoundEdit<'a> {
+    pub(crate) number: EditNo,
+    /// With padding.
+    pub(crate) bytes: usize,
+    body: &'a [u8],
+}
+
+impl<'a> FoundEdit<'a> {
+    /// The edit at the beginning of `bytes`, if it is one of a manifest with this identity.
+    pub(crate) fn decode(bytes: &'a [u8], identity: u64) -> Option<FoundEdit<'a>> {
+        let mut d = Decoder::new(bytes);
+        let (magic, crc, number, len) = (d.u32()?, d.u32()?, EditNo(d.u64()?), d.u32()?);
+        let body = d.take(len as usize)?;
+        let whole = magic == EDIT_MAGIC && crc == edit_checksum(identity, &bytes[8..d.at()]);
+        let bytes = d.at().next_multiple_of(BLOCK_BYTES as usize);
+        whole.then_some(FoundEdit { number, bytes, body })
+    }
+
+    /// `None`: the checksum is right but a change is not one this version knows.
+    pub(crate) fn changes(&self) -> Option<Vec<Change>> {
+        let mut d = Decoder::new(self.body);
+        let mut changes = vec![];
+        while !d.is_empty() {
+            changes.extend(Change::decode(&mut d)?);
+        }
+        Some(changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes() -> Vec<Change> {
+        let meta = |id, name: &str| KeyspaceMeta {
+            id: KeyspaceId(id),
+            name: name.into(),
+            compression: Some(Compression::Lz4),
+            created_micros: 5,
+        };
+        let table = |file, largest| SstableSummary {
+            file_id: FileId(file),
+            identity: 77,
+            file_bytes: 4096,
+            contents: Contents {
+                entries: 3,
+                deletes: 1,
+                range_tombstones: 2,
+                bounds: Some(KeyBounds { smallest: b"a".to_vec(), largest }),
+                smallest_seq: SeqNo(1),
+                largest_seq: SeqNo(9),
+            },
+        };
+        let piece = LogPiece { salt: 1, start: Lsn(4096), end: None, epoch: 2 };
+        vec![
+            Change::AddKeyspace(meta(0, "default")),
+            Change::AddKeyspace(meta(5, "other")),
+            Change::AddTable(KeyspaceId(5), table(1, Bound::Unbounded)),
+            Change::AddTable(KeyspaceId(5), table(2, Bound::Included(b"z".to_vec()))),
+            Change::AddTable(KeyspaceId(0), table(3, Bound::Excluded(b"z".to_vec()))),
+            Change::DropTable(KeyspaceId(5), FileId(1)),
+            Change::Log(vec![LogPiece { end: Some(Lsn(8)), ..piece }, piece]),
+            Change::Flushed(SeqNo(9)),
+            Change::NextFile(FileId(10)),
+            Change::DropKeyspace(KeyspaceId(5)),
+            Change::Clean(true),
+        ]
+    }
+
+    fn state_of(changes: &[Change]) -> State {
+        let mut state = State::default();
+        changes.iter().for_each(|c| state.apply(c).unwrap());
+        state
+    }
+
+    #[test]
+    fn edits_round_trip_and_every_flipped_bit_is_noticed() {
+        let bytes = encode_edit(EditNo(4), &changes(), 11);
+        assert_eq!(bytes.len() % 4096, 0);
+        let found = FoundEdit::decode(&bytes, 11).unwrap();
+        assert_eq!((found.number, found.bytes), (EditNo(4), bytes.len()));
+        assert_eq!(found.changes().unwrap(), changes());
+        assert!(FoundEdit::decode(&bytes, 12).is_none());
+        let used = EDIT_HEADER_BYTES + found.body.len();
+        for bit in 0..used * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(FoundEdit::decode(&bad, 11).is_none(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_makes_the_same_state_and_never_reuses_ids() {
+        let state = state_of(&changes());
+        assert_eq!(state.next_keyspace, KeyspaceId(6));
+        assert_eq!(state_of(&state.snapshot()), state);
+    }
+
+    #[test]
+    fn changes_that_cannot_follow_are_refused() {
+        let mut state = state_of(&changes());
+        for bad in [
+            Change::DropKeyspace(KeyspaceId(5)),
+            Change::DropTable(KeyspaceId(0), FileId(9)),
+            Change::Flushed(SeqNo(8)),
+            changes()[0].clone(),
+        ] {
+            assert!(state.apply(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn optional_changes_are_skipped_and_required_ones_refused() {
+        for (tag, expected) in [(200, Some(vec![])), (50, None)] {
+            let mut body = vec![tag];
+            put_bytes(&mut body, b"future");
+            let found = FoundEdit { number: EditNo(1), bytes: 0, body: &body };
+            assert_eq!(found.changes(), expected);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The operations of a commit: the payload of its log record. Format: `docs/formats/wal.md`.
+
+use super::bytes::{Decoder, put_bytes, put_varint};
+use crate::types::{KeyspaceId, Kind};
+
+/// The end of a range delete is absent: it has no upper end.
+const FLAG_NO_END: u8 = 4;
+// Reserved: 1 has expiry, 2 has user timestamp.
+
+/// One operation, borrowed from the payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op<'a> {
+    Put { keyspace: KeyspaceId, key: &'a [u8], value: &'a [u8] },
+    Delete { keyspace: KeyspaceId, key: &'a [u8] },
+    RangeDelete { keyspace: KeyspaceId, start: &'a [u8], end: Option<&'a [u8]> },
+}
+
+impl<'a> Op<'a> {
+    /// Appends the operation. The caller has checked that lengths fit 32 bits.
+    #[inline]
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let (kind, flags, keyspace, key) = match *self {
+            Op::Put { keyspace, key, .. } => (Kind::Put, 0, keyspace, key),
+            Op::Delete { keyspace, key } => (Kind::Delete, 0, keyspace, key),
+            Op::RangeDelete { keyspace, start, end: Some(_) } => {
+                (Kind::RangeDelete, 0, keyspace, start)
+            }
+            Op::RangeDelete { keyspace, start, end: None } => {
+                (Kind::RangeDelete, FLAG_NO_END, keyspace, start)
+            }
+        };
+        out.extend_from_slice(&[kind as u8, flags]);
+        put_varint(out, keyspace.0);
+        put_bytes(out, key);
+        match *self {
+            Op::Put { value: tail, .. } | Op::RangeDelete { end: Some(tail), .. } => {
+                put_bytes(out, tail);
+            }
+            Op::Delete { .. } | Op::RangeDelete { end: None, .. } => {}
+        }
+    }
+
+    #[inline]
+    fn decode(d: &mut Decoder<'a>) -> Option<Op<'a>> {
+        let (kind, flags) = (Kind::from_byte(d.u8()?)?, d.u8()?);
+        let (keyspace, key) = (KeyspaceId(d.varint()?), d.bytes()?);
+        match (kind, flags) {
+            (Kind::Put, 0) => Some(Op::Put { keyspace, key, value: d.bytes()? }),
+            (Kind::Delete, 0) => Some(Op::Delete { keyspace, key }),
+            (Kind::RangeDelete, 0) => {
+                Some(Op::RangeDelete { keyspace, start: key, end: Some(d.bytes()?) })
+            }
+            (Kind::RangeDelete, FLAG_NO_END) => {
+                Some(Op::RangeDelete { keyspace, start: key, end: None })
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn keyspace(&self) -> KeyspaceId {
+        match *self {
+            Op::Put { keyspace, .. }
+            | Op::Delete { keyspace, .. }
+            | Op::RangeDelete { keyspace, .. } => keyspace,
+        }
+    }
+}
+
+/// The operations of a payload in order. An item is `None`, and the last, where the bytes are
+/// no operation.
+#[derive(Clone)]
+pub(crate) struct Ops<'a> {
+    decoder: Decoder<'a>,
+    broken: bool,
+}
+
+impl<'a> Ops<'a> {
+    pub(crate) fn new(payload: &'a [u8]) -> Ops<'a> {
+        Ops { decoder: Decoder::new(payload), broken: false }
+    }
+}
+
+impl<'a> Iterator for Ops<'a> {
+    type Item = Option<Op<'a>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Option<Op<'a>>> {
+        if self.broken || self.decoder.is_empty() {
+            return None;
+        }
+        let op = Op::decode(&mut self.decoder);
+        self.broken = op.is_none();
+        Some(op)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_round_trip_and_truncated_ones_are_noticed() {
+        let (a, b) = (KeyspaceId(0), KeyspaceId(300));
+        let ops = [
+            Op::Put { keyspace: a, key: b"", value: b"" },
+            Op::Put { keyspace: b, key: b"key", value: &[7; 300] },
+            Op::Delete { keyspace: b, key: b"key" },
+            Op::RangeDelete { keyspace: a, start: b"a", end: Some(b"b") },
+            Op::RangeDelete { keyspace: a, start: b"", end: None },
+        ];
+        let mut payload = vec![];
+        let mut ends = vec![0];
+        for op in &ops {
+            op.encode(&mut payload);
+            ends.push(payload.len());
+        }
+        let decoded: Vec<_> = Ops::new(&payload).collect();
+        assert_eq!(decoded, ops.map(Some));
+        for cut in 0..payload.len() {
+            let broken = Ops::new(&payload[..cut]).any(|op| op.is_none());
+            assert_eq!(broken, !ends.contains(&cut), "cut at {cut}");
+        }
+        assert_eq!(Ops::new(&[9, 0, 0, 0]).collect::<Vec<_>>(), [None]);
+        assert_eq!(Ops::new(&[1, 1, 0, 0, 0]).collect::<Vec<_>>(), [None]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Several operations as one commit.
+
+use super::{Keyspace, KeyRange, range::owned};
+use crate::{
+    config::MAX_VALUE_BYTES,
+    db::{commit::Encoded, scan},
+    error::{Error, Result},
+    format::{ops::Op, record::RECORD_HEADER_BYTES},
+    types::KeyspaceId,
+};
+
+/// Operations that are committed together: all of them or none, in this order, across keyspaces.
+///
+/// A batch belongs to no database until it is written. What is wrong with one of its operations, such as
+/// a value that is too large, is reported when it is written.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// use lightning_db::{Database, LightningDbConfig, WriteBatch};
+/// let db = Database::create(&path, LightningDbConfig::default())?;
+/// let log = db.keyspace("log")?;
+/// let mut batch = WriteBatch::new();
+/// batch.put("balance", "90").put_in(&log, "1", "paid 10").delete("reserved");
+/// db.write(batch)?;
+/// assert_eq!(log.get("1")?.as_deref(), Some(&b"paid 10"[..]));
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct WriteBatch {
+    /// Room for the header of the log record, then the operations.
+    record: Vec<u8>,
+    operations: u32,
+    /// What is wrong with the first operation that cannot be encoded.
+    error: Option<Error>,
+}
+
+impl Default for WriteBatch {
+    fn default() -> Self {
+        WriteBatch::new()
+    }
+}
+
+impl WriteBatch {
+    /// A batch without operations.
+    pub fn new() -> WriteBatch {
+        WriteBatch::with_capacity(0)
+    }
+
+    /// A batch with room for operations of `bytes` bytes.
+    pub fn with_capacity(bytes: usize) -> WriteBatch {
+        let mut record = Vec::with_capacity(RECORD_HEADER_BYTES + bytes + 8);
+        record.resize(RECORD_HEADER_BYTES, 0);
+        WriteBatch { record, operations: 0, error: None }
+    }
+
+    /// How many operations it holds.
+    pub fn len(&self) -> usize {
+        self.operations as usize
+    }
+
+    /// Whether it holds no operation.
+    pub fn is_empty(&self) -> bool {
+        self.operations == 0
+    }
+
+    /// Sets a key of the default keyspace to a value.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.put_id(KeyspaceId::DEFAULT, key.as_ref(), value.as_ref())
+    }
+
+    /// Removes a key of the default keyspace, if it is there.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
+        self.delete_id(KeyspaceId::DEFAULT, key.as_ref())
+    }
+
+    /// Removes all keys of a range of the default keyspace.
+    pub fn delete_range(&mut self, range: impl KeyRange) -> &mut Self {
+        self.delete_range_id(KeyspaceId::DEFAULT, &range)
+    }
+
+    /// Sets a key of `keyspace` to a value.
+    pub fn put_in(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> &mut Self {
+        self.put_id(keyspace.id, key.as_ref(), value.as_ref())
+    }
+
+    /// Removes a key of `keyspace`, if it is there.
+    pub fn delete_in(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut Self {
+        self.delete_id(keyspace.id, key.as_ref())
+    }
+
+    /// Removes all keys of a range of `keyspace`.
+    pub fn delete_range_in(&mut self, keyspace: &Keyspace, range: impl KeyRange) -> &mut Self {
+        self.delete_range_id(keyspace.id, &range)
+    }
+
+    #[inline]
+    pub(crate) fn put_id(&mut self, keyspace: KeyspaceId, key: &[u8], value: &[u8]) -> &mut Self {
+        if value.len() as u64 > MAX_VALUE_BYTES {
+            let len = value.len() as u64;
+            return self.refuse(Error::ValueTooLarge { len, max: MAX_VALUE_BYTES });
+        }
+        self.push(Op::Put { keyspace, key, value }, key)
+    }
+
+    pub(crate) fn delete_id(&mut self, keyspace: KeyspaceId, key: &[u8]) -> &mut Self {
+        self.push(Op::Delete { keyspace, key }, key)
+    }
+
+    pub(crate) fn delete_range_id(
+        &mut self,
+        keyspace: KeyspaceId,
+        range: &impl KeyRange,
+    ) -> &mut Self {
+        let bounds = owned(range);
+        if scan::is_inverted(&bounds) {
+            return self.refuse(Error::InvertedRange);
+        }
+        let (start, end) = scan::half_open(bounds);
+        let longest = end.as_deref().unwrap_or_default().len().max(start.len());
+        // A bound made exclusive or inclusive is a byte longer than the key it was made from.
+        if longest > usize::from(u16::MAX) {
+            return self.refuse(Error::KeyTooLarge);
+        }
+        self.push(Op::RangeDelete { keyspace, start: &start, end: end.as_deref() }, &start)
+    }
+
+    #[inline]
+    fn push(&mut self, op: Op<'_>, key: &[u8]) -> &mut Self {
+        if key.len() > usize::from(u16::MAX) {
+            return self.refuse(Error::KeyTooLarge);
+        }
+        match self.operations.checked_add(1) {
+            Some(operations) => self.operations = operations,
+            None => return self.refuse(Error::CommitTooLarge { len: u64::MAX, max: u32::MAX.into() }),
+        }
+        op.encode(&mut self.record);
+        self
+    }
+
+    #[cold]
+    fn refuse(&mut self, error: Error) -> &mut Self {
+        self.error.get_or_insert(error);
+        self
+    }
+
+    /// The operations, ready to be committed.
+    pub(crate) fn encoded(&mut self) -> Result<Encoded<'_>> {
+        match &self.error {
+            Some(error) => Err(error.clone()),
+            None => Ok(Encoded { record: &mut self.record, operations: self.operations }),
+        }
+    }
+}

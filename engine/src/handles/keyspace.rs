@@ -1,0 +1,256 @@
+//! A set of keys of its own within a database.
+
+use super::{Handle, KeyRange, Scan, Snapshot, ValueRef, WriteBatch};
+use crate::{
+    config::{Compression, Durability},
+    db::read,
+    error::Result,
+    types::KeyspaceId,
+};
+use std::{fmt, sync::Arc};
+
+/// What a keyspace is created with. They stay as they are for its life.
+///
+/// ```
+/// use lightning_db::{Compression, KeyspaceOptions};
+/// let options = KeyspaceOptions { compression: Some(Compression::Lz4), ..Default::default() };
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceOptions {
+    /// Compression of its sstables; `None`: as the database's configuration says.
+    pub compression: Option<Compression>,
+}
+
+/// A set of keys of its own: keys of different keyspaces never meet. A commit may span keyspaces
+/// ([`WriteBatch`]), and so may a snapshot ([`Snapshot::of`]).
+///
+/// Cheap to clone, usable from many threads. It keeps the database open while it lives.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// # use lightning_db::{Database, LightningDbConfig};
+/// # let db = Database::create(&path, LightningDbConfig::default())?;
+/// let users = db.keyspace("users")?;
+/// users.put("ada", "1815")?;
+/// assert_eq!(users.get("ada")?.as_deref(), Some(&b"1815"[..]));
+/// assert!(db.get("ada")?.is_none());
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Keyspace {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: Arc<str>,
+}
+
+impl fmt::Debug for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyspace").field("id", &self.id).field("name", &self.name).finish()
+    }
+}
+
+impl Keyspace {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sets a key to a value.
+    ///
+    /// # Errors
+    /// [`KeyTooLarge`](crate::Error::KeyTooLarge), [`ValueTooLarge`](crate::Error::ValueTooLarge),
+    /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) if it was dropped,
+    /// [`NoSpace`](crate::Error::NoSpace), [`Poisoned`](crate::Error::Poisoned),
+    /// [`Closed`](crate::Error::Closed).
+    #[inline]
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_with(key, value, Durability::Default)
+    }
+
+    /// [`put`](Keyspace::put), durable as `durability` says.
+    ///
+    /// # Errors
+    /// As [`put`](Keyspace::put).
+    #[inline]
+    pub fn put_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        durability: Durability,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        let mut batch = WriteBatch::with_capacity(key.len() + value.len() + 24);
+        batch.put_id(self.id, key, value);
+        self.write(batch, durability)
+    }
+
+    /// Removes a key, if it is there.
+    ///
+    /// # Errors
+    /// As [`put`](Keyspace::put).
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        batch.delete_id(self.id, key.as_ref());
+        self.write(batch, Durability::Default)
+    }
+
+    /// Removes all keys of a range, at the cost of one write.
+    ///
+    /// # Errors
+    /// As [`put`](Keyspace::put); [`InvertedRange`](crate::Error::InvertedRange).
+    pub fn delete_range(&self, range: impl KeyRange) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        batch.delete_range_id(self.id, &range);
+        self.write(batch, Durability::Default)
+    }
+
+    /// Sets several keys in one commit: all of them or none.
+    ///
+    /// # Errors
+    /// As [`put`](Keyspace::put); [`CommitTooLarge`](crate::Error::CommitTooLarge).
+    pub fn put_batch<K: AsRef<[u8]>, V: AsRef<[u8]>>(&self, entries: &[(K, V)]) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        for (key, value) in entries {
+            batch.put_id(self.id, key.as_ref(), value.as_ref());
+        }
+        self.write(batch, Durability::Default)
+    }
+
+    /// Removes several keys in one commit: all of them or none.
+    ///
+    /// # Errors
+    /// As [`put_batch`](Keyspace::put_batch).
+    pub fn delete_batch<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        for key in keys {
+            batch.delete_id(self.id, key.as_ref());
+        }
+        self.write(batch, Durability::Default)
+    }
+
+    #[inline]
+    fn write(&self, mut batch: WriteBatch, durability: Durability) -> Result<()> {
+        self.handle.db.commit(batch.encoded()?, durability).map(|_| ())
+    }
+
+    /// The value of a key, copied out.
+    ///
+    /// # Errors
+    /// What reading from disk found wrong; [`Closed`](crate::Error::Closed).
+    #[inline]
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        self.handle.db.get_with(self.id, key.as_ref(), <[u8]>::to_vec)
+    }
+
+    /// The value of a key, where it lies.
+    ///
+    /// # Errors
+    /// As [`get`](Keyspace::get).
+    pub fn get_ref(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueRef>> {
+        let db = &self.handle.db;
+        db.check_open()?;
+        let (version, visible) = db.view();
+        ValueRef::new(version, |v| read::find(v, visible, self.id, key.as_ref()))
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// As [`get`](Keyspace::get).
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.handle.db.get_with(self.id, key.as_ref(), |_| ())?.is_some())
+    }
+
+    /// The current state, as a view that stays.
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Error::Closed).
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::new(&self.handle, self.id)
+    }
+
+    /// The values of several keys at one moment, in the order of `keys`.
+    ///
+    /// # Errors
+    /// As [`get`](Keyspace::get).
+    pub fn get_batch<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.snapshot()?.get_batch(keys)
+    }
+
+    /// Hands the value of each key at one moment to `with`, with the key's place in `keys`.
+    ///
+    /// # Errors
+    /// As [`get`](Keyspace::get); `with` was called for the keys before.
+    pub fn get_batch_with<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        with: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        self.snapshot()?.get_batch_with(keys, with)
+    }
+
+    /// The entries of a range in key order.
+    ///
+    /// # Errors
+    /// [`InvertedRange`](crate::Error::InvertedRange), [`Closed`](crate::Error::Closed).
+    pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
+        self.snapshot()?.range(range)
+    }
+
+    /// All entries in key order.
+    ///
+    /// # Errors
+    /// [`Closed`](crate::Error::Closed).
+    pub fn iter(&self) -> Result<Scan> {
+        self.snapshot()?.iter()
+    }
+
+    /// The entries of `start <= key < end` in key order; `None` leaves an end open.
+    ///
+    /// # Errors
+    /// As [`range`](Keyspace::range).
+    pub fn scan(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
+        self.snapshot()?.scan(start, end)
+    }
+
+    /// The entries of `start <= key < end`, highest key first.
+    ///
+    /// # Errors
+    /// As [`range`](Keyspace::range).
+    pub fn scan_reverse(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
+        self.snapshot()?.scan_reverse(start, end)
+    }
+
+    /// The entries whose keys begin with `prefix`, in key order.
+    ///
+    /// # Errors
+    /// As [`iter`](Keyspace::iter).
+    pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Scan> {
+        self.snapshot()?.scan_prefix(prefix)
+    }
+
+    /// Hands every entry of a range to `with`, in key order, without copying.
+    ///
+    /// # Errors
+    /// As [`range`](Keyspace::range), and what reading from disk found wrong.
+    pub fn for_each(&self, range: impl KeyRange, with: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        self.snapshot()?.for_each(range, with)
+    }
+
+    /// The entry with the lowest key.
+    ///
+    /// # Errors
+    /// As [`get`](Keyspace::get).
+    pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.snapshot()?.first()
+    }
+
+    /// The entry with the highest key.
+    ///
+    /// # Errors
+    /// As [`get`](Keyspace::get).
+    pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.snapshot()?.last()
+    }
+}

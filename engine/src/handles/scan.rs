@@ -1,0 +1,111 @@
+//! Iterating over a range.
+
+use super::Handle;
+use crate::{
+    db::scan::{Bounds, Walk, is_inverted},
+    error::{Error, Result},
+    types::{KeyspaceId, SeqNo},
+    version::Version,
+};
+use std::{fmt, sync::Arc};
+
+/// Walks the entries of a range in key order, or from the back with [`rev`](Iterator::rev) and
+/// [`next_back`](DoubleEndedIterator::next_back). It shows one moment: what is written after it was made,
+/// it does not show. It owns what it needs, and keeps that in memory and on disk while it lives.
+///
+/// After an error it returns that error for ever.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// # use lightning_db::{Database, LightningDbConfig};
+/// # let db = Database::create(&path, LightningDbConfig::default())?;
+/// db.put_batch(&[("a", "1"), ("b", "2"), ("c", "3")])?;
+/// let mut scan = db.iter()?;
+/// assert_eq!(scan.next().unwrap()?, (b"a".to_vec(), b"1".to_vec()));
+/// assert_eq!(scan.next_back().unwrap()?, (b"c".to_vec(), b"3".to_vec()));
+/// // Without copying:
+/// let (key, value) = scan.next_ref()?.unwrap();
+/// assert_eq!((key, value), (&b"b"[..], &b"2"[..]));
+/// assert!(scan.next_ref()?.is_none());
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+pub struct Scan {
+    handle: Arc<Handle>,
+    walk: Walk,
+    /// Forward is towards lower keys.
+    reversed: bool,
+    failed: Option<Error>,
+}
+
+impl fmt::Debug for Scan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scan").field("reversed", &self.reversed).finish_non_exhaustive()
+    }
+}
+
+impl Scan {
+    pub(super) fn new(
+        handle: &Arc<Handle>,
+        (version, visible): (Arc<Version>, SeqNo),
+        keyspace: KeyspaceId,
+        bounds: Bounds,
+        reversed: bool,
+    ) -> Result<Scan> {
+        if is_inverted(&bounds) {
+            return Err(Error::InvertedRange);
+        }
+        let walk = Walk::new(version, visible, keyspace, bounds);
+        Ok(Scan { handle: Arc::clone(handle), walk, reversed, failed: None })
+    }
+
+    /// The next entry, borrowed until the next call: nothing is copied out.
+    ///
+    /// # Errors
+    /// What reading from disk found wrong; [`Error::Closed`] once the database is closed.
+    pub fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        self.step(false)
+    }
+
+    /// The next entry from the other end, borrowed until the next call.
+    ///
+    /// # Errors
+    /// As [`Scan::next_ref`].
+    pub fn next_back_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        self.step(true)
+    }
+
+    fn step(&mut self, back: bool) -> Result<Option<(&[u8], &[u8])>> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let found = match back != self.reversed {
+            false => self.walk.next(&self.handle.db),
+            true => self.walk.next_back(&self.handle.db),
+        };
+        if let Err(error) = &found {
+            self.failed = Some(error.clone());
+        }
+        found
+    }
+}
+
+type Entry = (Vec<u8>, Vec<u8>);
+
+fn owned(found: Result<Option<(&[u8], &[u8])>>) -> Option<Result<Entry>> {
+    found.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).transpose()
+}
+
+impl Iterator for Scan {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        owned(self.next_ref())
+    }
+}
+
+impl DoubleEndedIterator for Scan {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        owned(self.next_back_ref())
+    }
+}

@@ -1,0 +1,205 @@
+//! A view of one moment.
+
+use super::{Handle, KeyRange, Keyspace, Scan, ValueRef, range::owned};
+use crate::{
+    db::{read, scan},
+    error::Result,
+    types::{KeyspaceId, SeqNo},
+    version::Version,
+};
+use std::{fmt, ops::Bound, sync::Arc};
+
+/// A view of the database at one moment: it always reads the same data, whatever is written after.
+///
+/// It keeps that data in memory and on disk while it lives; a snapshot held for long costs space. One made
+/// by [`Database::snapshot`](crate::Database::snapshot) reads the default keyspace; [`Snapshot::of`] reads
+/// another at the same moment.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// # use lightning_db::{Database, LightningDbConfig};
+/// # let db = Database::create(&path, LightningDbConfig::default())?;
+/// db.put("key", "old")?;
+/// let snapshot = db.snapshot()?;
+/// db.put("key", "new")?;
+/// assert_eq!(snapshot.get("key")?.as_deref(), Some(&b"old"[..]));
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Snapshot {
+    handle: Arc<Handle>,
+    version: Arc<Version>,
+    visible: SeqNo,
+    keyspace: KeyspaceId,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("seq", &self.visible)
+            .field("keyspace", &self.keyspace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn new(handle: &Arc<Handle>, keyspace: KeyspaceId) -> Result<Snapshot> {
+        handle.db.check_open()?;
+        let (version, visible) = handle.db.view();
+        Ok(Snapshot { handle: Arc::clone(handle), version, visible, keyspace })
+    }
+
+    /// The same moment in another keyspace.
+    pub fn of(&self, keyspace: &Keyspace) -> Snapshot {
+        Snapshot { keyspace: keyspace.id, ..self.clone() }
+    }
+
+    /// The SeqNo of the newest operation that it shows.
+    pub fn seq(&self) -> SeqNo {
+        self.visible
+    }
+
+    fn find(&self, key: &[u8]) -> Result<Option<read::Value<'_>>> {
+        self.handle.db.check_open()?;
+        read::find(&self.version, self.visible, self.keyspace, key)
+    }
+
+    /// The value of a key, copied out.
+    ///
+    /// # Errors
+    /// What reading from disk found wrong; [`Error::Closed`](crate::Error::Closed).
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        Ok(self.find(key.as_ref())?.map(|value| value.bytes().to_vec()))
+    }
+
+    /// The value of a key, where it lies.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_ref(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueRef>> {
+        self.handle.db.check_open()?;
+        ValueRef::new(Arc::clone(&self.version), |version| {
+            read::find(version, self.visible, self.keyspace, key.as_ref())
+        })
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.find(key.as_ref())?.is_some())
+    }
+
+    /// Hands the value of each key to `with`, with the key's place in `keys`.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`]; `with` was called for the keys before.
+    pub fn get_batch_with<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        mut with: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        for (i, key) in keys.iter().enumerate() {
+            let found = self.find(key.as_ref())?;
+            with(i, found.as_ref().map(read::Value::bytes));
+        }
+        Ok(())
+    }
+
+    /// The values of several keys, in the order of `keys`.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_batch<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut values = Vec::with_capacity(keys.len());
+        self.get_batch_with(keys, |_, value| values.push(value.map(<[u8]>::to_vec)))?;
+        Ok(values)
+    }
+
+    fn walk(&self, bounds: scan::Bounds, reversed: bool) -> Result<Scan> {
+        self.handle.db.check_open()?;
+        read::check_keyspace(&self.version, self.keyspace)?;
+        let view = (Arc::clone(&self.version), self.visible);
+        Scan::new(&self.handle, view, self.keyspace, bounds, reversed)
+    }
+
+    /// The entries of a range in key order.
+    ///
+    /// # Errors
+    /// [`Error::InvertedRange`](crate::Error::InvertedRange), [`Error::Closed`](crate::Error::Closed).
+    pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
+        self.walk(owned(&range), false)
+    }
+
+    /// All entries in key order.
+    ///
+    /// # Errors
+    /// [`Error::Closed`](crate::Error::Closed).
+    pub fn iter(&self) -> Result<Scan> {
+        self.range(..)
+    }
+
+    /// The entries of `start <= key < end` in key order; `None` leaves an end open.
+    ///
+    /// # Errors
+    /// As [`Snapshot::range`].
+    pub fn scan(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
+        self.walk(half_open(start, end), false)
+    }
+
+    /// The entries of `start <= key < end`, highest key first.
+    ///
+    /// # Errors
+    /// As [`Snapshot::range`].
+    pub fn scan_reverse(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
+        self.walk(half_open(start, end), true)
+    }
+
+    /// The entries whose keys begin with `prefix`, in key order.
+    ///
+    /// # Errors
+    /// As [`Snapshot::iter`].
+    pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Scan> {
+        self.walk(scan::prefix_bounds(prefix.as_ref()), false)
+    }
+
+    /// Hands every entry of a range to `with`, in key order, without copying.
+    ///
+    /// # Errors
+    /// As [`Snapshot::range`] and [`Scan::next_ref`].
+    pub fn for_each(
+        &self,
+        range: impl KeyRange,
+        mut with: impl FnMut(&[u8], &[u8]),
+    ) -> Result<()> {
+        let mut scan = self.range(range)?;
+        while let Some((key, value)) = scan.next_ref()? {
+            with(key, value);
+        }
+        Ok(())
+    }
+
+    /// The entry with the lowest key.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.iter()?.next().transpose()
+    }
+
+    /// The entry with the highest key.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.iter()?.next_back().transpose()
+    }
+}
+
+fn half_open(start: Option<&[u8]>, end: Option<&[u8]>) -> scan::Bounds {
+    let start = start.map_or(Bound::Unbounded, |key| Bound::Included(key.to_vec()));
+    let end = end.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
+    (start, end)
+}

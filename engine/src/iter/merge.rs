@@ -1,0 +1,248 @@
+//! Many sorted places seen as one: for each key its newest visible value.
+
+use super::{Cursor, Entry, tombstones::RangeTombstones};
+use crate::{
+    error::Result,
+    types::{Kind, SeqNo},
+};
+use std::{cmp::Ordering, ops::Bound, sync::Arc};
+
+/// The place a merge reads from: a cursor, and the range tombstones that the place carries.
+pub(crate) struct Source {
+    pub(crate) cursor: Box<dyn Cursor + Send>,
+    pub(crate) tombstones: Arc<RangeTombstones>,
+}
+
+/// Walks the newest versions, not above `visible`, of the keys within `bounds`, in one direction.
+/// Sources stand newest first; of two entries of one key the one with the higher SeqNo is newer.
+pub(crate) struct Merge {
+    sources: Vec<Source>,
+    visible: SeqNo,
+    direction: Direction,
+    bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    /// The entry that the merge stands on, copied from the source: its cursor has moved on.
+    key: Vec<u8>,
+    value: Vec<u8>,
+    seq: SeqNo,
+    kind: Kind,
+    started: bool,
+    /// Whether any source carries range tombstones.
+    tombstones: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    Forward,
+    Reverse,
+}
+
+/// What a [`Merge`] stands on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Merged<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+    pub(crate) seq: SeqNo,
+    pub(crate) kind: Kind,
+    /// A newer range delete covers the entry.
+    pub(crate) covered: bool,
+}
+
+impl Merge {
+    pub(crate) fn new(
+        sources: Vec<Source>,
+        visible: SeqNo,
+        direction: Direction,
+        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    ) -> Merge {
+        let tombstones = sources.iter().any(|s| !s.tombstones.is_empty());
+        Merge {
+            sources,
+            visible,
+            direction,
+            bounds,
+            key: vec![],
+            value: vec![],
+            seq: SeqNo(0),
+            kind: Kind::Put,
+            started: false,
+            tombstones,
+        }
+    }
+
+    /// Ends the walk earlier: a walk from the other end has come that far.
+    pub(crate) fn narrow(&mut self, bounds: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) {
+        match self.direction {
+            Direction::Forward => self.bounds.1.clone_from(&bounds.1),
+            Direction::Reverse => self.bounds.0.clone_from(&bounds.0),
+        }
+    }
+
+    /// The next key that has a value.
+    pub(crate) fn next_live(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        loop {
+            match self.advance()? {
+                None => return Ok(None),
+                Some(false) => {}
+                Some(true) => return Ok(Some((&self.key, &self.value))),
+            }
+        }
+    }
+
+    /// The next key's newest version, whatever it is: what a flush or a merge of runs writes.
+    pub(crate) fn next_any(&mut self) -> Result<Option<Merged<'_>>> {
+        Ok(self.advance()?.map(|_| Merged {
+            key: &self.key,
+            value: &self.value,
+            seq: self.seq,
+            kind: self.kind,
+            covered: self.covered(),
+        }))
+    }
+
+    /// To the next key; whether it has a value. `None` at the end.
+    fn advance(&mut self) -> Result<Option<bool>> {
+        if !self.started {
+            self.start()?;
+            self.started = true;
+        }
+        while let Some(at) = self.pick() {
+            let seen = match self.direction {
+                Direction::Forward => self.take_forward(at)?,
+                Direction::Reverse => self.take_reverse(at)?,
+            };
+            if !self.is_within_end() {
+                self.sources.clear();
+                return Ok(None);
+            }
+            if seen {
+                return Ok(Some(self.kind == Kind::Put && !self.covered()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn start(&mut self) -> Result<()> {
+        for source in &mut self.sources {
+            let cursor = &mut source.cursor;
+            match (self.direction, &self.bounds.0, &self.bounds.1) {
+                (Direction::Forward, Bound::Unbounded, _) => cursor.seek_first()?,
+                (Direction::Forward, Bound::Included(key), _) => cursor.seek(key)?,
+                (Direction::Forward, Bound::Excluded(key), _) => cursor.seek(&successor(key))?,
+                (Direction::Reverse, _, Bound::Unbounded) => cursor.seek_last()?,
+                (Direction::Reverse, _, Bound::Included(key)) => {
+                    cursor.seek_before(&successor(key))?;
+                }
+                (Direction::Reverse, _, Bound::Excluded(key)) => cursor.seek_before(key)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The source whose entry comes next; of equal keys the newest version comes first going
+    /// forward, last in reverse, as within a source.
+    fn pick(&self) -> Option<usize> {
+        let mut best: Option<(usize, Entry<'_>)> = None;
+        for (at, source) in self.sources.iter().enumerate() {
+            let Some(entry) = source.cursor.entry() else { continue };
+            let earlier = match &best {
+                None => true,
+                Some((_, best)) => {
+                    let order = entry.key.cmp(best.key).then(best.seq.cmp(&entry.seq));
+                    match self.direction {
+                        Direction::Forward => order == Ordering::Less,
+                        Direction::Reverse => order == Ordering::Greater,
+                    }
+                }
+            };
+            if earlier {
+                best = Some((at, entry));
+            }
+        }
+        best.map(|(at, _)| at)
+    }
+
+    /// Takes the first version not above `visible` of the key that source `at` stands on, and moves all
+    /// sources behind the key. False if every version is above.
+    fn take_forward(&mut self, at: usize) -> Result<bool> {
+        self.copy_key(at);
+        let mut seen = false;
+        let mut next = Some(at);
+        while let Some(at) = next {
+            if let (false, Some(entry)) = (seen, self.sources[at].cursor.entry())
+                && entry.seq <= self.visible
+            {
+                (self.seq, self.kind) = (entry.seq, entry.kind);
+                self.value.clear();
+                self.value.extend_from_slice(entry.value);
+                seen = true;
+            }
+            self.sources[at].cursor.next()?;
+            next = self.pick().filter(|at| self.stands_on_key(*at));
+        }
+        Ok(seen)
+    }
+
+    /// As [`Self::take_forward`], but the versions come oldest first: the last not above `visible` counts.
+    fn take_reverse(&mut self, at: usize) -> Result<bool> {
+        self.copy_key(at);
+        let mut seen = false;
+        let mut next = Some(at);
+        while let Some(at) = next {
+            if let Some(entry) = self.sources[at].cursor.entry()
+                && entry.seq <= self.visible
+            {
+                (self.seq, self.kind) = (entry.seq, entry.kind);
+                self.value.clear();
+                self.value.extend_from_slice(entry.value);
+                seen = true;
+            }
+            self.sources[at].cursor.prev()?;
+            next = self.pick().filter(|at| self.stands_on_key(*at));
+        }
+        Ok(seen)
+    }
+
+    fn copy_key(&mut self, at: usize) {
+        self.key.clear();
+        if let Some(entry) = self.sources[at].cursor.entry() {
+            self.key.extend_from_slice(entry.key);
+        }
+    }
+
+    fn stands_on_key(&self, at: usize) -> bool {
+        self.sources[at].cursor.entry().is_some_and(|entry| entry.key == self.key)
+    }
+
+    fn covered(&self) -> bool {
+        self.tombstones
+            && self
+                .sources
+                .iter()
+                .any(|s| s.tombstones.covering(&self.key, self.visible) > Some(self.seq))
+    }
+
+    /// Whether the key is still within the bound that the walk goes towards.
+    fn is_within_end(&self) -> bool {
+        let key = self.key.as_slice();
+        match self.direction {
+            Direction::Forward => match &self.bounds.1 {
+                Bound::Unbounded => true,
+                Bound::Included(end) => key <= end.as_slice(),
+                Bound::Excluded(end) => key < end.as_slice(),
+            },
+            Direction::Reverse => match &self.bounds.0 {
+                Bound::Unbounded => true,
+                Bound::Included(start) => key >= start.as_slice(),
+                Bound::Excluded(start) => key > start.as_slice(),
+            },
+        }
+    }
+}
+
+/// The key right behind `key`.
+pub(crate) fn successor(key: &[u8]) -> Vec<u8> {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next
+}

@@ -1,0 +1,50 @@
+//! Sorted, immutable files of entries: written once by [`SstableBuilder`], read through
+//! [`Sstable`]. Format: `docs/formats/sstable.md`.
+//!
+//! Invariants: a file has one version per key; every byte of it is covered by a checksum that
+//! also covers where the byte belongs, and is checked on every read from disk; index, filter and
+//! range tombstones stay in memory while the file is open, blocks of entries go through the
+//! [`Cache`].
+//!
+//! Which files exist, and which of them a reader asks, is not known here.
+
+mod builder;
+mod cursor;
+mod filter;
+mod index;
+mod reader;
+
+pub(crate) use crate::format::sstable::SstableSummary;
+pub(crate) use builder::{SstableBuilder, SstableOptions};
+pub(crate) use reader::{Found, Sstable};
+
+use crate::{cache::Cache, codec::Decompressors, types::KeyspaceId};
+
+/// What the open sstables of a database share.
+pub(crate) struct SharedBlocks {
+    /// Decompressed blocks by the place where their stored form begins.
+    pub(crate) cache: Cache<[u8]>,
+    decompressors: Decompressors,
+}
+
+impl SharedBlocks {
+    pub(crate) fn new(cache_bytes: usize) -> SharedBlocks {
+        SharedBlocks {
+            cache: Cache::new(cache_bytes),
+            decompressors: Decompressors::default(),
+        }
+    }
+}
+
+/// The hash by which filters and blocks know a key.
+#[inline]
+pub(crate) fn filter_hash(keyspace: KeyspaceId, key: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(key, keyspace.0.into())
+}
+
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Writing one sstable out of a merge of sorted places.
+
+use crate::{
+    env::{Env, NamedFile, OpenMode},
+    error::Result,
+    format::header::{FileHeader, FileKind},
+    iter::{Entry, merge::{Merge, Merged}, tombstones::RangeTombstones},
+    sstable::{SharedBlocks, Sstable, SstableBuilder, SstableOptions, SstableSummary},
+    sync::{AtomicU64, Ordering::SeqCst},
+    types::{FileId, KeyspaceId, Kind},
+};
+use std::{path::{Path, PathBuf}, sync::Arc};
+
+/// Where outputs go and what they carry.
+pub(crate) struct Outputs<'a> {
+    pub(crate) env: &'a dyn Env,
+    pub(crate) dir: &'a Path,
+    pub(crate) uuid: [u8; 16],
+    pub(crate) file_ids: &'a AtomicU64,
+    pub(crate) blocks: &'a Arc<SharedBlocks>,
+}
+
+pub(crate) fn sstable_name(id: FileId) -> String {
+    format!("{id:06}.sst")
+}
+
+/// The file id in the name of an sstable.
+pub(crate) fn sstable_id(name: &str) -> Option<FileId> {
+    name.strip_suffix(".sst")?.parse().ok().map(FileId)
+}
+
+impl Outputs<'_> {
+    pub(crate) fn path(&self, id: FileId) -> PathBuf {
+        self.dir.join(sstable_name(id))
+    }
+
+    /// Writes what the merge yields into a new file and syncs it; the directory is the caller's to sync.
+    /// `None`: nothing was left to write. At the bottom, where nothing older lies below, tombstones
+    /// of both kinds are left out.
+    pub(crate) fn write(
+        &self,
+        keyspace: KeyspaceId,
+        options: SstableOptions,
+        merge: Merge,
+        tombstones: &RangeTombstones,
+        bottom: bool,
+    ) -> Result<Option<Arc<Sstable>>> {
+        let file_id = FileId(self.file_ids.fetch_add(1, SeqCst));
+        let path = self.path(file_id);
+        let file = NamedFile::open(self.env.disk(), path.clone(), OpenMode::CreateNew)?;
+        let written = self
+            .fill(file.clone(), file_id, keyspace, options, merge, tombstones, bottom)
+            .and_then(|summary| match summary {
+                None => Ok(None),
+                Some(summary) => {
+                    let blocks = Arc::clone(self.blocks);
+                    Sstable::open(file, &summary, &self.uuid, keyspace, blocks).map(Some)
+                }
+            });
+        match written {
+            Ok(Some(table)) => Ok(Some(Arc::new(table))),
+            nothing => {
+                // Nothing names the file. If it cannot be removed, the next opening does.
+                let _ = self.env.disk().remove(&path);
+                nothing.map(|_| None)
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one call, in its words")]
+    fn fill(
+        &self,
+        file: NamedFile,
+        file_id: FileId,
+        keyspace: KeyspaceId,
+        options: SstableOptions,
+        mut merge: Merge,
+        tombstones: &RangeTombstones,
+        bottom: bool,
+    ) -> Result<Option<SstableSummary>> {
+        let header = FileHeader {
+            kind: FileKind::Sstable,
+            uuid: self.uuid,
+            file_id,
+            identity: self.env.random("sstable.identity"),
+        };
+        let mut builder = SstableBuilder::new(file, header, keyspace, options)?;
+        let mut empty = bottom || tombstones.is_empty();
+        while let Some(Merged { key, value, seq, kind, covered }) = merge.next_any()? {
+            // What a range delete covers is gone, whether the range delete itself is kept or not.
+            if covered || (bottom && kind == Kind::Delete) {
+                continue;
+            }
+            builder.add(Entry { key, seq, kind, value })?;
+            empty = false;
+        }
+        if empty {
+            return Ok(None);
+        }
+        if !bottom {
+            builder.add_range_tombstones(tombstones);
+        }
+        builder.finish().map(Some)
+    }
+}

@@ -1,0 +1,151 @@
+//! The current [`Version`], and who still looks at an older one.
+//!
+//! A reader announces in a slot of its own task which Version it is about to use, then checks that it is
+//! still the current one (a hazard pointer). So reading costs no write to memory that tasks share.
+//! Whoever needs a Version for longer takes a counted reference.
+//!
+//! Replaced Versions are kept in a list until no slot and no reference names them; a background task then
+//! drops them, so that no reader ever pays for freeing a memtable.
+
+use super::Version;
+use crate::sync::{AtomicPtr, AtomicUsize, CachePadded, Mutex, Ordering::SeqCst, point};
+use std::{marker::PhantomData, ops::Deref, ptr, sync::Arc};
+
+pub(crate) struct VersionCell {
+    /// Always points into `inner.current`.
+    current: AtomicPtr<Version>,
+    slots: Box<[CachePadded<AtomicPtr<Version>>]>,
+    inner: Mutex<Inner>,
+    retired: AtomicUsize,
+}
+
+struct Inner {
+    current: Arc<Version>,
+    retired: Vec<Arc<Version>>,
+}
+
+/// Tasks beyond this take counted references.
+const SLOTS: usize = 256;
+
+/// The current Version at the moment of [`VersionCell::pin`], for the length of one call.
+pub(crate) enum Pinned<'a> {
+    /// Named by the task's slot.
+    Slot(SlotPin<'a>),
+    /// The task's slot is in use, or it has none.
+    Counted(Arc<Version>),
+}
+
+pub(crate) struct SlotPin<'a> {
+    slot: &'a AtomicPtr<Version>,
+    version: *const Version,
+    /// The slot belongs to the task: the pin must not wander to another.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl VersionCell {
+    pub(crate) fn new(version: Version) -> VersionCell {
+        let current = Arc::new(version);
+        VersionCell {
+            current: AtomicPtr::new(Arc::as_ptr(&current).cast_mut()),
+            slots: (0..SLOTS).map(|_| CachePadded(AtomicPtr::new(ptr::null_mut()))).collect(),
+            inner: Mutex::new(Inner { current, retired: vec![] }),
+            retired: AtomicUsize::new(0),
+        }
+    }
+
+    /// Pins the current Version for the task with this slot number.
+    #[inline]
+    pub(crate) fn pin(&self, task_slot: usize) -> Pinned<'_> {
+        let Some(CachePadded(slot)) = self.slots.get(task_slot) else {
+            return Pinned::Counted(self.load());
+        };
+        // Only this task writes its slot; it is in use if a call of ours made a call of ours.
+        if !slot.load(SeqCst).is_null() {
+            return Pinned::Counted(self.load());
+        }
+        let mut version = self.current.load(SeqCst);
+        loop {
+            slot.store(version, SeqCst);
+            point("version.pin");
+            let now = self.current.load(SeqCst);
+            if now == version {
+                return Pinned::Slot(SlotPin { slot, version, _not_send: PhantomData });
+            }
+            version = now;
+        }
+    }
+
+    /// A counted reference to the current Version.
+    pub(crate) fn load(&self) -> Arc<Version> {
+        Arc::clone(&self.inner.lock().current)
+    }
+
+    /// Makes the Version that `change` derives from the current one current.
+    pub(crate) fn install(&self, change: impl FnOnce(&Version) -> Version) {
+        let mut inner = self.inner.lock();
+        let next = Arc::new(change(&inner.current));
+        self.current.store(Arc::as_ptr(&next).cast_mut(), SeqCst);
+        let old = std::mem::replace(&mut inner.current, next);
+        inner.retired.push(old);
+        self.retired.store(inner.retired.len(), SeqCst);
+    }
+
+    /// Drops replaced Versions that nobody looks at any more. Returns how many are left.
+    pub(crate) fn collect(&self) -> usize {
+        if self.retired.load(SeqCst) == 0 {
+            return 0;
+        }
+        let mut inner = self.inner.lock();
+        let mut dead = vec![];
+        let mut i = 0;
+        while let Some(version) = inner.retired.get(i) {
+            // The reference in the list is the last one. The slots are read after that is known:
+            // a new reference comes only from a slot or from `current`.
+            let unused = Arc::strong_count(version) == 1 && !self.is_pinned(Arc::as_ptr(version));
+            match unused {
+                true => dead.push(inner.retired.swap_remove(i)),
+                false => i += 1,
+            }
+        }
+        let left = inner.retired.len();
+        self.retired.store(left, SeqCst);
+        drop(inner);
+        drop(dead); // may free memtables: not under the lock
+        left
+    }
+
+    fn is_pinned(&self, version: *const Version) -> bool {
+        self.slots.iter().any(|slot| ptr::eq(slot.0.load(SeqCst), version))
+    }
+
+    /// All Versions that somebody may look at, the current one first.
+    pub(crate) fn all(&self) -> Vec<Arc<Version>> {
+        let inner = self.inner.lock();
+        std::iter::once(&inner.current).chain(&inner.retired).cloned().collect()
+    }
+}
+
+impl Deref for Pinned<'_> {
+    type Target = Version;
+
+    #[inline]
+    fn deref(&self) -> &Version {
+        match self {
+            #[expect(unsafe_code, reason = "the hazard pointer's one place of use")]
+            // SAFETY: the slot named this Version when it was the current one, so it was in
+            // `inner.current` or moved to `inner.retired` after that; `collect` drops it only after it
+            // found the slot naming something else. All of it is sequentially consistent: the
+            // check in `pin` that the Version is still current comes after the slot's store, and a
+            // Version is retired before the slots are read.
+            Pinned::Slot(pin) => unsafe { &*pin.version },
+            Pinned::Counted(version) => version,
+        }
+    }
+}
+
+impl Drop for SlotPin<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.slot.store(ptr::null_mut(), crate::sync::Ordering::Release);
+    }
+}

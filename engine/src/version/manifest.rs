@@ -1,0 +1,256 @@
+//! The manifest: a checksummed log of edits, the only root pointer of a database.
+//! Format: `docs/formats/manifest.md`.
+//!
+//! Invariants:
+//! - a file named `manifest-N` was complete and durable before it got that name; the highest N is
+//!   the manifest, and nothing else is
+//! - an edit is durable before [`Manifest::append`] returns, and names nothing that is not
+//! - the file was written and synced as long as it is, so an edit needs no space; a full one is
+//!   rolled into the spare file, which always exists
+//! - after a failed write or sync of an edit nothing is written any more: [`Poison`]
+
+use crate::{
+    env::{Disk, Env, NamedFile, OpenMode},
+    error::{Error, Poison, Result},
+    format::{
+        header::{FileHeader, FileKind, HeaderError},
+        manifest::{Change, FoundEdit, State, encode_edit},
+        record::BLOCK_BYTES,
+    },
+    types::{EditNo, FileId},
+};
+use std::{path::Path, path::PathBuf, sync::Arc};
+
+const PREFIX: &str = "manifest-";
+const SPARE: &str = "manifest-spare";
+/// Length of a manifest file, unless its first edit alone takes half of it.
+const FILE_BYTES: u64 = 256 << 10;
+
+pub(crate) struct Manifest {
+    env: Arc<dyn Env>,
+    dir: PathBuf,
+    uuid: [u8; 16],
+    poison: Arc<Poison>,
+    state: State,
+    /// Of the last edit.
+    number: EditNo,
+    /// Of the file: the N of its name.
+    generation: u64,
+    /// What `append` writes to. `None` until the first roll.
+    current: Option<Current>,
+}
+
+struct Current {
+    file: NamedFile,
+    identity: u64,
+    /// Where the next edit goes.
+    at: u64,
+    len: u64,
+}
+
+/// Whether a file name is one of the manifest's.
+pub(crate) fn generation_of(name: &str) -> Option<u64> {
+    name.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// Whether a file name belongs to the manifest, current or not.
+pub(crate) fn is_manifest(name: &str) -> bool {
+    name == SPARE || generation_of(name).is_some()
+}
+
+impl Manifest {
+    /// A database that has no manifest yet.
+    pub(crate) fn new(env: &Arc<dyn Env>, dir: &Path, uuid: [u8; 16], poison: &Arc<Poison>) -> Manifest {
+        Manifest {
+            env: Arc::clone(env),
+            dir: dir.to_path_buf(),
+            uuid,
+            poison: Arc::clone(poison),
+            state: State::default(),
+            number: EditNo(0),
+            generation: 0,
+            current: None,
+        }
+    }
+
+    /// Reads the manifest of the highest generation. Nothing is written.
+    pub(crate) fn read(
+        env: &Arc<dyn Env>,
+        dir: &Path,
+        generation: u64,
+        poison: &Arc<Poison>,
+    ) -> Result<Manifest> {
+        let path = dir.join(format!("{PREFIX}{generation:06}"));
+        let file = NamedFile::open(env.disk(), path, OpenMode::Read)?;
+        let mut bytes = vec![0; file.len()? as usize];
+        file.read_exact_at(&mut bytes, 0)?;
+        let header = match FileHeader::decode(&bytes, FileKind::Manifest) {
+            Ok(header) => header,
+            Err(HeaderError::Corrupt(expected, found)) => {
+                return Err(file.corruption(0, expected, found));
+            }
+            Err(HeaderError::Unsupported(what)) => {
+                return Err(Error::Unsupported { file: file.path.to_path_buf(), what });
+            }
+        };
+        if header.file_id != FileId(generation) {
+            let found = format!("generation {}", header.file_id);
+            return Err(file.corruption(0, format!("generation {generation}"), found));
+        }
+        let mut manifest = Manifest::new(env, dir, header.uuid, poison);
+        manifest.generation = generation;
+        manifest.read_edits(&file, &bytes, header.identity)?;
+        Ok(manifest)
+    }
+
+    fn read_edits(&mut self, file: &NamedFile, bytes: &[u8], identity: u64) -> Result<()> {
+        let mut at = BLOCK_BYTES as usize;
+        while let Some(edit) = bytes.get(at..).and_then(|b| FoundEdit::decode(b, identity)) {
+            if self.number.0 != 0 && edit.number.0 != self.number.0 + 1 {
+                let expected = format!("edit {}", self.number.0 + 1);
+                return Err(file.corruption(at as u64, expected, format!("edit {}", edit.number)));
+            }
+            let changes = edit.changes().ok_or_else(|| Error::Unsupported {
+                file: file.path.to_path_buf(),
+                what: format!("edit {} holds a change that this version does not know", edit.number),
+            })?;
+            for change in &changes {
+                let applied = self.state.apply(change);
+                applied.map_err(|why| file.corruption(at as u64, "an edit that can follow", why))?;
+            }
+            self.number = edit.number;
+            at += edit.bytes;
+        }
+        // Edits are made durable one by one, so only the last can be torn.
+        let later = (at..bytes.len())
+            .step_by(BLOCK_BYTES as usize)
+            .find(|at| FoundEdit::decode(&bytes[*at..], identity).is_some());
+        match later {
+            Some(later) => Err(file.corruption(
+                at as u64,
+                format!("edit {}", self.number.0 + 1),
+                format!("none, but a later one at offset {later}"),
+            )),
+            None if self.number == EditNo(0) => {
+                Err(file.corruption(at as u64, "the first edit", "none"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(crate) fn uuid(&self) -> [u8; 16] {
+        self.uuid
+    }
+
+    /// The number of the last edit.
+    pub(crate) fn number(&self) -> EditNo {
+        self.number
+    }
+
+    /// The file that edits go to.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Makes one edit durable. On an error other than poison nothing happened.
+    pub(crate) fn append(&mut self, changes: &[Change]) -> Result<()> {
+        self.poison.check()?;
+        let mut state = self.state.clone();
+        for change in changes {
+            state.apply(change).map_err(|why| Error::InvalidArgument { what: "edit", why })?;
+        }
+        let number = EditNo(self.number.0 + 1);
+        match &mut self.current {
+            Some(current) => {
+                let bytes = encode_edit(number, changes, current.identity);
+                if current.at + bytes.len() as u64 > current.len {
+                    return self.roll(state);
+                }
+                let written = current.file.write_all_at(&bytes, current.at);
+                let durable = written.and_then(|()| current.file.sync_data());
+                durable.map_err(|error| self.poison.set(error))?;
+                current.at += bytes.len() as u64;
+            }
+            None => return self.roll(state),
+        }
+        self.number = number;
+        self.state = state;
+        Ok(())
+    }
+
+    /// Writes `state` as the first edit of a new file, which becomes the manifest. Also makes the
+    /// edit durable that led to the state.
+    pub(crate) fn roll(&mut self, state: State) -> Result<()> {
+        self.poison.check()?;
+        let disk = self.env.disk();
+        let number = EditNo(self.number.0 + 1);
+        let generation = self.generation + 1;
+        let identity = self.env.random("manifest.identity");
+        let header = FileHeader {
+            kind: FileKind::Manifest,
+            uuid: self.uuid,
+            file_id: FileId(generation),
+            identity,
+        };
+        let mut bytes = header.encode().to_vec();
+        bytes.resize(BLOCK_BYTES as usize, 0);
+        bytes.extend(encode_edit(number, &state.snapshot(), identity));
+        let at = bytes.len() as u64;
+        let spare = self.dir.join(SPARE);
+        let (file, len) = self.spare_file(disk, &spare, FILE_BYTES.max(at * 2))?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()?;
+        let path = self.dir.join(format!("{PREFIX}{generation:06}"));
+        disk.rename(&spare, &path).map_err(|e| Error::io("rename", &spare, e))?;
+        // From here on the new file may be the manifest after a crash, or not.
+        disk.sync_dir(&self.dir)
+            .map_err(|e| self.poison.set(Error::io("sync the directory", &self.dir, e)))?;
+        let file = NamedFile { path: Arc::new(path), file: file.file };
+        let old = std::mem::replace(&mut self.generation, generation);
+        self.current = Some(Current { file, identity, at, len });
+        self.number = number;
+        self.state = state;
+        self.keep_spare(old);
+        Ok(())
+    }
+
+    /// The spare file, at least `len` bytes long, all written. On a full disk whatever is there
+    /// must do.
+    fn spare_file(&self, disk: &dyn Disk, path: &Path, len: u64) -> Result<(NamedFile, u64)> {
+        let file = match NamedFile::open(disk, path.to_path_buf(), OpenMode::Write) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                NamedFile::open(disk, path.to_path_buf(), OpenMode::CreateNew)?
+            }
+            other => other?,
+        };
+        let old_len = file.len()?;
+        if old_len >= len {
+            return Ok((file, old_len));
+        }
+        file.allocate(len)?;
+        let zeros = vec![0; (len - old_len) as usize];
+        file.write_all_at(&zeros, old_len)?;
+        Ok((file, len))
+    }
+
+    /// The file that is no longer the manifest becomes the spare. Not worth failing for: without
+    /// one the next roll creates it.
+    fn keep_spare(&self, old: u64) {
+        let disk = self.env.disk();
+        let spare = self.dir.join(SPARE);
+        let kept = match old {
+            0 => self.spare_file(disk, &spare, FILE_BYTES).and_then(|(file, _)| file.sync_all()),
+            _ => {
+                let old = self.dir.join(format!("{PREFIX}{old:06}"));
+                disk.rename(&old, &spare).map_err(|e| Error::io("rename", &old, e))
+            }
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%error, "no spare manifest file");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What is live: the memtables and sstables that hold the data at one moment, as an immutable list.
+//!
+//! A change of what is live makes a new [`Version`]; whoever reads keeps the one it began with, and with it
+//! everything that it names.
+
+pub(crate) mod cell;
+pub(crate) mod manifest;
+
+use crate::{
+    config::Compression,
+    memtable::Memtable,
+    sstable::Sstable,
+    types::{FileId, KeyspaceId, Lsn, SeqNo},
+};
+use std::sync::Arc;
+
+/// Everything that is live, newest first.
+#[derive(Clone)]
+pub(crate) struct Version {
+    /// Takes the writes.
+    pub(crate) active: Arc<Memtable>,
+    /// Full and waiting to be flushed, newest first.
+    pub(crate) sealed: Vec<Arc<Sealed>>,
+    /// By id.
+    pub(crate) keyspaces: Vec<Arc<KeyspaceVersion>>,
+}
+
+/// A memtable that takes no more writes.
+pub(crate) struct Sealed {
+    pub(crate) memtable: Arc<Memtable>,
+    /// Its last SeqNo.
+    pub(crate) last_seq: SeqNo,
+    /// The log below is in this memtable or in older ones.
+    pub(crate) end: Lsn,
+}
+
+/// What is live of one keyspace.
+#[derive(Clone)]
+pub(crate) struct KeyspaceVersion {
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: Arc<str>,
+    /// `None`: as the database's configuration says.
+    pub(crate) compression: Option<Compression>,
+    /// The runs, newest first: each holds only newer operations than those behind it.
+    pub(crate) runs: Vec<Arc<Sstable>>,
+}
+
+impl Version {
+    /// The keyspace with this id, if it lives.
+    pub(crate) fn keyspace(&self, id: KeyspaceId) -> Option<&Arc<KeyspaceVersion>> {
+        let at = self.keyspaces.binary_search_by_key(&id, |k| k.id).ok()?;
+        self.keyspaces.get(at)
+    }
+
+    pub(crate) fn keyspace_named(&self, name: &str) -> Option<&Arc<KeyspaceVersion>> {
+        self.keyspaces.iter().find(|k| &*k.name == name)
+    }
+
+    /// All memtables, newest first.
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
+        std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.memtable))
+    }
+
+    /// This Version with `memtable` taking the writes.
+    pub(crate) fn with_active(&self, memtable: Arc<Memtable>, sealed: Arc<Sealed>) -> Version {
+        let mut next = self.clone();
+        next.active = memtable;
+        next.sealed.insert(0, sealed);
+        next
+    }
+
+    /// This Version with `keyspace` added.
+    pub(crate) fn with_keyspace(&self, keyspace: KeyspaceVersion) -> Version {
+        let mut next = self.clone();
+        let at = next.keyspaces.partition_point(|k| k.id < keyspace.id);
+        next.keyspaces.insert(at, Arc::new(keyspace));
+        next
+    }
+
+    /// This Version without the keyspace.
+    pub(crate) fn without_keyspace(&self, id: KeyspaceId) -> Version {
+        let mut next = self.clone();
+        next.keyspaces.retain(|k| k.id != id);
+        next
+    }
+
+    /// This Version with `sealed` replaced by the runs made from it.
+    pub(crate) fn flushed(
+        &self,
+        sealed: &Arc<Sealed>,
+        runs: &[(KeyspaceId, Arc<Sstable>)],
+    ) -> Version {
+        let mut next = self.clone();
+        next.sealed.retain(|s| !Arc::ptr_eq(s, sealed));
+        for (id, run) in runs {
+            next.change_runs(*id, |all| all.insert(0, Arc::clone(run)));
+        }
+        next
+    }
+
+    /// This Version with the runs `replaced`, the oldest of the keyspace, merged into `merged`.
+    pub(crate) fn compacted(
+        &self,
+        id: KeyspaceId,
+        replaced: &[FileId],
+        merged: Option<Arc<Sstable>>,
+    ) -> Version {
+        let mut next = self.clone();
+        next.change_runs(id, |all| {
+            all.retain(|run| !replaced.contains(&run.file_id()));
+            all.extend(merged);
+        });
+        next
+    }
+
+    fn change_runs(&mut self, id: KeyspaceId, change: impl FnOnce(&mut Vec<Arc<Sstable>>)) {
+        if let Some(keyspace) = self.keyspaces.iter_mut().find(|k| k.id == id) {
+            change(&mut Arc::make_mut(keyspace).runs);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The write-ahead log: a commit is durable when its record is, and nothing else waits for the disk.
+//!
+//! The log is a sequence of bytes, addressed by [`Lsn`], over segment files that were written
+//! and synced before their first use. Invariants:
+//!
+//! - positions are reserved in commit order under the sequencer lock ([`Tail`]); the bytes are copied
+//!   afterwards, by many threads at once; [`Wal::filled`] tells how far they all are
+//! - a sync is led by one thread for all that wait; it pads the log to a block, waits until it is
+//!   filled, and syncs the segments in order: a block with durable records is never written again
+//! - besides the segments in use there is always one that nothing needs, so that a database
+//!   can be opened on a full disk
+//! - after a failed write or sync nothing more is made durable: [`Poison`]
+
+pub(crate) mod replay;
+pub(crate) mod segment;
+pub(crate) mod tail;
+
+pub(crate) use segment::Segment;
+pub(crate) use tail::{LogSlot, Padded, Tail};
+
+use crate::{
+    env::{Env, Signal},
+    error::{Error, Poison, Result},
+    format::record::{
+        BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SWITCH_BYTES, SegmentHeader,
+        Switch, record_bytes,
+    },
+    sync::{
+        AtomicBool, AtomicU64, InOrder, Mutex,
+        Ordering::{Relaxed, SeqCst},
+        point,
+    },
+    types::{EditNo, FileId, Lsn, SeqNo},
+};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+
+/// How new segments are made.
+#[derive(Clone, Copy)]
+pub(crate) struct SegmentPlan {
+    /// Bytes of the first one.
+    pub(crate) first: u64,
+    /// Bytes of the largest.
+    pub(crate) max: u64,
+    /// Whether they are written before use, not only allocated.
+    pub(crate) written: bool,
+}
+
+pub(crate) struct Wal {
+    env: Arc<dyn Env>,
+    dir: PathBuf,
+    uuid: [u8; 16],
+    poison: Arc<Poison>,
+    file_ids: Arc<AtomicU64>,
+    plan: SegmentPlan,
+    /// Pages below this position were made present.
+    populated: AtomicU64,
+    /// How far the log is in the kernel's hands, in order.
+    filled: InOrder,
+    filled_moved: Signal,
+    /// Everything below is durable.
+    durable: AtomicU64,
+    /// The newest manifest edit known durable: written into every record.
+    durable_edit: AtomicU64,
+    durable_moved: Signal,
+    leading: AtomicBool,
+    segments: Mutex<Segments>,
+    /// One thread prepares segments at a time. Held across I/O.
+    preparing: Mutex<()>,
+}
+
+struct Segments {
+    epoch: u64,
+    continues: Lsn,
+    /// In use, oldest first; the last is the one being written.
+    live: VecDeque<Arc<Segment>>,
+    /// Prepared to follow the last live one, in order.
+    ready: VecDeque<Arc<Segment>>,
+    /// Files that nothing needs.
+    idle: Vec<Arc<Segment>>,
+    /// Where the log goes on if no segment is live.
+    base: Lsn,
+    next_bytes: u64,
+    switched_at: Duration,
+}
+
+impl Segments {
+    /// Where the log goes on behind the segment that is being written. Segments of earlier epochs
+    /// are not: the log never goes on in them.
+    fn live_end(&self) -> Lsn {
+        self.live.back().map_or(self.base, |s| s.end().max(self.base))
+    }
+}
+
+/// What goes into every record besides its place.
+#[derive(Clone, Copy)]
+pub(crate) struct Stamp {
+    pub(crate) kind: RecordKind,
+    pub(crate) flags: u8,
+    pub(crate) first_seq: SeqNo,
+    pub(crate) operations: u32,
+    pub(crate) payload_len: u32,
+    pub(crate) payload_crc: u32,
+}
+
+/// What recovery found, from which the log goes on.
+pub(crate) struct LogStart {
+    pub(crate) epoch: u64,
+    /// Where the log ends; new positions begin at `base`, which no segment has ever used.
+    pub(crate) continues: Lsn,
+    pub(crate) base: Lsn,
+    pub(crate) live: Vec<Segment>,
+    pub(crate) idle: Vec<Segment>,
+    pub(crate) durable_edit: EditNo,
+}
+
+/// How far ahead pages are made present.
+const POPULATE_BYTES: u64 = 256 << 10;
+/// How many prepared segments are kept ready.
+const READY_SEGMENTS: usize = 2;
+/// How many segments are kept that nothing needs, besides those.
+const IDLE_SEGMENTS: usize = 1;
+/// A segment that filled faster than this is followed by one of four times the size.
+const BUSY_SEGMENT: Duration = Duration::from_secs(1);
+
+impl Wal {
+    pub(crate) fn new(
+        env: &Arc<dyn Env>,
+        dir: PathBuf,
+        uuid: [u8; 16],
+        poison: Arc<Poison>,
+        file_ids: Arc<AtomicU64>,
+        plan: SegmentPlan,
+        start: LogStart,
+    ) -> Wal {
+        Wal {
+            env: Arc::clone(env),
+            dir,
+            uuid,
+            poison,
+            file_ids,
+            plan,
+            populated: AtomicU64::new(0),
+            filled: InOrder::new(start.base.0),
+            filled_moved: Signal::new(env),
+            durable: AtomicU64::new(start.base.0),
+            durable_edit: AtomicU64::new(start.durable_edit.0),
+            durable_moved: Signal::new(env),
+            leading: AtomicBool::new(false),
+            segments: Mutex::new(Segments {
+                epoch: start.epoch,
+                continues: start.continues,
+                live: start.live.into_iter().map(Arc::new).collect(),
+                ready: VecDeque::new(),
+                idle: start.idle.into_iter().map(Arc::new).collect(),
+                base: start.base,
+                next_bytes: plan.first,
+                switched_at: Duration::ZERO,
+            }),
+            preparing: Mutex::new(()),
+        }
+    }
+
+    /// Everything below is durable.
+    pub(crate) fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(SeqCst))
+    }
+
+    pub(crate) fn set_durable_edit(&self, edit: EditNo) {
+        self.durable_edit.fetch_max(edit.0, SeqCst);
+    }
+
+    /// Whether the reservation `ticket` may be made.
+    pub(crate) fn has_room(&self, ticket: u64) -> bool {
+        self.filled.has_room(ticket)
+    }
+
+    /// Whether a segment that the log can go on in is prepared, and another besides it.
+    pub(crate) fn is_prepared_for(&self, capacity: u64) -> bool {
+        let segments = self.segments.lock();
+        segments.ready.len() >= READY_SEGMENTS
+            && segments.ready.front().is_some_and(|s| s.header.capacity >= capacity)
+    }
+
+    /// Writes one record into its place: `buf` is room for the header, the payload, and padding to
+    /// the record's alignment.
+    #[inline]
+    pub(crate) fn write(&self, slot: &LogSlot, buf: &mut [u8], stamp: Stamp) -> Result<()> {
+        debug_assert_eq!(buf.len() as u64, slot.end.0 - slot.lsn.0);
+        let header = RecordHeader {
+            kind: stamp.kind,
+            flags: stamp.flags,
+            lsn: slot.lsn,
+            gap: slot.gap,
+            durable: self.durable(),
+            durable_edit: EditNo(self.durable_edit.load(SeqCst)),
+            first_seq: stamp.first_seq,
+            wall_micros: self.env.clock().wall().as_micros() as u64,
+            operations: stamp.operations,
+            payload_len: stamp.payload_len,
+            payload_crc: stamp.payload_crc,
+        };
+        if let Some(place) = buf.first_chunk_mut::<RECORD_HEADER_BYTES>() {
+            header.encode(slot.segment.header.salt, place);
+        }
+        point("wal.write");
+        if let Err(error) = slot.segment.write(slot.lsn, buf) {
+            return Err(self.fail(error));
+        }
+        self.filled.complete(slot.ticket, slot.end.0);
+        self.filled_moved.notify();
+        Ok(())
+    }
+
+    /// Writes the record that ends a segment.
+    pub(crate) fn write_switch(&self, slot: &LogSlot, next: &Segment, seq: SeqNo) -> Result<()> {
+        let mut buf = vec![0; record_bytes(SWITCH_BYTES)];
+        let payload = Switch { first: next.first(), salt: next.header.salt }.encode();
+        buf[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + SWITCH_BYTES].copy_from_slice(&payload);
+        let stamp = Stamp {
+            kind: RecordKind::Switch,
+            flags: 0,
+            first_seq: seq,
+            operations: 0,
+            payload_len: SWITCH_BYTES as u32,
+            payload_crc: crc32fast::hash(&payload),
+        };
+        self.write(slot, &mut buf, stamp)
+    }
+
+    /// Returns once everything below `target` is durable. `pad` ends the block of the last
+    /// record, under the sequencer lock.
+    pub(crate) fn sync_through(&self, target: Lsn, pad: &dyn Fn() -> Padded) -> Result<()> {
+        loop {
+            let lead = self.durable_moved.wait(|| {
+                if self.durable() >= target {
+                    return Some(Ok(false));
+                }
+                if let Err(poisoned) = self.poison.check() {
+                    return Some(Err(poisoned));
+                }
+                point("wal.lead");
+                (!self.leading.swap(true, SeqCst)).then_some(Ok(true))
+            })?;
+            if !lead {
+                return Ok(());
+            }
+            let synced = self.lead(pad);
+            self.leading.store(false, SeqCst);
+            self.durable_moved.notify();
+            synced?;
+        }
+    }
+
+    /// Makes durable what is in the log now, for all who wait. Only the leader is here.
+    fn lead(&self, pad: &dyn Fn() -> Padded) -> Result<()> {
+        self.poison.check()?;
+        let padded = pad();
+        self.filled_moved.wait(|| {
+            let filled = self.filled.watermark() >= padded.filled.0;
+            (filled || self.poison.check().is_err()).then_some(())
+        });
+        self.poison.check()?;
+        let from = self.durable();
+        let segments: Vec<_> = {
+            let segments = self.segments.lock();
+            let unsynced = |s: &&Arc<Segment>| s.end() > from && s.first() < padded.durable;
+            segments.live.iter().filter(unsynced).cloned().collect()
+        };
+        // Oldest first: nothing in a segment counts as durable before those below it are.
+        for segment in segments {
+            segment.sync().map_err(|error| self.fail(error))?;
+        }
+        self.durable.fetch_max(padded.durable.0, SeqCst);
+        Ok(())
+    }
+
+    /// Refuses all writing from now on, and wakes whoever waits for what will not come.
+    pub(crate) fn fail(&self, error: Error) -> Error {
+        let poisoned = self.poison.set(error);
+        self.filled_moved.notify();
+        self.durable_moved.notify();
+        poisoned
+    }
+
+    /// Prepares segments until one of at least `capacity` bytes can follow and another is
+    /// left besides it. Nothing changes if that fails.
+    pub(crate) fn prepare(&self, capacity: u64) -> Result<()> {
+        let _one = self.preparing.lock();
+        while let Some((header, replaces, least)) = self.next_header(capacity) {
+            let segment = Arc::new(self.prepare_one(header, least)?);
+            let mut segments = self.segments.lock();
+            // While it was prepared, the log may have gone on into another.
+            let follows = match (replaces, segments.ready.back()) {
+                (true, _) => segments.live_end() == segment.first(),
+                (false, Some(last)) => last.end() == segment.first(),
+                (false, None) => false,
+            };
+            if !follows {
+                segments.idle.push(segment);
+                continue;
+            }
+            if replaces {
+                let small = std::mem::take(&mut segments.ready);
+                segments.idle.extend(small);
+            }
+            segments.ready.push_back(segment);
+        }
+        self.remove_surplus();
+        Ok(())
+    }
+
+    /// The header of the segment to prepare next, whether it replaces all that are ready because
+    /// they are too small, and the least capacity that will do. `None`: enough are ready.
+    fn next_header(&self, capacity: u64) -> Option<(SegmentHeader, bool, u64)> {
+        let segments = self.segments.lock();
+        let replaces = segments.ready.front().is_none_or(|s| s.header.capacity < capacity);
+        if !replaces && segments.ready.len() >= READY_SEGMENTS {
+            return None;
+        }
+        let (first, least) = match segments.ready.back() {
+            Some(last) if !replaces => (last.end(), 0),
+            _ => (segments.live_end(), capacity),
+        };
+        let header = SegmentHeader {
+            salt: self.env.random("wal.salt"),
+            first,
+            capacity: segments.next_bytes.max(least).next_multiple_of(BLOCK_BYTES),
+            epoch: segments.epoch,
+            continues: segments.continues,
+            first_seq: SeqNo(0),
+            timeline: 0,
+        };
+        Some((header, replaces, least))
+    }
+
+    /// Makes a segment out of a file that nothing needs, or out of a new one. When the disk is full,
+    /// a file of another size is taken, as long as it has `least` bytes.
+    fn prepare_one(&self, header: SegmentHeader, least: u64) -> Result<Segment> {
+        if let Some(idle) = self.take_idle(|s| s.header.capacity == header.capacity) {
+            return idle.recycle(self.uuid, header);
+        }
+        let id = FileId(self.file_ids.fetch_add(1, SeqCst));
+        let disk = self.env.disk();
+        let segment = match Segment::create(disk, &self.dir, self.uuid, id, header, self.plan.written) {
+            Err(full @ Error::NoSpace { .. }) => {
+                let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
+                let capacity = idle.header.capacity;
+                return idle.recycle(self.uuid, SegmentHeader { capacity, ..header });
+            }
+            other => other?,
+        };
+        let synced = self.env.disk().sync_dir(&self.dir);
+        synced.map_err(|e| Error::io("sync the directory", &self.dir, e))?;
+        Ok(segment)
+    }
+
+    fn take_idle(&self, fits: impl Fn(&Segment) -> bool) -> Option<Arc<Segment>> {
+        let mut segments = self.segments.lock();
+        let at = segments.idle.iter().position(|s| fits(s))?;
+        Some(segments.idle.remove(at))
+    }
+
+    /// Begins the log in a segment of at least `capacity` bytes. Used once, before anything is
+    /// written; a segment that nothing needs does as well as a new one.
+    pub(crate) fn begin(&self, capacity: u64) -> Result<Arc<Segment>> {
+        let (mut header, _, _) = self.next_header(capacity).ok_or(Error::Closed)?;
+        header.first = self.segments.lock().base;
+        let segment = Arc::new(self.prepare_one(header, capacity)?);
+        self.segments.lock().live.push_back(Arc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// Where the log ended that this epoch continues.
+    pub(crate) fn continues(&self) -> Lsn {
+        self.segments.lock().continues
+    }
+
+    /// The log goes on in the first ready segment, which must hold `capacity` bytes. `None`: none
+    /// is ready, or no other would be left. Called under the sequencer lock.
+    pub(crate) fn take_ready(&self, capacity: u64) -> Option<Arc<Segment>> {
+        let mut segments = self.segments.lock();
+        if segments.ready.len() < READY_SEGMENTS
+            || segments.ready.front()?.header.capacity < capacity
+        {
+            return None;
+        }
+        let next = segments.ready.pop_front()?;
+        segments.live.push_back(Arc::clone(&next));
+        let now = self.env.clock().now();
+        let busy = now - segments.switched_at < BUSY_SEGMENT;
+        segments.switched_at = now;
+        segments.next_bytes = match busy {
+            true => (segments.next_bytes * 4).min(self.plan.max),
+            false => self.plan.first,
+        };
+        Some(next)
+    }
+
+    /// Says that nothing below `needed` is needed any more: the manifest edit that says so is
+    /// durable.
+    pub(crate) fn release(&self, needed: Lsn) {
+        let mut segments = self.segments.lock();
+        while segments.live.len() > 1 && segments.live[0].end() <= needed {
+            let Some(segment) = segments.live.pop_front() else { break };
+            segments.idle.push(segment);
+        }
+        drop(segments);
+        self.remove_surplus();
+    }
+
+    /// Removes files beyond those worth keeping. One that comes back after a crash is known by its
+    /// header, and ignored.
+    fn remove_surplus(&self) {
+        loop {
+            let surplus = {
+                let mut segments = self.segments.lock();
+                let ready = segments.ready.len();
+                // Without two ready ones, an idle file is what the next opening may need.
+                if segments.idle.len() <= IDLE_SEGMENTS || ready < READY_SEGMENTS {
+                    return;
+                }
+                segments.idle.remove(0)
+            };
+            let removed = self.env.disk().remove(surplus.path());
+            if let Err(error) = removed {
+                tracing::warn!(%error, path = %surplus.path().display(), "cannot remove a segment");
+            }
+        }
+    }
+
+    /// The segment that holds `lsn`, or would.
+    pub(crate) fn salt_at(&self, lsn: Lsn) -> Option<(u64, u64)> {
+        let segments = self.segments.lock();
+        let holds = |s: &&Arc<Segment>| s.first() <= lsn && lsn < s.end();
+        segments.live.iter().find(holds).map(|s| (s.header.salt, s.header.epoch))
+    }
+
+    /// Bytes of all segment files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        let s = self.segments.lock();
+        let all = s.live.iter().chain(&s.ready).chain(&s.idle);
+        all.map(|s| s.header.capacity + BLOCK_BYTES).sum()
+    }
+
+    /// Makes the next pages of a segment present before they are written, many in one call: each
+    /// would fault otherwise. Only for commits that do not wait for the disk, because the next sync
+    /// writes these pages too.
+    #[inline]
+    pub(crate) fn populate(&self, slot: &LogSlot) {
+        if slot.end.0 > self.populated.load(Relaxed) {
+            self.populate_from(slot);
+        }
+    }
+
+    #[cold]
+    fn populate_from(&self, slot: &LogSlot) {
+        let to = Lsn(slot.end.0 + POPULATE_BYTES);
+        self.populated.store(to.0.min(slot.segment.end().0), Relaxed);
+        slot.segment.populate(slot.lsn, to);
+    }
+}

@@ -1,0 +1,116 @@
+//! Where the next record goes. Lives under the sequencer lock.
+
+use super::segment::Segment;
+use crate::{
+    format::record::{BLOCK_BYTES, SWITCH_BYTES, block_end, record_bytes},
+    types::Lsn,
+};
+use std::sync::Arc;
+
+/// The end of the log. Positions are reserved here, one after the other; copying the bytes is
+/// done later, by whoever reserved, without the lock.
+pub(crate) struct Tail {
+    segment: Option<Arc<Segment>>,
+    /// Where the next record goes.
+    next: Lsn,
+    /// Where the last one ended: `next`, or less if `next` was padded to a block.
+    last_end: Lsn,
+    /// Reservations are numbered; see [`crate::sync::InOrder`].
+    ticket: u64,
+}
+
+/// A stretch of the log that belongs to one writer.
+pub(crate) struct LogSlot {
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) lsn: Lsn,
+    pub(crate) end: Lsn,
+    pub(crate) gap: u16,
+    pub(crate) ticket: u64,
+}
+
+/// How far the log must be filled before it is synced, and what is durable afterwards.
+#[derive(Clone, Copy)]
+pub(crate) struct Padded {
+    pub(crate) filled: Lsn,
+    pub(crate) durable: Lsn,
+}
+
+/// The last block of a segment is kept for its switch record.
+const SWITCH_ROOM: u64 = BLOCK_BYTES;
+
+impl Tail {
+    /// A log that ends at `end` and has no segment to write to yet.
+    pub(crate) fn new(end: Lsn) -> Tail {
+        Tail { segment: None, next: end, last_end: end, ticket: 0 }
+    }
+
+    pub(crate) fn segment(&self) -> Option<&Arc<Segment>> {
+        self.segment.as_ref()
+    }
+
+    /// Where the next record goes.
+    pub(crate) fn next(&self) -> Lsn {
+        self.next
+    }
+
+    pub(crate) fn next_ticket(&self) -> u64 {
+        self.ticket
+    }
+
+    /// Bytes of capacity that a segment needs for a record of `len` bytes and its switch.
+    pub(crate) fn capacity_for(len: usize) -> u64 {
+        (len as u64).next_multiple_of(BLOCK_BYTES) + SWITCH_ROOM
+    }
+
+    /// Whether the segment has room for a record of `len` bytes: padding may follow it, and behind
+    /// that the switch must still fit.
+    #[inline]
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        let end = Lsn(self.next.0 + len as u64);
+        self.segment.as_ref().is_some_and(|s| block_end(end).0 + SWITCH_ROOM <= s.end().0)
+    }
+
+    /// Reserves `len` bytes. `None`: the segment has no room.
+    #[inline]
+    pub(crate) fn reserve(&mut self, len: usize) -> Option<LogSlot> {
+        if !self.has_room(len) {
+            return None;
+        }
+        let segment = self.segment.as_ref()?;
+        let end = Lsn(self.next.0 + len as u64);
+        let slot = LogSlot {
+            segment: Arc::clone(segment),
+            lsn: self.next,
+            end,
+            gap: (self.next.0 - self.last_end.0) as u16,
+            ticket: self.ticket,
+        };
+        self.ticket += 1;
+        self.next = end;
+        self.last_end = end;
+        Some(slot)
+    }
+
+    /// Ends the block of the last record, because it is about to become durable.
+    pub(crate) fn pad(&mut self) -> Padded {
+        self.next = block_end(self.next);
+        Padded { filled: self.last_end, durable: self.next }
+    }
+
+    /// Goes on in `segment`. The slot is for the switch record in the one before it; there is
+    /// none to write if the log had no segment.
+    pub(crate) fn switch(&mut self, segment: Arc<Segment>) -> Option<LogSlot> {
+        debug_assert!(segment.first() >= self.next);
+        let slot = self.segment.take().map(|old| {
+            let end = Lsn(self.next.0 + record_bytes(SWITCH_BYTES) as u64);
+            debug_assert!(end <= old.end() && old.end() == segment.first());
+            let gap = (self.next.0 - self.last_end.0) as u16;
+            self.ticket += 1;
+            LogSlot { segment: old, lsn: self.next, end, gap, ticket: self.ticket - 1 }
+        });
+        self.next = segment.first();
+        self.last_end = self.next;
+        self.segment = Some(segment);
+        slot
+    }
+}
