@@ -8,6 +8,7 @@
 //! - `disk`: files and directories that lie about durability as real ones do
 //! - `env`: all of it as the engine sees it, an [`Env`](lightning_db::env::Env)
 //! - `simulation`: boots and crashes of one program
+//! - `database`: the program that uses Lightning DB, and what must hold
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -15,6 +16,7 @@ compile_error!(
      it, but a RUSTFLAGS variable replaces what stands there: add `--cfg madsim` to yours."
 );
 
+pub mod database;
 mod disk;
 mod env;
 mod scheduler;

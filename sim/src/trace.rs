@@ -7,6 +7,25 @@
 use lightning_faults::site_hash;
 use std::{collections::VecDeque, time::Duration};
 
+/// A number for bytes that were written. Not their CRC: that of a block that ends with its own
+/// CRC is always the same.
+pub(crate) fn content_hash(bytes: &[u8]) -> u64 {
+    let mut hash = bytes.len() as u64;
+    let mut chunks = bytes.chunks_exact(8);
+    for chunk in &mut chunks {
+        let word = chunk.try_into().map_or(0, u64::from_le_bytes);
+        hash = mixed(hash, word);
+    }
+    chunks
+        .remainder()
+        .iter()
+        .fold(hash, |hash, byte| mixed(hash, u64::from(*byte)))
+}
+
+fn mixed(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
+}
+
 /// Who acts when no simulated task runs: the machine itself.
 pub(crate) const MACHINE: usize = usize::MAX;
 
@@ -63,7 +82,7 @@ impl Trace {
     }
 
     fn mix(&mut self, word: u64) {
-        self.hash = (self.hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        self.hash = mixed(self.hash, word);
     }
 
     pub(crate) fn hash(&self) -> u64 {

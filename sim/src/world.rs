@@ -59,9 +59,13 @@ pub struct World {
     /// For a site and a task: passes until the next preemption, and its number.
     preemptions: Mutex<BTreeMap<(u64, usize), (u64, u64)>>,
     counters: Mutex<BTreeMap<&'static str, u64>>,
+    /// When each kind of fault struck last.
+    last_faults: Mutex<BTreeMap<&'static str, Duration>>,
     violation: Mutex<Option<Violation>>,
     faults_on: AtomicBool,
     ios: AtomicU64,
+    /// Events that only work brings about: a background thread that looks around in vain has none.
+    progress: AtomicU64,
     crash_at_io: AtomicU64,
     supervisor: Mutex<Option<Waker>>,
 }
@@ -76,9 +80,11 @@ impl World {
             draws: Mutex::default(),
             preemptions: Mutex::default(),
             counters: Mutex::default(),
+            last_faults: Mutex::default(),
             violation: Mutex::default(),
             faults_on: AtomicBool::new(true),
             ios: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
             crash_at_io: AtomicU64::new(u64::MAX),
             supervisor: Mutex::default(),
         })
@@ -154,6 +160,9 @@ impl World {
 
     /// Records an event of the calling task; see [`Trace::record`].
     pub fn record(&self, what: &str, words: &[u64], text: impl FnOnce() -> String) {
+        if what != "preempted" && what != "notify" {
+            self.progress.fetch_add(1, Relaxed);
+        }
         let task = crate::scheduler::current_slot().unwrap_or(MACHINE);
         self.trace
             .lock()
@@ -190,7 +199,13 @@ impl World {
     /// Records an injected fault.
     pub(crate) fn fault(&self, kind: &'static str) {
         self.count(kind);
+        self.last_faults.lock().insert(kind, self.now());
         self.record("FAULT", &[site_hash(kind)], || kind.into());
+    }
+
+    /// When a kind of fault struck last.
+    pub(crate) fn last_fault(&self, kind: &str) -> Option<Duration> {
+        self.last_faults.lock().get(kind).copied()
     }
 
     /// Reports a broken promise and so ends the run. Only the first one counts: what follows
@@ -220,6 +235,10 @@ impl World {
 
     pub(crate) fn ios(&self) -> u64 {
         self.ios.load(Relaxed)
+    }
+
+    pub(crate) fn progress(&self) -> u64 {
+        self.progress.load(Relaxed)
     }
 
     pub(crate) fn crash_at_io(&self, io: u64) {

@@ -10,11 +10,14 @@
 //! the process.
 
 mod inode;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use crate::{
     env::killed,
     scheduler::{self, block_on, can_suspend},
+    trace::content_hash,
     world::World,
 };
 use inode::{Inode, SPACE_BLOCK};
@@ -564,11 +567,11 @@ impl File for SimFile {
         let result = shared.begin("write", Kind::Write);
         let result = result.and_then(|mut dice| self.write(buf, offset, &mut dice));
         let n = *result.as_ref().unwrap_or(&0) as u64;
-        let crc = u64::from(crc32fast::hash(buf));
-        let words = [self.inode, offset, buf.len() as u64, n, crc];
+        let hash = content_hash(buf);
+        let words = [self.inode, offset, buf.len() as u64, n, hash];
         shared.end("write", result, &words, || {
             let (inode, len) = (self.inode, buf.len());
-            format!("file {inode} at {offset}: {n} of {len} bytes, crc {crc:08x}")
+            format!("file {inode} at {offset}: {n} of {len} bytes, hash {hash:016x}")
         })
     }
 
@@ -650,11 +653,11 @@ impl FileMap for SimMap {
             return;
         }
         let shared = &self.shared;
-        let crc = u64::from(crc32fast::hash(bytes));
-        let words = [self.inode, offset, bytes.len() as u64, crc];
+        let hash = content_hash(bytes);
+        let words = [self.inode, offset, bytes.len() as u64, hash];
         shared.world.record("map write", &words, || {
             let (inode, len) = (self.inode, bytes.len());
-            format!("file {inode} at {offset}: {len} bytes, crc {crc:08x}")
+            format!("file {inode} at {offset}: {len} bytes, hash {hash:016x}")
         });
         // Stores to memory: a kill may come between any two.
         let middle = shared.world.dice("map write").below(bytes.len() as u64 + 1) as usize;
