@@ -11,14 +11,18 @@ use std::{
 pub(crate) struct Report {
     names: Vec<String>,
     nanos: BTreeMap<String, Vec<f64>>,
+    /// Processor time of the thread that measures: steadier than the clock on a shared machine.
+    cpu: BTreeMap<String, Vec<f64>>,
 }
 
 impl Report {
     /// Times `run`, which does `operations` operations.
     pub(crate) fn time<R>(&mut self, name: &str, operations: u64, run: impl FnOnce() -> R) -> R {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), thread_cpu());
         let result = run();
         self.add(name, operations, start.elapsed());
+        let cpu = (thread_cpu() - cpu).as_nanos() as f64 / operations as f64;
+        self.cpu.entry(name.into()).or_default().push(cpu);
         result
     }
 
@@ -31,6 +35,11 @@ impl Report {
     }
 }
 
+fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -39,14 +48,15 @@ fn median(values: &[f64]) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| what | median ns | min | max | rounds |")?;
-        writeln!(f, "| --- | ---: | ---: | ---: | ---: |")?;
+        writeln!(f, "| what | median ns | min | max | CPU ns | rounds |")?;
+        writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: |")?;
         for name in &self.names {
             let values = &self.nanos[name];
             let min = values.iter().copied().fold(f64::INFINITY, f64::min);
             let max = values.iter().copied().fold(0.0, f64::max);
+            let cpu = self.cpu.get(name).map_or("".into(), |cpu| format!("{:.0}", median(cpu)));
             let (median, rounds) = (median(values), values.len());
-            writeln!(f, "| {name} | {median:.0} | {min:.0} | {max:.0} | {rounds} |")?;
+            writeln!(f, "| {name} | {median:.0} | {min:.0} | {max:.0} | {cpu} | {rounds} |")?;
         }
         Ok(())
     }

@@ -88,13 +88,11 @@ impl Background {
         self.stop.load(SeqCst)
     }
 
-    /// Tells the threads what a commit may have left to do.
+    /// Tells the threads what a commit that did not wait for the disk has left to do.
     #[inline]
-    pub(crate) fn after_commit(&self, memtable: &Memtable, synced: bool) {
-        if !synced {
-            self.sync_wanted.notify();
-        }
-        if memtable.has_full_unsorted_chunk() || !memtable.is_populated(POPULATE_BYTES / 2) {
+    pub(crate) fn after_commit(&self, db: &Db, memtable: &Memtable, end: Lsn) {
+        self.sync_wanted.notify();
+        if db.wal.wants_pages(end) || wants_work(memtable) {
             self.prepare_wanted.notify();
         }
     }
@@ -192,8 +190,8 @@ impl Db {
             let wanted = || {
                 let work = !self.wal.is_prepared_for(0)
                     || background.state.lock().memtable.is_none()
-                    || self.versions.load().active.has_full_unsorted_chunk()
-                    || !self.versions.load().active.is_populated(POPULATE_BYTES / 2);
+                    || wants_work(&self.versions.load().active)
+                    || self.wants_pages();
                 (background.stopped() || work).then_some(())
             };
             match left {
@@ -215,18 +213,33 @@ impl Db {
 
     fn prepare(&self) -> Result<()> {
         let active = Arc::clone(&self.versions.load().active);
-        active.populate(POPULATE_BYTES);
-        while active.sort_chunks() {}
-        drop(active);
-        if self.poison.check().is_err() {
-            return Ok(());
+        // What commits are about to need comes before what readers like.
+        loop {
+            active.populate(POPULATE_BYTES);
+            if self.wants_pages() {
+                let end = self.sequencer.lock().tail.next(); // the lock ends here
+                self.wal.populate(end);
+            }
+            if self.poison.check().is_ok() {
+                self.wal.prepare(0)?;
+            }
+            if !active.sort_chunks() {
+                break;
+            }
         }
+        drop(active);
         if self.background.state.lock().memtable.is_none() {
             let memtable = Arc::new(Memtable::new(self.config.memtable_size, SeqNo(0))?);
             memtable.populate(POPULATE_BYTES);
             self.background.state.lock().memtable = Some(memtable);
         }
-        self.wal.prepare(0)
+        Ok(())
+    }
+
+    /// Whether the log is about to run into pages that are not present. Where commits wait for the
+    /// disk they do not mind, and the disk would mind the extra pages.
+    fn wants_pages(&self) -> bool {
+        !self.syncs_by_default() && self.wal.wants_pages(self.sequencer.lock().tail.next())
     }
 
     /// Frees Versions that nobody looks at, then removes files that no Version names. Returns how much is
@@ -437,6 +450,12 @@ impl Db {
         self.background.wake_prepare();
         Ok(())
     }
+}
+
+/// Whether the memtable has something for the background to do.
+#[inline]
+fn wants_work(memtable: &Memtable) -> bool {
+    memtable.has_full_unsorted_chunk() || !memtable.is_populated(POPULATE_BYTES / 2)
 }
 
 /// A merge over everything that the sources hold.

@@ -10,6 +10,7 @@ use crate::{
     sync::Ordering::SeqCst,
     wal::Stamp,
 };
+use std::sync::Arc;
 
 impl Db {
     /// Lets no new call in, waits for the commits under way, and makes them durable. Returns
@@ -43,10 +44,10 @@ impl Db {
     /// one the log ends as after a kill.
     fn mark_clean(&self) -> Result<()> {
         let mut buf = vec![0; record_bytes(0)];
-        let (slot, seq) = {
+        let (slot, target, seq) = {
             let mut sequencer = self.sequencer.lock();
             let Some(slot) = sequencer.tail.reserve(buf.len()) else { return Ok(()) };
-            (slot, sequencer.next_seq)
+            (slot, Arc::clone(&sequencer.target), sequencer.next_seq)
         };
         let stamp = Stamp {
             kind: RecordKind::Mark,
@@ -56,7 +57,8 @@ impl Db {
             payload_len: 0,
             payload_crc: crc32fast::hash(b""),
         };
-        self.wal.write(&slot, &mut buf, stamp)?;
+        let Some(segment) = &target.segment else { return Ok(()) };
+        self.wal.write(segment, &slot, &mut buf, stamp)?;
         self.published.complete(slot.ticket, seq.0 - 1);
         self.sync_through(slot.end)?;
         let mut manifest = self.manifest.lock();

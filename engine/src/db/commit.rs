@@ -1,6 +1,6 @@
 //! The one way to write.
 
-use super::{Db, Sequencer, read};
+use super::{Db, Sequencer, Target, read};
 use crate::{
     config::{Durability, MAX_VALUE_BYTES},
     error::{Error, Result},
@@ -11,22 +11,31 @@ use crate::{
     iter::tombstones::RangeTombstone,
     memtable::{Memtable, Reservation},
     sync::point,
-    types::{Kind, SeqNo},
+    types::{KeyspaceId, Kind, SeqNo},
     version::Sealed,
     wal::{LogSlot, Stamp, Tail},
 };
 use std::sync::Arc;
 
-/// The operations of one commit, encoded behind room for the header of their log record.
+/// The operations of one commit as a log record: room for its header, the encoded operations, and
+/// padding to the record's alignment.
 pub(crate) struct Encoded<'a> {
-    pub(crate) record: &'a mut Vec<u8>,
+    pub(crate) record: &'a mut [u8],
+    pub(crate) payload_len: usize,
     pub(crate) operations: u32,
+}
+
+impl Encoded<'_> {
+    #[inline]
+    fn payload(&self) -> &[u8] {
+        &self.record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + self.payload_len]
+    }
 }
 
 /// What a commit was given under the sequencer lock.
 struct Place {
+    target: Arc<Target>,
     log: LogSlot,
-    memtable: Arc<Memtable>,
     entries: Reservation,
     first_seq: SeqNo,
     last_seq: SeqNo,
@@ -57,10 +66,9 @@ impl Db {
         if batch.operations == 0 {
             return Ok(self.visible());
         }
-        let payload_len = batch.record.len() - RECORD_HEADER_BYTES;
-        let need = self.check(&batch.record[RECORD_HEADER_BYTES..])?;
-        let payload_crc = crc32fast::hash(&batch.record[RECORD_HEADER_BYTES..]);
-        batch.record.resize(record_bytes(payload_len), 0);
+        debug_assert_eq!(batch.record.len(), record_bytes(batch.payload_len));
+        let need = self.check(batch.payload())?;
+        let payload_crc = crc32fast::hash(batch.payload());
 
         let mut place = self.sequence(batch.record.len(), u64::from(batch.operations), &need)?;
         let stamp = Stamp {
@@ -68,7 +76,7 @@ impl Db {
             flags: 0,
             first_seq: place.first_seq,
             operations: batch.operations,
-            payload_len: payload_len as u32,
+            payload_len: batch.payload_len as u32,
             payload_crc,
         };
         let sync = match durability {
@@ -76,17 +84,19 @@ impl Db {
             Durability::Sync => true,
             Durability::Async => false,
         };
-        if !sync {
-            self.wal.populate(&place.log);
-        }
-        self.wal.write(&place.log, batch.record, stamp)?;
-        let payload = &batch.record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload_len];
-        insert(&place.memtable, &mut place.entries, payload, place.first_seq);
+        let Target { segment: Some(segment), memtable } = &*place.target else {
+            return Err(Error::Closed); // the log had room, so it has a segment
+        };
+        self.wal.write(segment, &place.log, batch.record, stamp)?;
+        insert(memtable, &mut place.entries, batch.payload(), place.first_seq);
         if sync {
             self.sync_through(place.log.end)?;
         }
         self.publish(place.log.ticket, place.last_seq)?;
-        self.background.after_commit(&place.memtable, sync);
+        if sync {
+            return Ok(place.last_seq);
+        }
+        self.background.after_commit(self, memtable, place.log.end);
         Ok(place.last_seq)
     }
 
@@ -97,13 +107,14 @@ impl Db {
             return Err(Error::CommitTooLarge { len: payload.len() as u64, max });
         }
         let mut need = Need { entries: 0, arena_bytes: 0 };
-        let version = self.pin();
         for op in Ops::new(payload) {
             let op = op.ok_or_else(|| Error::InvalidArgument {
                 what: "batch",
                 why: "its operations cannot be decoded".into(),
             })?;
-            read::check_keyspace(&version, op.keyspace())?;
+            if op.keyspace() != KeyspaceId::DEFAULT {
+                read::check_keyspace(&self.pin(), op.keyspace())?;
+            }
             let (key, value_len) = match op {
                 Op::Put { key, value, .. } => (key, value.len()),
                 Op::Delete { key, .. } => (key, 0),
@@ -165,22 +176,23 @@ impl Db {
         }
         let ticket = sequencer.tail.next_ticket();
         // One ticket more is left for the record that ends a segment.
-        if !self.published.has_room(ticket + 1) || !self.wal.has_room(ticket + 1) {
+        if !self.published.has_room(ticket + 1) {
             return Ok(Err(Wanted::Publication));
         }
         if !sequencer.has_spare || !sequencer.tail.has_room(log_bytes) {
             return Ok(Err(Wanted::Log(log_bytes)));
         }
-        let Some(entries) = sequencer.memtable.reserve(need.entries, need.arena_bytes) else {
-            let full = Arc::clone(&sequencer.memtable);
+        let memtable = &sequencer.target.memtable;
+        let Some(entries) = memtable.reserve(need.entries, need.arena_bytes) else {
+            let full = Arc::clone(memtable);
             return Ok(Err(Wanted::Memtable(need.arena_bytes, full)));
         };
         let Some(log) = sequencer.tail.reserve(log_bytes) else {
             return Ok(Err(Wanted::Log(log_bytes))); // checked above
         };
         sequencer.next_seq = SeqNo(last_seq.0 + 1);
-        let memtable = Arc::clone(&sequencer.memtable);
-        Ok(Ok(Place { log, memtable, entries, first_seq, last_seq }))
+        let target = Arc::clone(&sequencer.target);
+        Ok(Ok(Place { target, log, entries, first_seq, last_seq }))
     }
 
     fn wait_for_publication(&self) -> Result<()> {
@@ -189,8 +201,7 @@ impl Db {
                 return Some(Err(poisoned));
             }
             let ticket = self.sequencer.lock().tail.next_ticket();
-            let room = self.published.has_room(ticket + 1) && self.wal.has_room(ticket + 1);
-            room.then_some(Ok(()))
+            self.published.has_room(ticket + 1).then_some(Ok(()))
         })
     }
 
@@ -211,17 +222,17 @@ impl Db {
                 return Ok(()); // another commit was faster
             }
             let ticket = sequencer.tail.next_ticket();
-            if !self.published.has_room(ticket) || !self.wal.has_room(ticket) {
+            if !self.published.has_room(ticket) {
                 return Ok(()); // the caller tries again, and waits
             }
             let Some(next) = self.wal.take_ready(capacity) else { return Ok(()) };
             let seq = SeqNo(sequencer.next_seq.0 - 1);
-            (sequencer.tail.switch(Arc::clone(&next)), next, seq)
+            (sequencer.switch(Arc::clone(&next)), next, seq)
         };
         self.background.wake_prepare();
         if let Some(slot) = slot {
             self.wal.write_switch(&slot, &next, SeqNo(seq.0 + 1))?;
-            self.published.complete(slot.ticket, seq.0);
+            self.published.complete(slot.1.ticket, seq.0);
             self.published_moved.notify();
         }
         Ok(())
@@ -233,17 +244,17 @@ impl Db {
         let next = self.background.new_memtable(&self.config, bytes)?;
         let mut sequencer = self.sequencer.lock();
         self.poison.check()?;
-        if !Arc::ptr_eq(&sequencer.memtable, full) {
+        if !Arc::ptr_eq(&sequencer.target.memtable, full) {
             return Ok(()); // another commit was faster
         }
         let sealed = Arc::new(Sealed {
-            memtable: Arc::clone(&sequencer.memtable),
+            memtable: Arc::clone(&sequencer.target.memtable),
             last_seq: SeqNo(sequencer.next_seq.0 - 1),
             end: sequencer.tail.next(),
         });
         // Under the lock: the Version names the memtable before its first SeqNo is given.
         self.versions.install(|version| version.with_active(Arc::clone(&next), sealed));
-        sequencer.memtable = next;
+        sequencer.set_memtable(next);
         drop(sequencer);
         self.background.wake_flush();
         Ok(())

@@ -26,7 +26,7 @@ use crate::{
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
     types::SeqNo,
     version::{Version, cell::{Pinned, VersionCell}, manifest::Manifest},
-    wal::{Tail, Wal},
+    wal::{LogSlot, Segment, Tail, Wal},
 };
 use std::{path::PathBuf, sync::Arc};
 
@@ -42,7 +42,7 @@ pub(crate) struct Db {
     /// Gives SeqNos and log positions. Held for a few instructions, never across I/O or waiting.
     pub(crate) sequencer: Mutex<Sequencer>,
     /// The visible SeqNo: everything up to it is published, nothing above it is read.
-    pub(crate) published: InOrder,
+    pub(crate) published: Arc<InOrder>,
     pub(crate) published_moved: Signal,
     pub(crate) versions: VersionCell,
     /// Held across the I/O of an edit.
@@ -62,11 +62,34 @@ pub(crate) struct Db {
 pub(crate) struct Sequencer {
     pub(crate) next_seq: SeqNo,
     pub(crate) tail: Tail,
-    /// The active memtable of the current Version.
-    pub(crate) memtable: Arc<Memtable>,
+    /// Where commits go now.
+    pub(crate) target: Arc<Target>,
     /// Whether a segment besides the one being written exists: without it nothing is written, so
     /// that the next opening finds it, however full the disk is.
     pub(crate) has_spare: bool,
+}
+
+/// Where a commit's bytes go. Replaced as a whole, so that a commit holds one reference.
+pub(crate) struct Target {
+    /// The segment of the log's tail, if it has one.
+    pub(crate) segment: Option<Arc<Segment>>,
+    /// The active memtable of the current Version.
+    pub(crate) memtable: Arc<Memtable>,
+}
+
+impl Sequencer {
+    /// Lets commits go to `memtable`.
+    pub(crate) fn set_memtable(&mut self, memtable: Arc<Memtable>) {
+        let segment = self.target.segment.clone();
+        self.target = Arc::new(Target { segment, memtable });
+    }
+
+    /// Lets the log go on in `segment`: see [`Tail::switch`].
+    pub(crate) fn switch(&mut self, segment: Arc<Segment>) -> Option<(Arc<Segment>, LogSlot)> {
+        let memtable = Arc::clone(&self.target.memtable);
+        self.target = Arc::new(Target { segment: Some(Arc::clone(&segment)), memtable });
+        self.tail.switch(segment)
+    }
 }
 
 impl Db {

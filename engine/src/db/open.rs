@@ -12,7 +12,7 @@
 //! Only then readers see anything, so nothing they see can be taken back. Interrupted anywhere, the
 //! next recovery finds the same commits.
 
-use super::{Db, Sequencer, background::Background, commit::insert};
+use super::{Db, Sequencer, Target, background::Background, commit::insert};
 use crate::{
     config::{LightningDbConfig, WalSyncMode},
     env::{DirLock, Env, NamedFile, OpenMode, PathKind, Signal},
@@ -33,7 +33,7 @@ use crate::{
         cell::VersionCell,
         manifest::{Manifest, generation_of, is_manifest},
     },
-    wal::{LogStart, SegmentPlan, Stamp, Tail, Wal, replay::{self, FoundSegment}},
+    wal::{LogStart, Segment, SegmentPlan, Stamp, Tail, Wal, replay::{self, FoundSegment}},
 };
 use std::{
     path::{Path, PathBuf},
@@ -294,9 +294,11 @@ impl Opening {
             commits: 0,
         };
         let file_ids = Arc::new(AtomicU64::new(listing.next_file()));
-        let wal = self.wal(uuid, &file_ids, &recovered, vec![], vec![], EditNo(0));
+        let published = Arc::new(InOrder::new(0));
+        let segments = (vec![], vec![]);
+        let wal = self.wal(uuid, &file_ids, &recovered, segments, EditNo(0), &published);
         let mut sequencer = self.sequencer(&recovered);
-        let (piece, published) = self.begin_log(&wal, &mut sequencer, &recovered)?;
+        let piece = self.begin_log(&wal, &mut sequencer, &recovered, &published)?;
         let mut state = State { log: vec![piece], ..State::default() };
         let keyspace = Change::AddKeyspace(KeyspaceMeta {
             id: KeyspaceId::DEFAULT,
@@ -327,25 +329,24 @@ impl Opening {
         state.next_file = FileId(next_file);
         manifest.roll(state)?;
 
-        let (live, idle) = self.split_segments(segments, &manifest, &recovered)?;
-        let wal = self.wal(uuid, &file_ids, &recovered, live, idle, manifest.number());
+        let published = Arc::new(InOrder::new(recovered.next_seq.0 - 1));
+        let segments = self.split_segments(segments, &manifest, &recovered)?;
+        let number = manifest.number();
+        let wal = self.wal(uuid, &file_ids, &recovered, segments, number, &published);
         let mut sequencer = self.sequencer(&recovered);
-        let published = match self.begin_log(&wal, &mut sequencer, &recovered) {
-            Ok((piece, published)) => {
+        match self.begin_log(&wal, &mut sequencer, &recovered, &published) {
+            Ok(piece) => {
                 let mut log = ended_at(&manifest.state().log, recovered.durable_end);
                 log.push(piece);
                 manifest.append(&[
                     Change::Log(log),
                     Change::NextFile(FileId(file_ids.load(SeqCst))),
                 ])?;
-                published
             }
             // On a full disk the log goes on later, if all that it holds is durable where it is.
-            Err(Error::NoSpace { .. }) if recovered.suffix.is_empty() => {
-                InOrder::new(recovered.next_seq.0 - 1)
-            }
+            Err(Error::NoSpace { .. }) if recovered.suffix.is_empty() => {}
             Err(error) => return Err(error),
-        };
+        }
         wal.set_durable_edit(manifest.number());
         self.remove_orphans(listing, &manifest)?;
         self.finish(manifest, wal, sequencer, published, recovered, file_ids, lock)
@@ -443,7 +444,7 @@ impl Opening {
         segments: Vec<FoundSegment>,
         manifest: &Manifest,
         recovered: &Recovered,
-    ) -> Result<(Vec<crate::wal::Segment>, Vec<crate::wal::Segment>)> {
+    ) -> Result<(Vec<Segment>, Vec<Segment>)> {
         let (mut live, mut idle) = (vec![], vec![]);
         let pieces = ended_at(&manifest.state().log, recovered.durable_end);
         for segment in segments {
@@ -465,9 +466,9 @@ impl Opening {
         uuid: [u8; 16],
         file_ids: &Arc<AtomicU64>,
         recovered: &Recovered,
-        live: Vec<crate::wal::Segment>,
-        idle: Vec<crate::wal::Segment>,
+        (live, idle): (Vec<Segment>, Vec<Segment>),
         durable_edit: EditNo,
+        tickets: &Arc<InOrder>,
     ) -> Wal {
         let max = self.config.wal_segment_size.next_multiple_of(BLOCK_BYTES);
         let plan = SegmentPlan {
@@ -484,14 +485,18 @@ impl Opening {
             durable_edit,
         };
         let (dir, poison) = (self.dir.clone(), Arc::clone(&self.poison));
-        Wal::new(&self.env, dir, uuid, poison, Arc::clone(file_ids), plan, start)
+        let (file_ids, tickets) = (Arc::clone(file_ids), Arc::clone(tickets));
+        Wal::new(&self.env, dir, uuid, poison, file_ids, plan, tickets, start)
     }
 
     fn sequencer(&self, recovered: &Recovered) -> Sequencer {
         Sequencer {
             next_seq: recovered.next_seq,
             tail: Tail::new(recovered.base),
-            memtable: Arc::clone(&recovered.memtables.active),
+            target: Arc::new(Target {
+                segment: None,
+                memtable: Arc::clone(&recovered.memtables.active),
+            }),
             has_spare: false,
         }
     }
@@ -502,7 +507,8 @@ impl Opening {
         wal: &Wal,
         sequencer: &mut Sequencer,
         recovered: &Recovered,
-    ) -> Result<(LogPiece, InOrder)> {
+        published: &InOrder,
+    ) -> Result<LogPiece> {
         let sizes = recovered.suffix.iter().map(|(_, payload)| record_bytes(payload.len()));
         let capacity = Tail::capacity_for(sizes.sum());
         let segment = wal.begin(capacity)?;
@@ -512,9 +518,8 @@ impl Opening {
             end: None,
             epoch: segment.header.epoch,
         };
+        sequencer.switch(Arc::clone(&segment));
         let tail = &mut sequencer.tail;
-        tail.switch(segment);
-        let published = InOrder::new(recovered.next_seq.0 - 1);
         for (record, payload) in &recovered.suffix {
             let mut buf = vec![0; record_bytes(payload.len())];
             buf[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload.len()].copy_from_slice(payload);
@@ -530,12 +535,12 @@ impl Opening {
                 payload_len: record.payload_len,
                 payload_crc: record.payload_crc,
             };
-            wal.write(&slot, &mut buf, stamp)?;
+            wal.write(&segment, &slot, &mut buf, stamp)?;
             published.complete(slot.ticket, recovered.next_seq.0 - 1);
         }
         let padded = tail.pad();
         wal.sync_through(padded.durable, &|| padded)?;
-        Ok((piece, published))
+        Ok(piece)
     }
 
     fn remove(&self, name: &str) -> Result<()> {
@@ -567,7 +572,7 @@ impl Opening {
         manifest: Manifest,
         wal: Wal,
         sequencer: Sequencer,
-        published: InOrder,
+        published: Arc<InOrder>,
         recovered: Recovered,
         file_ids: Arc<AtomicU64>,
         lock: Box<dyn DirLock>,
@@ -654,7 +659,7 @@ impl Db {
         manifest.append(&[Change::Log(log), self.next_file()])?;
         self.wal.set_durable_edit(manifest.number());
         let mut sequencer = self.sequencer.lock();
-        sequencer.tail.switch(segment);
+        sequencer.switch(segment);
         sequencer.has_spare = true;
         Ok(())
     }

@@ -17,11 +17,10 @@ impl Signal {
     }
 
     /// Wakes whoever waits. What the waiters check was changed before, by a sequentially
-    /// consistent store or under a lock that the check takes.
+    /// consistent operation or under a lock that the check takes: so either the waiter sees the
+    /// change, or the load below sees the waiter.
     #[inline]
     pub(crate) fn notify(&self) {
-        // A full fence, so that of notifier and waiter one sees the other's store.
-        crate::sync::atomic::fence(SeqCst);
         if self.waiters.load(SeqCst) > 0 {
             self.event.notify_all();
         }

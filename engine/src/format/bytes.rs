@@ -22,6 +22,7 @@ impl<'a> Decoder<'a> {
         self.at == self.bytes.len()
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let taken = self.bytes.get(self.at..)?.get(..len)?;
         self.at += len;
@@ -32,6 +33,7 @@ impl<'a> Decoder<'a> {
         self.take(N)?.try_into().ok()
     }
 
+    #[inline]
     pub(crate) fn u8(&mut self) -> Option<u8> {
         self.array::<1>().map(|b| b[0])
     }
@@ -49,7 +51,18 @@ impl<'a> Decoder<'a> {
     }
 
     /// An LEB128 integer of at most 32 bits; longer encodings than needed are refused.
+    #[inline]
     pub(crate) fn varint(&mut self) -> Option<u32> {
+        match self.bytes.get(self.at) {
+            Some(byte) if *byte < 0x80 => {
+                self.at += 1;
+                Some(u32::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Option<u32> {
         let mut value = 0u32;
         for shift in (0..35).step_by(7) {
             let byte = self.u8()?;
@@ -63,10 +76,24 @@ impl<'a> Decoder<'a> {
     }
 
     /// Bytes behind their length as a varint.
+    #[inline]
     pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = self.varint()?;
         self.take(len as usize)
     }
+}
+
+/// Writes an LEB128 integer to the front of `out`, which has room, and says how long it is.
+#[inline]
+pub(crate) fn write_varint(out: &mut [u8], mut value: u32) -> usize {
+    let mut len = 0;
+    while value >= 0x80 {
+        out[len] = value as u8 | 0x80;
+        value >>= 7;
+        len += 1;
+    }
+    out[len] = value as u8;
+    len + 1
 }
 
 /// Appends an LEB128 integer.

@@ -1,6 +1,6 @@
 //! The operations of a commit: the payload of its log record. Format: `docs/formats/wal.md`.
 
-use super::bytes::{Decoder, put_bytes, put_varint};
+use super::bytes::{Decoder, varint_len, write_varint};
 use crate::types::{KeyspaceId, Kind};
 
 /// The end of a range delete is absent: it has no upper end.
@@ -16,28 +16,41 @@ pub(crate) enum Op<'a> {
 }
 
 impl<'a> Op<'a> {
-    /// Appends the operation. The caller has checked that lengths fit 32 bits.
+    /// Kind, flags, keyspace, key, and what follows the key, if anything does.
     #[inline]
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let (kind, flags, keyspace, key) = match *self {
-            Op::Put { keyspace, key, .. } => (Kind::Put, 0, keyspace, key),
-            Op::Delete { keyspace, key } => (Kind::Delete, 0, keyspace, key),
-            Op::RangeDelete { keyspace, start, end: Some(_) } => {
-                (Kind::RangeDelete, 0, keyspace, start)
-            }
-            Op::RangeDelete { keyspace, start, end: None } => {
-                (Kind::RangeDelete, FLAG_NO_END, keyspace, start)
-            }
-        };
-        out.extend_from_slice(&[kind as u8, flags]);
-        put_varint(out, keyspace.0);
-        put_bytes(out, key);
+    fn parts(&self) -> (Kind, u8, KeyspaceId, &'a [u8], Option<&'a [u8]>) {
         match *self {
-            Op::Put { value: tail, .. } | Op::RangeDelete { end: Some(tail), .. } => {
-                put_bytes(out, tail);
+            Op::Put { keyspace, key, value } => (Kind::Put, 0, keyspace, key, Some(value)),
+            Op::Delete { keyspace, key } => (Kind::Delete, 0, keyspace, key, None),
+            Op::RangeDelete { keyspace, start, end } => {
+                let flags = if end.is_none() { FLAG_NO_END } else { 0 };
+                (Kind::RangeDelete, flags, keyspace, start, end)
             }
-            Op::Delete { .. } | Op::RangeDelete { end: None, .. } => {}
         }
+    }
+
+    /// How long the encoded operation is.
+    #[inline]
+    pub(crate) fn encoded_len(&self) -> usize {
+        let (_, _, keyspace, key, tail) = self.parts();
+        let bytes = |b: &[u8]| varint_len(b.len() as u32) + b.len();
+        2 + varint_len(keyspace.0) + bytes(key) + tail.map_or(0, bytes)
+    }
+
+    /// Writes the operation into `out`, which is [`encoded_len`](Op::encoded_len) long. The caller has
+    /// checked that lengths fit 32 bits.
+    #[inline]
+    pub(crate) fn encode(&self, out: &mut [u8]) {
+        let (kind, flags, keyspace, key, tail) = self.parts();
+        out[0] = kind as u8;
+        out[1] = flags;
+        let mut at = 2 + write_varint(&mut out[2..], keyspace.0);
+        for bytes in [Some(key), tail].into_iter().flatten() {
+            at += write_varint(&mut out[at..], bytes.len() as u32);
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        }
+        debug_assert_eq!(at, out.len());
     }
 
     #[inline]
@@ -111,7 +124,9 @@ mod tests {
         let mut payload = vec![];
         let mut ends = vec![0];
         for op in &ops {
-            op.encode(&mut payload);
+            let at = payload.len();
+            payload.resize(at + op.encoded_len(), 0);
+            op.encode(&mut payload[at..]);
             ends.push(payload.len());
         }
         let decoded: Vec<_> = Ops::new(&payload).collect();

@@ -49,7 +49,7 @@ pub(crate) struct RecordHeader {
 }
 
 /// Bytes of a record with this payload, padded to the alignment of the next.
-pub(crate) fn record_bytes(payload_len: usize) -> usize {
+pub(crate) const fn record_bytes(payload_len: usize) -> usize {
     (RECORD_HEADER_BYTES + payload_len).next_multiple_of(RECORD_ALIGN as usize)
 }
 

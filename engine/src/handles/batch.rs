@@ -5,7 +5,10 @@ use crate::{
     config::MAX_VALUE_BYTES,
     db::{commit::Encoded, scan},
     error::{Error, Result},
-    format::{ops::Op, record::RECORD_HEADER_BYTES},
+    format::{
+        ops::Op,
+        record::{RECORD_HEADER_BYTES, record_bytes},
+    },
     types::KeyspaceId,
 };
 
@@ -139,7 +142,9 @@ impl WriteBatch {
             Some(operations) => self.operations = operations,
             None => return self.refuse(Error::CommitTooLarge { len: u64::MAX, max: u32::MAX.into() }),
         }
-        op.encode(&mut self.record);
+        let at = self.record.len();
+        self.record.resize(at + op.encoded_len(), 0);
+        op.encode(&mut self.record[at..]);
         self
     }
 
@@ -149,11 +154,13 @@ impl WriteBatch {
         self
     }
 
-    /// The operations, ready to be committed.
+    /// The operations, ready to be committed. Nothing can be added after.
     pub(crate) fn encoded(&mut self) -> Result<Encoded<'_>> {
-        match &self.error {
-            Some(error) => Err(error.clone()),
-            None => Ok(Encoded { record: &mut self.record, operations: self.operations }),
+        if let Some(error) = &self.error {
+            return Err(error.clone());
         }
+        let payload_len = self.record.len() - RECORD_HEADER_BYTES;
+        self.record.resize(record_bytes(payload_len), 0);
+        Ok(Encoded { record: &mut self.record, payload_len, operations: self.operations })
     }
 }

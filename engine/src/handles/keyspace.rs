@@ -3,8 +3,12 @@
 use super::{Handle, KeyRange, Scan, Snapshot, ValueRef, WriteBatch};
 use crate::{
     config::{Compression, Durability},
-    db::read,
+    db::{commit::Encoded, read},
     error::Result,
+    format::{
+        ops::Op,
+        record::{RECORD_HEADER_BYTES, record_bytes},
+    },
     types::KeyspaceId,
 };
 use std::{fmt, sync::Arc};
@@ -20,6 +24,9 @@ pub struct KeyspaceOptions {
     /// Compression of its sstables; `None`: as the database's configuration says.
     pub compression: Option<Compression>,
 }
+
+/// Key and value together of a put that is encoded on the stack.
+const SMALL_BYTES: usize = 408;
 
 /// A set of keys of its own: keys of different keyspaces never meet. A commit may span keyspaces
 /// ([`WriteBatch`]), and so may a snapshot ([`Snapshot::of`]).
@@ -80,9 +87,19 @@ impl Keyspace {
         durability: Durability,
     ) -> Result<()> {
         let (key, value) = (key.as_ref(), value.as_ref());
-        let mut batch = WriteBatch::with_capacity(key.len() + value.len() + 24);
-        batch.put_id(self.id, key, value);
-        self.write(batch, durability)
+        if key.len() + value.len() > SMALL_BYTES {
+            let mut batch = WriteBatch::with_capacity(key.len() + value.len() + 24);
+            batch.put_id(self.id, key, value);
+            return self.write(batch, durability);
+        }
+        // As one operation of a batch, but without a batch's memory.
+        let op = Op::Put { keyspace: self.id, key, value };
+        let payload_len = op.encoded_len();
+        let mut record = [0; record_bytes(SMALL_BYTES + 24)];
+        op.encode(&mut record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload_len]);
+        let record = &mut record[..record_bytes(payload_len)];
+        let batch = Encoded { record, payload_len, operations: 1 };
+        self.handle.db.commit(batch, durability).map(|_| ())
     }
 
     /// Removes a key, if it is there.

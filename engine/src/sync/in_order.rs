@@ -1,10 +1,11 @@
-//! A watermark that moves in ticket order, whatever order the work is done in.
+//! Work that is done by many at once and counted in order.
 
-use super::{AtomicU64, CachePadded, Ordering::SeqCst, point};
+use super::{AtomicU64, CachePadded, Ordering::Relaxed, Ordering::SeqCst, point};
 
-/// Tickets are given out one by one by the caller, under a lock, each with a value that never
-/// falls. Whoever completes a ticket says so here; [`InOrder::watermark`] is the value of the last
-/// ticket before which none is open.
+/// Tickets are given out one by one by the caller, under a lock. A ticket goes through two steps, each
+/// taken by its holder whenever it is ready: it is *filled*, then *complete* with a value, which never falls
+/// from ticket to ticket. [`InOrder::watermark`] is the value of the last ticket before which none is
+/// incomplete.
 ///
 /// A ticket uses the place `ticket % PLACES`, so it may be given out only while
 /// [`InOrder::has_room`] says so.
@@ -15,9 +16,12 @@ pub(crate) struct InOrder {
     watermark: CachePadded<AtomicU64>,
 }
 
+/// The steps hold `ticket + 1` of the last ticket that took them: never cleared, so there is no race to
+/// clear them, and growing, because a place is reused only once its ticket is complete.
 #[derive(Default)]
+#[repr(align(32))]
 struct Place {
-    /// `ticket + 1` once the ticket is complete: never cleared, so there is no race to clear it.
+    filled: AtomicU64,
     done: AtomicU64,
     value: AtomicU64,
 }
@@ -32,6 +36,11 @@ impl InOrder {
             head: CachePadded(AtomicU64::new(0)),
             watermark: CachePadded(AtomicU64::new(value)),
         }
+    }
+
+    #[inline]
+    fn place(&self, ticket: u64) -> &Place {
+        &self.places[(ticket % PLACES) as usize]
     }
 
     /// Whether `ticket` can be given out.
@@ -51,31 +60,43 @@ impl InOrder {
         self.head.0.load(SeqCst) >= ticket
     }
 
+    /// Fills `ticket`.
+    #[inline]
+    pub(crate) fn fill(&self, ticket: u64) {
+        self.place(ticket).filled.store(ticket + 1, SeqCst);
+    }
+
+    /// Whether all tickets below `end` are filled; those below `from` are known to be.
+    pub(crate) fn is_filled_below(&self, from: u64, end: u64) -> bool {
+        // A place that went on to a later ticket has filled the earlier one.
+        let first = from.max(end.saturating_sub(PLACES));
+        (first..end).all(|ticket| self.place(ticket).filled.load(SeqCst) > ticket)
+    }
+
     /// Completes `ticket`, whose value is `value`, and moves the watermark as far as it goes.
     #[inline]
     pub(crate) fn complete(&self, ticket: u64, value: u64) {
-        let place = &self.places[(ticket % PLACES) as usize];
-        place.value.store(value, SeqCst);
-        // Sequentially consistent, as is the load below: of two who complete neighbouring
+        let place = self.place(ticket);
+        place.value.store(value, Relaxed); // published by the store below
+        // Sequentially consistent, as is the load in `advance`: of two who complete neighbouring
         // tickets at once, at least one sees the other's mark.
         place.done.store(ticket + 1, SeqCst);
         point("in_order.done");
         self.advance();
     }
 
+    #[inline]
     fn advance(&self) {
         loop {
             let head = self.head.0.load(SeqCst);
-            let place = &self.places[(head % PLACES) as usize];
+            let place = self.place(head);
             if place.done.load(SeqCst) != head + 1 {
                 return;
             }
-            let value = place.value.load(SeqCst);
+            let value = place.value.load(Relaxed);
             point("in_order.advance");
-            // The watermark first: whoever sees the head behind a ticket may rely on it. It
-            // cannot pass an open ticket: all below `head` are complete, and `head` is.
-            // A place is not reused before the head has passed it, so if the value read is a
-            // later ticket's, that of `head` was already counted.
+            // If the head still stands here the place was not reused, so the value is its ticket's.
+            // The watermark moves first: whoever sees the head behind a ticket may rely on it.
             if self.head.0.load(SeqCst) == head {
                 self.watermark.0.fetch_max(value, SeqCst);
             }
@@ -98,6 +119,21 @@ mod tests {
         assert_eq!(order.watermark(), 30);
         assert!(order.is_complete_below(3) && !order.is_complete_below(4));
         assert!(order.has_room(3 + PLACES - 1) && !order.has_room(3 + PLACES));
+    }
+
+    #[test]
+    fn filled_is_told_over_reused_places() {
+        let order = InOrder::new(0);
+        for ticket in 0..PLACES + 10 {
+            assert!(!order.is_filled_below(0, ticket + 1));
+            order.fill(ticket);
+            assert!(order.is_filled_below(0, ticket + 1));
+            order.complete(ticket, ticket);
+        }
+        order.fill(PLACES + 11);
+        assert!(!order.is_filled_below(PLACES, PLACES + 12));
+        order.fill(PLACES + 10);
+        assert!(order.is_filled_below(PLACES, PLACES + 12));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! and synced before their first use. Invariants:
 //!
 //! - positions are reserved in commit order under the sequencer lock ([`Tail`]); the bytes are copied
-//!   afterwards, by many threads at once; [`Wal::filled`] tells how far they all are
+//!   afterwards, by many threads at once; a ticket of [`InOrder`] is filled when they are
 //! - a sync is led by one thread for all that wait; it pads the log to a block, waits until it is
 //!   filled, and syncs the segments in order: a block with durable records is never written again
 //! - besides the segments in use there is always one that nothing needs, so that a database
@@ -54,8 +54,10 @@ pub(crate) struct Wal {
     plan: SegmentPlan,
     /// Pages below this position were made present.
     populated: AtomicU64,
-    /// How far the log is in the kernel's hands, in order.
-    filled: InOrder,
+    /// Numbers the reservations. A ticket is filled once its bytes are in the kernel's hands.
+    tickets: Arc<InOrder>,
+    /// Tickets below are known to be filled. Only the leader looks.
+    filled: AtomicU64,
     filled_moved: Signal,
     /// Everything below is durable.
     durable: AtomicU64,
@@ -114,12 +116,12 @@ pub(crate) struct LogStart {
 }
 
 /// How far ahead pages are made present.
-const POPULATE_BYTES: u64 = 256 << 10;
+const POPULATE_BYTES: u64 = 2 << 20;
 /// How many prepared segments are kept ready.
 const READY_SEGMENTS: usize = 2;
 /// How many segments are kept that nothing needs, besides those.
 const IDLE_SEGMENTS: usize = 1;
-/// A segment that filled faster than this is followed by one of four times the size.
+/// A segment that filled faster than this is followed by one of eight times the size.
 const BUSY_SEGMENT: Duration = Duration::from_secs(1);
 
 impl Wal {
@@ -130,6 +132,7 @@ impl Wal {
         poison: Arc<Poison>,
         file_ids: Arc<AtomicU64>,
         plan: SegmentPlan,
+        tickets: Arc<InOrder>,
         start: LogStart,
     ) -> Wal {
         Wal {
@@ -140,7 +143,8 @@ impl Wal {
             file_ids,
             plan,
             populated: AtomicU64::new(0),
-            filled: InOrder::new(start.base.0),
+            tickets,
+            filled: AtomicU64::new(0),
             filled_moved: Signal::new(env),
             durable: AtomicU64::new(start.base.0),
             durable_edit: AtomicU64::new(start.durable_edit.0),
@@ -169,11 +173,6 @@ impl Wal {
         self.durable_edit.fetch_max(edit.0, SeqCst);
     }
 
-    /// Whether the reservation `ticket` may be made.
-    pub(crate) fn has_room(&self, ticket: u64) -> bool {
-        self.filled.has_room(ticket)
-    }
-
     /// Whether a segment that the log can go on in is prepared, and another besides it.
     pub(crate) fn is_prepared_for(&self, capacity: u64) -> bool {
         let segments = self.segments.lock();
@@ -184,7 +183,13 @@ impl Wal {
     /// Writes one record into its place: `buf` is room for the header, the payload, and padding to
     /// the record's alignment.
     #[inline]
-    pub(crate) fn write(&self, slot: &LogSlot, buf: &mut [u8], stamp: Stamp) -> Result<()> {
+    pub(crate) fn write(
+        &self,
+        segment: &Segment,
+        slot: &LogSlot,
+        buf: &mut [u8],
+        stamp: Stamp,
+    ) -> Result<()> {
         debug_assert_eq!(buf.len() as u64, slot.end.0 - slot.lsn.0);
         let header = RecordHeader {
             kind: stamp.kind,
@@ -200,19 +205,24 @@ impl Wal {
             payload_crc: stamp.payload_crc,
         };
         if let Some(place) = buf.first_chunk_mut::<RECORD_HEADER_BYTES>() {
-            header.encode(slot.segment.header.salt, place);
+            header.encode(segment.header.salt, place);
         }
         point("wal.write");
-        if let Err(error) = slot.segment.write(slot.lsn, buf) {
+        if let Err(error) = segment.write(slot.lsn, buf) {
             return Err(self.fail(error));
         }
-        self.filled.complete(slot.ticket, slot.end.0);
+        self.tickets.fill(slot.ticket);
         self.filled_moved.notify();
         Ok(())
     }
 
     /// Writes the record that ends a segment.
-    pub(crate) fn write_switch(&self, slot: &LogSlot, next: &Segment, seq: SeqNo) -> Result<()> {
+    pub(crate) fn write_switch(
+        &self,
+        (segment, slot): &(Arc<Segment>, LogSlot),
+        next: &Segment,
+        seq: SeqNo,
+    ) -> Result<()> {
         let mut buf = vec![0; record_bytes(SWITCH_BYTES)];
         let payload = Switch { first: next.first(), salt: next.header.salt }.encode();
         buf[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + SWITCH_BYTES].copy_from_slice(&payload);
@@ -224,7 +234,7 @@ impl Wal {
             payload_len: SWITCH_BYTES as u32,
             payload_crc: crc32fast::hash(&payload),
         };
-        self.write(slot, &mut buf, stamp)
+        self.write(segment, slot, &mut buf, stamp)
     }
 
     /// Returns once everything below `target` is durable. `pad` ends the block of the last
@@ -256,10 +266,11 @@ impl Wal {
         self.poison.check()?;
         let padded = pad();
         self.filled_moved.wait(|| {
-            let filled = self.filled.watermark() >= padded.filled.0;
+            let filled = self.tickets.is_filled_below(self.filled.load(Relaxed), padded.tickets);
             (filled || self.poison.check().is_err()).then_some(())
         });
         self.poison.check()?;
+        self.filled.store(padded.tickets, Relaxed);
         let from = self.durable();
         let segments: Vec<_> = {
             let segments = self.segments.lock();
@@ -390,7 +401,7 @@ impl Wal {
         let busy = now - segments.switched_at < BUSY_SEGMENT;
         segments.switched_at = now;
         segments.next_bytes = match busy {
-            true => (segments.next_bytes * 4).min(self.plan.max),
+            true => (segments.next_bytes * 8).min(self.plan.max),
             false => self.plan.first,
         };
         Some(next)
@@ -442,20 +453,26 @@ impl Wal {
         all.map(|s| s.header.capacity + BLOCK_BYTES).sum()
     }
 
-    /// Makes the next pages of a segment present before they are written, many in one call: each
-    /// would fault otherwise. Only for commits that do not wait for the disk, because the next sync
-    /// writes these pages too.
+    /// Whether the pages that the log goes on in soon are not present yet. Each would fault when it
+    /// is first written.
     #[inline]
-    pub(crate) fn populate(&self, slot: &LogSlot) {
-        if slot.end.0 > self.populated.load(Relaxed) {
-            self.populate_from(slot);
-        }
+    pub(crate) fn wants_pages(&self, end: Lsn) -> bool {
+        end.0 + POPULATE_BYTES / 2 > self.populated.load(Relaxed)
     }
 
-    #[cold]
-    fn populate_from(&self, slot: &LogSlot) {
-        let to = Lsn(slot.end.0 + POPULATE_BYTES);
-        self.populated.store(to.0.min(slot.segment.end().0), Relaxed);
-        slot.segment.populate(slot.lsn, to);
+    /// Makes the pages ahead of `end` present. Only where commits do not wait for the disk, because the
+    /// next sync writes these pages too.
+    pub(crate) fn populate(&self, end: Lsn) {
+        if !self.wants_pages(end) {
+            return;
+        }
+        let from = Lsn(self.populated.load(Relaxed).max(end.0));
+        let to = Lsn(end.0 + POPULATE_BYTES);
+        let segments: Vec<_> = {
+            let s = self.segments.lock();
+            s.live.back().into_iter().chain(s.ready.front()).cloned().collect()
+        };
+        segments.iter().for_each(|s| s.populate(from, to));
+        self.populated.store(to.0, Relaxed);
     }
 }

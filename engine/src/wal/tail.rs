@@ -21,17 +21,16 @@ pub(crate) struct Tail {
 
 /// A stretch of the log that belongs to one writer.
 pub(crate) struct LogSlot {
-    pub(crate) segment: Arc<Segment>,
     pub(crate) lsn: Lsn,
     pub(crate) end: Lsn,
     pub(crate) gap: u16,
     pub(crate) ticket: u64,
 }
 
-/// How far the log must be filled before it is synced, and what is durable afterwards.
+/// The tickets that must be filled before the log is synced, and what is durable afterwards.
 #[derive(Clone, Copy)]
 pub(crate) struct Padded {
-    pub(crate) filled: Lsn,
+    pub(crate) tickets: u64,
     pub(crate) durable: Lsn,
 }
 
@@ -76,10 +75,8 @@ impl Tail {
         if !self.has_room(len) {
             return None;
         }
-        let segment = self.segment.as_ref()?;
         let end = Lsn(self.next.0 + len as u64);
         let slot = LogSlot {
-            segment: Arc::clone(segment),
             lsn: self.next,
             end,
             gap: (self.next.0 - self.last_end.0) as u16,
@@ -94,19 +91,19 @@ impl Tail {
     /// Ends the block of the last record, because it is about to become durable.
     pub(crate) fn pad(&mut self) -> Padded {
         self.next = block_end(self.next);
-        Padded { filled: self.last_end, durable: self.next }
+        Padded { tickets: self.ticket, durable: self.next }
     }
 
-    /// Goes on in `segment`. The slot is for the switch record in the one before it; there is
-    /// none to write if the log had no segment.
-    pub(crate) fn switch(&mut self, segment: Arc<Segment>) -> Option<LogSlot> {
+    /// Goes on in `segment`. What is returned is the segment before it, with the place of its switch
+    /// record; there is none if the log had no segment.
+    pub(crate) fn switch(&mut self, segment: Arc<Segment>) -> Option<(Arc<Segment>, LogSlot)> {
         debug_assert!(segment.first() >= self.next);
         let slot = self.segment.take().map(|old| {
             let end = Lsn(self.next.0 + record_bytes(SWITCH_BYTES) as u64);
             debug_assert!(end <= old.end() && old.end() == segment.first());
             let gap = (self.next.0 - self.last_end.0) as u16;
             self.ticket += 1;
-            LogSlot { segment: old, lsn: self.next, end, gap, ticket: self.ticket - 1 }
+            (old, LogSlot { lsn: self.next, end, gap, ticket: self.ticket - 1 })
         });
         self.next = segment.first();
         self.last_end = self.next;
