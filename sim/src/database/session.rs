@@ -1,0 +1,473 @@
+//! One process: opening, checking what recovery brought back, a crowd of clients, closing.
+
+use super::{
+    client::Client,
+    model::{Broken, Contents, Model, Space, SpaceId, difference},
+    shape::Shape,
+};
+use crate::{simulation::Boot, world::World};
+use lightning_db::{Database, Error, Keyspace, Result, Scan, Snapshot, env::Env};
+use lightning_faults::Dice;
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+/// Where the database lies. Its parent does not exist at first either.
+const DIR: &str = "/data/db";
+
+/// Virtual time after which a disk that has space again must be used again.
+const RESUMES_WITHIN: Duration = Duration::from_secs(5);
+
+/// A simulated process that uses the database.
+#[derive(Clone)]
+pub(super) struct Process {
+    pub(super) boot: Boot,
+    pub(super) shape: Arc<Shape>,
+    pub(super) model: Arc<Mutex<Model>>,
+}
+
+/// An open keyspace and which life of it this is.
+pub(super) type OpenSpace = (Keyspace, SpaceId);
+
+/// An open database and its shared keyspaces.
+pub(super) struct Session {
+    pub(super) process: Process,
+    pub(super) db: Arc<Database>,
+    /// The default keyspace and the shared ones.
+    pub(super) shared: Vec<OpenSpace>,
+}
+
+/// Nothing more to do here: the reason was reported, or allowed.
+pub(super) struct Over;
+
+impl Process {
+    pub(super) fn new(boot: Boot, shape: Arc<Shape>, model: Arc<Mutex<Model>>) -> Process {
+        Process { boot, shape, model }
+    }
+
+    pub(super) fn world(&self) -> &Arc<World> {
+        self.boot.env.world()
+    }
+
+    /// The stream of the next event at a site of the workload.
+    pub(super) fn dice(&self, site: &str) -> Dice {
+        self.world().dice(site)
+    }
+
+    /// Everything that happens between a boot and the next crash.
+    pub(super) fn run(&self) {
+        // Once nothing fails any more, what was closed must be there again.
+        let sessions = if self.boot.last {
+            2
+        } else {
+            1 + self.dice("sessions").below(3)
+        };
+        for _ in 0..sessions {
+            if self.session().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn session(&self) -> Result<(), Over> {
+        let db = self.open()?;
+        self.world().count("sessions");
+        let mut session = Session {
+            process: self.clone(),
+            db,
+            shared: vec![],
+        };
+        session.check_recovered()?;
+        session.open_shared()?;
+        session.run_clients()?;
+        session.check_all()?;
+        session.end()
+    }
+
+    fn open(&self) -> Result<Arc<Database>, Over> {
+        for attempt in 0..10 {
+            match self.try_open(attempt == 0) {
+                Ok(db) => {
+                    self.model.lock().created = true;
+                    return Ok(db);
+                }
+                Err(error) => {
+                    self.world()
+                        .record("open failed", &[], || error.to_string());
+                    self.check_error("I-15", "opening", &error)?;
+                    self.world().count("openings that failed by a fault");
+                    self.boot.env.clock().sleep(Duration::from_millis(20));
+                }
+            }
+        }
+        Err(Over)
+    }
+
+    fn try_open(&self, first: bool) -> Result<Arc<Database>> {
+        let env: Arc<dyn Env> = Arc::new(self.boot.env.clone());
+        let config = self.shape.config.clone();
+        // Which of the ways, where there is a choice.
+        let created = self.model.lock().created;
+        match self.dice("open").below(3) {
+            0 if created => Database::open_with_env(env, DIR, config),
+            0 if self.boot.number == 0 && first => Database::create_with_env(env, DIR, config),
+            _ => Database::open_or_create_with_env(env, DIR, config),
+        }
+    }
+
+    /// Reports an error that nothing explains. `Ok`: an injected fault does.
+    pub(super) fn check_error(
+        &self,
+        invariant: &'static str,
+        during: &str,
+        error: &Error,
+    ) -> Result<(), Over> {
+        let world = self.world();
+        let cause = match error {
+            Error::Poisoned { cause } => cause,
+            other => other,
+        };
+        let eio = [
+            "EIO on read",
+            "EIO on write",
+            "EIO in a write",
+            "EIO on sync",
+        ];
+        let no_space = ["ENOSPC at random", "ENOSPC on sync", "disk full"];
+        let explained = match cause {
+            Error::Io { .. } => self.boot_had(&eio),
+            Error::NoSpace { .. } => self.boot_had(&no_space),
+            _ => false,
+        };
+        if !explained {
+            world.violate(
+                invariant,
+                format!("{during} failed without a reason: {error}"),
+            );
+            return Err(Over);
+        }
+        let no_space_at = no_space
+            .iter()
+            .filter_map(|kind| world.last_fault(kind))
+            .max();
+        let waited = world.now().saturating_sub(no_space_at.unwrap_or_default());
+        if matches!(error, Error::NoSpace { .. }) && waited > RESUMES_WITHIN {
+            world.violate(
+                "I-9",
+                format!("{during}: {waited:?} after the disk was full: {error}"),
+            );
+            return Err(Over);
+        }
+        Ok(())
+    }
+
+    /// Whether one of these faults struck in this run so far.
+    fn boot_had(&self, kinds: &[&'static str]) -> bool {
+        kinds.iter().any(|kind| self.world().counted(kind) > 0)
+    }
+
+    pub(super) fn check(&self, result: Result<(), Broken>) -> Result<(), Over> {
+        result.map_err(|broken| {
+            self.world().violate(broken.invariant, broken.message);
+            Over
+        })
+    }
+
+    /// The result of a read: it fails only by an injected fault.
+    pub(super) fn checked_read<T>(&self, during: &str, result: Result<T>) -> Result<T, Over> {
+        result.or_else(|error| {
+            let poisoned = matches!(error, Error::Poisoned { .. });
+            if poisoned {
+                let message = format!("{during} failed because writes are refused: {error}");
+                self.world().violate("I-8", message);
+            } else {
+                self.check_error("read", during, &error)?;
+            }
+            Err(Over)
+        })
+    }
+}
+
+impl Session {
+    fn model(&self) -> parking_lot::MutexGuard<'_, Model> {
+        self.process.model.lock()
+    }
+
+    /// What recovery brought back is a prefix of the history, with all that was promised.
+    fn check_recovered(&mut self) -> Result<(), Over> {
+        let names = self
+            .process
+            .checked_read("listing the keyspaces", self.db.keyspaces())?;
+        let mut spaces = BTreeMap::new();
+        for name in &names {
+            spaces.insert(name.clone(), self.recovered_space(name)?);
+        }
+        let missing = {
+            let model = self.model();
+            let gone =
+                |(_, space): &(&String, &Space)| space.now.is_some() && space.maybe != Some(None);
+            let known = model
+                .spaces
+                .iter()
+                .filter(gone)
+                .map(|(name, _)| name.clone());
+            known
+                .filter(|name| !spaces.contains_key(name))
+                .collect::<Vec<_>>()
+        };
+        if let Some(name) = missing.first() {
+            let message = format!("keyspace {name:?} is gone, though it was created");
+            self.process.world().violate("I-1", message);
+            return Err(Over);
+        }
+        let snapshot = self
+            .process
+            .checked_read("a snapshot", self.db.snapshot())?;
+        let mut contents = Contents::new();
+        for (name, id) in &spaces {
+            let keyspace = self
+                .process
+                .checked_read("a keyspace", self.db.keyspace(name))?;
+            contents.insert(*id, self.read_space(&snapshot.of(&keyspace))?);
+        }
+        let world = self.process.world();
+        let entries: usize = contents.values().map(BTreeMap::len).sum();
+        let seq = snapshot.seq().0;
+        world.record("recovered", &[seq, entries as u64], || {
+            format!(
+                "SeqNo {seq}, {entries} entries in {} keyspaces",
+                contents.len()
+            )
+        });
+        // What a failed sync lost may have gone with the page cache, as in a loss of power.
+        let took_back = self.process.boot.env.sim_disk().took_back();
+        self.model().crashed(took_back);
+        let result = self.model().recovered(seq, contents);
+        self.process.check(result)?;
+        let settle = |(name, id)| {
+            (
+                name,
+                Space {
+                    now: Some(id),
+                    maybe: None,
+                },
+            )
+        };
+        self.model().spaces = spaces.into_iter().map(settle).collect();
+        Ok(())
+    }
+
+    /// Which life of a keyspace is found under this name.
+    fn recovered_space(&self, name: &str) -> Result<SpaceId, Over> {
+        let space = self.model().spaces.get(name).copied().unwrap_or_default();
+        match space {
+            Space {
+                maybe: Some(Some(id)),
+                ..
+            }
+            | Space { now: Some(id), .. } => Ok(id),
+            _ => {
+                let message =
+                    format!("keyspace {name:?} is there, though it was dropped or never created");
+                self.process.world().violate("I-2", message);
+                Err(Over)
+            }
+        }
+    }
+
+    /// All entries of a keyspace, read forwards or backwards or both ways at once.
+    pub(super) fn read_space(
+        &self,
+        snapshot: &Snapshot,
+    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Over> {
+        let process = &self.process;
+        let dice = &mut process.dice("scan");
+        let mut scan = process.checked_read("a scan", snapshot.iter())?;
+        let (mut front, mut back) = (vec![], vec![]);
+        let ways = dice.below(3);
+        loop {
+            let forwards = match ways {
+                0 => true,
+                1 => false,
+                _ => dice.chance(0.5),
+            };
+            let next = if forwards {
+                scan.next()
+            } else {
+                scan.next_back()
+            };
+            let Some(entry) = next else { break };
+            let entry = process.checked_read("a scan", entry)?;
+            if forwards {
+                front.push(entry)
+            } else {
+                back.push(entry)
+            }
+        }
+        front.extend(back.into_iter().rev());
+        if let Some(pair) = front.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
+            let message = format!("a scan returned key {:?} before {:?}", pair[0].0, pair[1].0);
+            process.world().violate("I-12", message);
+            return Err(Over);
+        }
+        Ok(front.into_iter().collect())
+    }
+
+    fn open_shared(&mut self) -> Result<(), Over> {
+        let shared = (1..=self.process.shape.shared_keyspaces).map(|n| format!("shared-{n}"));
+        for name in std::iter::once("default".to_string()).chain(shared) {
+            match self.create_keyspace(&name) {
+                Ok(space) => self.shared.push(space),
+                // The default one is always there.
+                Err(error) => self
+                    .process
+                    .check_error("I-9", "creating a keyspace", &error)?,
+            }
+        }
+        match self.shared.is_empty() {
+            true => Err(Over),
+            false => Ok(()),
+        }
+    }
+
+    /// Creates a keyspace, or opens it if it is there.
+    pub(super) fn create_keyspace(&self, name: &str) -> Result<OpenSpace> {
+        let before = self.model().spaces.get(name).copied().unwrap_or_default();
+        let id = match before.now {
+            Some(id) => id,
+            None => {
+                let id = self.model().new_space();
+                let space = Space {
+                    now: None,
+                    maybe: Some(Some(id)),
+                };
+                self.model().spaces.insert(name.into(), space);
+                id
+            }
+        };
+        let keyspace = self.db.keyspace(name)?;
+        let space = Space {
+            now: Some(id),
+            maybe: None,
+        };
+        self.model().spaces.insert(name.into(), space);
+        Ok((keyspace, id))
+    }
+
+    pub(super) fn drop_keyspace(&self, name: &str, id: SpaceId) -> Result<()> {
+        let space = Space {
+            now: Some(id),
+            maybe: Some(None),
+        };
+        self.model().spaces.insert(name.into(), space);
+        self.db.drop_keyspace(name)?;
+        self.model().spaces.insert(name.into(), Space::default());
+        Ok(())
+    }
+
+    fn run_clients(&mut self) -> Result<(), Over> {
+        let shape = &self.process.shape;
+        let ops = self.process.dice("session").below(shape.ops + 1);
+        let session = Arc::new(Session {
+            process: self.process.clone(),
+            db: self.db.clone(),
+            shared: self.shared.clone(),
+        });
+        let mut clients = vec![];
+        for number in 0..shape.clients {
+            let mut client = Client::new(session.clone(), number);
+            let body = Box::new(move || client.run(ops));
+            match self.process.boot.env.spawn("client", body) {
+                Ok(task) => clients.push(task),
+                Err(_) => return Err(Over),
+            }
+        }
+        clients.into_iter().for_each(|client| client.join());
+        match self.process.world().violation() {
+            Some(_) => Err(Over),
+            None => Ok(()),
+        }
+    }
+
+    /// What readers see now agrees with the history.
+    fn check_all(&self) -> Result<(), Over> {
+        let began = self.model().begin_read();
+        let snapshot = self
+            .process
+            .checked_read("a snapshot", self.db.snapshot())?;
+        let mut contents = Contents::new();
+        for (keyspace, id) in &self.shared {
+            contents.insert(*id, self.read_space(&snapshot.of(keyspace))?);
+        }
+        let seq = snapshot.seq().0;
+        let result = self.model().read_at(seq, began.acknowledged_seq, &contents);
+        self.process.check(result)
+    }
+
+    /// Compares what a snapshot reads in a keyspace with what it read before.
+    pub(super) fn check_same(
+        &self,
+        space: SpaceId,
+        before: &BTreeMap<Vec<u8>, Vec<u8>>,
+        now: &BTreeMap<Vec<u8>, Vec<u8>>,
+    ) -> Result<(), Over> {
+        match difference(space, before, now) {
+            None => Ok(()),
+            Some(difference) => {
+                let message = format!("a snapshot changed: {difference}");
+                self.process.world().violate("I-12", message);
+                Err(Over)
+            }
+        }
+    }
+
+    /// Closes the database, or lets it go.
+    fn end(self) -> Result<(), Over> {
+        let Session {
+            process,
+            db,
+            shared,
+        } = self;
+        let last = process.boot.last;
+        let acknowledged = process.model.lock().acknowledged_seq();
+        process
+            .world()
+            .count_by("commits acknowledged", process.model.lock().acknowledged());
+        let way = process.dice("end").below(4);
+        if !last && way == 0 {
+            drop(shared);
+            drop(db); // closes it, but cannot tell whether that went well
+        } else {
+            match db.close() {
+                Ok(()) => process.model.lock().durable(acknowledged),
+                Err(error) => process.check_error("I-9", "closing", &error)?,
+            }
+            if !matches!(db.get("key"), Err(Error::Closed)) {
+                let message = "a closed database answers a get".into();
+                process.world().violate("closed", message);
+            }
+            drop(shared);
+            drop(db);
+            process.check_files(last)?;
+        }
+        process.model.lock().crashed(false);
+        Ok(())
+    }
+}
+
+impl Process {
+    /// Nothing lies in the directory that nobody needs. To be checked against the manifest once
+    /// a page of the engine lists what it names.
+    fn check_files(&self, _last: bool) -> Result<(), Over> {
+        let listed = self.boot.env.disk().list(Path::new(DIR));
+        self.world().count_by(
+            "files after closing",
+            listed.map_or(0, |names| names.len() as u64),
+        );
+        Ok(())
+    }
+}
+
+/// Collects a scan.
+pub(super) fn collect(scan: Scan) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    scan.collect()
+}

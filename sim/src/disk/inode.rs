@@ -1,0 +1,347 @@
+//! One file: what the page cache shows, what is durable, and what lies between.
+
+use lightning_faults::{Dice, PowerLoss};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Space is given out in blocks of this size, whatever the device writes at once.
+pub(super) const SPACE_BLOCK: u64 = 4096;
+
+/// A change that no sync has made durable yet.
+#[derive(Debug, Clone)]
+struct Change {
+    /// Its place in the order of all changes to the file.
+    number: u64,
+    kind: ChangeKind,
+}
+
+#[derive(Debug, Clone)]
+enum ChangeKind {
+    Write { offset: u64, bytes: Vec<u8> },
+    Length(u64),
+}
+
+/// A write that a task is in the middle of.
+#[derive(Debug)]
+struct InFlight {
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+/// A file, found by its number.
+#[derive(Debug, Default)]
+pub(super) struct Inode {
+    /// What reads show.
+    cache: Vec<u8>,
+    /// What a loss of power leaves at least, apart from blocks that are being written.
+    durable: Vec<u8>,
+    changes: Vec<Change>,
+    next_change: u64,
+    in_flight: BTreeMap<u64, InFlight>,
+    next_flight: u64,
+    /// Numbers of the [`SPACE_BLOCK`]s that belong to the file.
+    allocated: BTreeSet<u64>,
+    /// How many directory entries and handles the file has. Without any its space is free.
+    pub(super) links: u32,
+    pub(super) handles: u32,
+}
+
+/// Copies `bytes` to `offset`, extending with zeros as needed.
+fn put(image: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let (start, end) = (offset as usize, offset as usize + bytes.len());
+    if image.len() < end {
+        image.resize(end, 0);
+    }
+    image[start..end].copy_from_slice(bytes);
+}
+
+/// The numbers of the blocks of `size` bytes that a range touches.
+fn blocks(offset: u64, len: u64, size: u64) -> std::ops::Range<u64> {
+    offset / size..(offset + len).div_ceil(size)
+}
+
+impl Inode {
+    /// An empty file with one name.
+    pub(super) fn named() -> Inode {
+        Inode {
+            links: 1,
+            ..Inode::default()
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.cache.len() as u64
+    }
+
+    /// Copies what the page cache holds at `offset`; returns how much there is.
+    pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> usize {
+        let start = self.cache.len().min(offset as usize);
+        let n = buf.len().min(self.cache.len() - start);
+        buf[..n].copy_from_slice(&self.cache[start..start + n]);
+        n
+    }
+
+    fn change(&mut self, kind: ChangeKind) {
+        let number = self.next_change;
+        self.next_change += 1;
+        self.changes.push(Change { number, kind });
+    }
+
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
+        put(&mut self.cache, offset, bytes);
+        let bytes = bytes.to_vec();
+        self.change(ChangeKind::Write { offset, bytes });
+    }
+
+    pub(super) fn set_len(&mut self, len: u64) {
+        self.cache.resize(len as usize, 0);
+        self.allocated.split_off(&len.div_ceil(SPACE_BLOCK));
+        self.change(ChangeKind::Length(len));
+    }
+
+    /// A write begins; it is in the page cache once [`end_write`](Inode::end_write) is called.
+    pub(super) fn begin_write(&mut self, offset: u64, bytes: &[u8]) -> u64 {
+        let bytes = bytes.to_vec();
+        self.in_flight
+            .insert(self.next_flight, InFlight { offset, bytes });
+        self.next_flight += 1;
+        self.next_flight - 1
+    }
+
+    pub(super) fn end_write(&mut self, flight: u64) {
+        if let Some(write) = self.in_flight.remove(&flight) {
+            self.write(write.offset, &write.bytes);
+        }
+    }
+
+    /// A write is cut short: any parts of it are done.
+    pub(super) fn tear_write(&mut self, flight: u64, dice: &mut Dice) {
+        let Some(write) = self.in_flight.remove(&flight) else {
+            return;
+        };
+        let done = dice.pick(&[0.0, 0.5, 1.0]);
+        let mut at = 0;
+        while at < write.bytes.len() {
+            let n = (1 + dice.skewed(0..4096) as usize).min(write.bytes.len() - at);
+            if dice.chance(done) {
+                self.write(write.offset + at as u64, &write.bytes[at..at + n]);
+            }
+            at += n;
+        }
+    }
+
+    /// The blocks of a range that are not allocated yet.
+    pub(super) fn missing(&self, offset: u64, len: u64) -> impl Iterator<Item = u64> {
+        blocks(offset, len, SPACE_BLOCK).filter(|block| !self.allocated.contains(block))
+    }
+
+    pub(super) fn allocate(&mut self, offset: u64, len: u64) {
+        self.allocated.extend(blocks(offset, len, SPACE_BLOCK));
+    }
+
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        self.allocated.len() as u64 * SPACE_BLOCK
+    }
+
+    /// The changes that a sync beginning now has to make durable: those below this number.
+    pub(super) fn sync_upto(&self) -> u64 {
+        self.next_change
+    }
+
+    pub(super) fn synced(&mut self, upto: u64) {
+        let changes = self.changes.partition_point(|c| c.number < upto);
+        for change in self.changes.drain(..changes) {
+            apply(&mut self.durable, &change.kind);
+        }
+    }
+
+    /// A sync failed and its pages were marked clean: some are durable, the rest never will be,
+    /// though the page cache shows them.
+    pub(super) fn sync_lost(&mut self, upto: u64, dice: &mut Dice) {
+        let changes = self.changes.partition_point(|c| c.number < upto);
+        let done = dice.pick(&[0.0, 0.5]);
+        for change in self.changes.drain(..changes) {
+            if matches!(change.kind, ChangeKind::Length(_)) || dice.chance(done) {
+                apply(&mut self.durable, &change.kind);
+            }
+        }
+    }
+
+    /// Drops clean pages from the cache, so that reads show what is on the disk. Returns whether
+    /// any byte changed.
+    pub(super) fn evict_clean(&mut self) -> bool {
+        let mut cache = self.durable.clone();
+        for change in &self.changes {
+            apply(&mut cache, &change.kind);
+        }
+        cache.resize(self.cache.len(), 0);
+        let changed = cache != self.cache;
+        self.cache = cache;
+        changed
+    }
+
+    /// The process is killed: writes in flight are cut short, the page cache stays.
+    pub(super) fn kill(&mut self, dice: &mut Dice) {
+        while let Some(flight) = self.in_flight.keys().next().copied() {
+            self.tear_write(flight, dice);
+        }
+    }
+
+    /// The power fails: what is durable stays, what was not synced survives in part.
+    pub(super) fn power_loss(&mut self, dice: &mut Dice, power: &PowerLoss) {
+        self.kill(dice);
+        let changes = std::mem::take(&mut self.changes);
+        if !changes.is_empty() {
+            self.durable = Survivor::new(&self.durable, &changes, power).decide(dice);
+        }
+        self.cache = self.durable.clone();
+        self.allocated.split_off(&self.len().div_ceil(SPACE_BLOCK));
+    }
+}
+
+fn apply(image: &mut Vec<u8>, change: &ChangeKind) {
+    match change {
+        ChangeKind::Write { offset, bytes } => put(image, *offset, bytes),
+        ChangeKind::Length(len) => image.resize(*len as usize, 0),
+    }
+}
+
+/// Decides what of a file survives a loss of power.
+struct Survivor<'a> {
+    old: &'a [u8],
+    changes: &'a [Change],
+    power: &'a PowerLoss,
+}
+
+impl<'a> Survivor<'a> {
+    fn new(old: &'a [u8], changes: &'a [Change], power: &'a PowerLoss) -> Survivor<'a> {
+        Survivor {
+            old,
+            changes,
+            power,
+        }
+    }
+
+    fn decide(&self, dice: &mut Dice) -> Vec<u8> {
+        let len = self.length(dice);
+        let mut image = self.old.to_vec();
+        let mut changes = self.changes;
+        if let Some(cut) = self.cut(dice) {
+            // The cut is durable, and with it everything before.
+            for change in &self.changes[..=cut] {
+                apply(&mut image, &change.kind);
+            }
+            changes = &self.changes[cut + 1..];
+        }
+        let survives = dice.pick(&[0.0, 0.5, 0.9, 1.0]);
+        for (block, writes) in writes_by_block(changes, self.power.block_bytes) {
+            let versions = match dice.chance(survives) {
+                true => writes.len(),
+                // An earlier state: the block may have been written between two changes.
+                false => dice.below(writes.len() as u64 + 1) as usize,
+            };
+            let torn = versions < writes.len();
+            for write in &writes[..versions] {
+                put(&mut image, write.0, write.1);
+            }
+            if torn {
+                self.tear(&mut image, block, &writes[versions..], dice);
+            }
+        }
+        self.fill_tail(&mut image, len, dice);
+        image
+    }
+
+    /// The length that survives: one that the file had since the last sync, or one on the way
+    /// to its newest.
+    fn length(&self, dice: &mut Dice) -> u64 {
+        let mut newest = self.old.len() as u64;
+        let mut lengths = vec![newest];
+        for change in self.changes {
+            newest = match &change.kind {
+                ChangeKind::Write { offset, bytes } => newest.max(offset + bytes.len() as u64),
+                ChangeKind::Length(len) => *len,
+            };
+            lengths.push(newest);
+        }
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        if dice.chance(self.power.length_first) {
+            return match dice.below(3) {
+                0 => newest,
+                1 => longest,
+                _ => dice.range(self.old.len() as u64..longest + 1),
+            };
+        }
+        dice.pick(&lengths)
+    }
+
+    /// The last change that shortened the file and is durable.
+    fn cut(&self, dice: &mut Dice) -> Option<usize> {
+        let shortens = |change: &Change| match change.kind {
+            ChangeKind::Length(len) => len < self.old.len() as u64,
+            ChangeKind::Write { .. } => false,
+        };
+        let last = self.changes.iter().rposition(shortens)?;
+        dice.chance(0.5).then_some(last)
+    }
+
+    /// A block was being written when the power failed.
+    fn tear(&self, image: &mut Vec<u8>, block: u64, writes: &[(u64, &[u8])], dice: &mut Dice) {
+        let start = block * self.power.block_bytes;
+        if dice.chance(self.power.garbage) {
+            // All of the block, also what was durable before: nothing is known of it.
+            let mut garbage = vec![0; self.power.block_bytes as usize];
+            dice.fill(&mut garbage);
+            let end = image.len() as u64;
+            put(image, start, &garbage);
+            // What this adds behind the end shows only if the length says so.
+            image.truncate(end.max(start + dice.below(self.power.block_bytes)) as usize);
+        } else if dice.chance(self.power.mixture) {
+            for (offset, bytes) in writes {
+                let mut at = 0;
+                while at < bytes.len() {
+                    let n = (1 + dice.skewed(0..512) as usize).min(bytes.len() - at);
+                    if dice.chance(0.5) {
+                        put(image, offset + at as u64, &bytes[at..at + n]);
+                    }
+                    at += n;
+                }
+            }
+        }
+    }
+
+    /// Gives the image its length. Room that no surviving data fills holds zeros, or what the
+    /// device held there before.
+    fn fill_tail(&self, image: &mut Vec<u8>, len: u64, dice: &mut Dice) {
+        let written = image.len() as u64;
+        image.resize(len as usize, 0);
+        if len > written && self.power.stale_tail && self.was_written_behind(written) {
+            dice.fill(&mut image[written as usize..]);
+        }
+    }
+
+    fn was_written_behind(&self, offset: u64) -> bool {
+        // Room that was allocated or made by a longer length, and never written, reads as zeros
+        // on every file system.
+        self.changes.iter().any(|change| match &change.kind {
+            ChangeKind::Write { offset: at, bytes } => at + bytes.len() as u64 > offset,
+            ChangeKind::Length(_) => false,
+        })
+    }
+}
+
+/// The pieces of all writes, in order, by the block that they fall into.
+fn writes_by_block(changes: &[Change], size: u64) -> BTreeMap<u64, Vec<(u64, &[u8])>> {
+    let mut by_block: BTreeMap<u64, Vec<(u64, &[u8])>> = BTreeMap::new();
+    for change in changes {
+        let ChangeKind::Write { offset, bytes } = &change.kind else {
+            continue;
+        };
+        for block in blocks(*offset, bytes.len() as u64, size) {
+            let start = (block * size).max(*offset);
+            let end = ((block + 1) * size).min(offset + bytes.len() as u64);
+            let piece = &bytes[(start - offset) as usize..(end - offset) as usize];
+            by_block.entry(block).or_default().push((start, piece));
+        }
+    }
+    by_block
+}

@@ -1,0 +1,682 @@
+//! The simulated disk.
+//!
+//! Every operation takes virtual time, during which other tasks run and the machine may crash;
+//! may fail as the run's [`FaultPlan`] says; and enters the trace with its result. What has
+//! been written is first only in the page cache. What a crash leaves of it is decided in
+//! [`inode`] for the contents of files and in [`tree`] for the names of files.
+//!
+//! Faithful to Linux where the engine can tell: an unlinked file stays usable while it is
+//! open, holes read as zeros, overwriting allocated space never lacks space, locks end with
+//! the process.
+
+mod inode;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use crate::{
+    env::killed,
+    scheduler::{self, block_on, can_suspend},
+    trace::content_hash,
+    world::World,
+};
+use inode::{Inode, SPACE_BLOCK};
+use lightning_db::env::{DirLock, Disk, File, FileMap, OpenMode, PathKind};
+use lightning_faults::{Dice, FaultPlan};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+use tree::{Entry, Tree, Unlinked};
+
+/// A disk of a simulated machine.
+pub struct SimDisk {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    world: Arc<World>,
+    plan: FaultPlan,
+    state: Mutex<State>,
+}
+
+struct State {
+    tree: Tree,
+    inodes: BTreeMap<u64, Inode>,
+    next_inode: u64,
+    used_bytes: u64,
+    /// What the disk may hold while it is full.
+    limit_bytes: Option<u64>,
+    /// Whether a byte that programs had seen was taken back by dropping clean pages.
+    took_back: bool,
+}
+
+/// What an operation waits for.
+#[derive(Clone, Copy, PartialEq)]
+enum Waits {
+    ForCache,
+    ForDevice,
+}
+
+/// Which error an operation may meet.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Read,
+    Write,
+    Sync,
+}
+
+fn eio() -> io::Error {
+    io::Error::from_raw_os_error(5)
+}
+
+fn no_space() -> io::Error {
+    io::Error::from_raw_os_error(28)
+}
+
+fn interrupted() -> io::Error {
+    io::Error::from_raw_os_error(4)
+}
+
+impl SimDisk {
+    pub(crate) fn new(world: Arc<World>, plan: FaultPlan) -> Arc<SimDisk> {
+        Arc::new(SimDisk {
+            shared: Arc::new(Shared {
+                world,
+                plan,
+                state: Mutex::new(State {
+                    tree: Tree::new(),
+                    inodes: BTreeMap::new(),
+                    next_inode: 0,
+                    used_bytes: 0,
+                    limit_bytes: None,
+                    took_back: false,
+                }),
+            }),
+        })
+    }
+
+    /// Kills the process: writes in flight are cut short, locks are free, the page cache stays.
+    pub(crate) fn kill(&self) {
+        let shared = &self.shared;
+        let dice = &mut shared.world.dice("kill writes");
+        let state = &mut *shared.state.lock();
+        state.inodes.values_mut().for_each(|inode| inode.kill(dice));
+        state.tree.kill();
+        state.after_crash();
+    }
+
+    /// Cuts the power: only what is durable is left, and part of what is not.
+    pub(crate) fn power_loss(&self) {
+        let shared = &self.shared;
+        let dice = &mut shared.world.dice("power loss");
+        let power = &shared.plan.power;
+        let state = &mut *shared.state.lock();
+        state.tree.power_loss(dice, power.directory_subset);
+        for inode in state.inodes.values_mut() {
+            inode.power_loss(dice, power);
+        }
+        state.after_crash();
+        state.inodes.retain(|_, inode| inode.links > 0);
+    }
+
+    /// Whether bytes that programs had seen in the page cache were taken back since this was
+    /// last asked, because a failed sync had lost them and their clean pages were dropped.
+    pub fn took_back(&self) -> bool {
+        std::mem::take(&mut self.shared.state.lock().took_back)
+    }
+
+    /// Drops clean pages from the cache of every file.
+    pub(crate) fn drop_caches(&self) {
+        let state = &mut *self.shared.state.lock();
+        for inode in state.inodes.values_mut() {
+            state.took_back |= inode.evict_clean();
+        }
+    }
+}
+
+impl State {
+    fn inode(&mut self, number: u64) -> io::Result<&mut Inode> {
+        self.inodes.get_mut(&number).ok_or_else(killed)
+    }
+
+    fn used_by(&self, number: u64) -> u64 {
+        self.inodes.get(&number).map_or(0, Inode::allocated_bytes)
+    }
+
+    /// A name or a handle of a file is gone. Without either, its space is free; its contents
+    /// stay, in case a loss of power brings the name back.
+    fn release(&mut self, number: u64, names: u32, handles: u32) {
+        let Some(inode) = self.inodes.get_mut(&number) else {
+            return;
+        };
+        inode.links -= names;
+        inode.handles -= handles;
+        if inode.links == 0 && inode.handles == 0 {
+            self.used_bytes -= inode.allocated_bytes();
+        }
+    }
+
+    fn unlinked(&mut self, file: &Unlinked) {
+        if let Some(number) = file.0 {
+            self.release(number, 1, 0);
+        }
+    }
+
+    /// No handle is open, and files are those that have a name.
+    fn after_crash(&mut self) {
+        let links = self.tree.links();
+        for (number, inode) in &mut self.inodes {
+            inode.links = links.get(number).copied().unwrap_or(0);
+            inode.handles = 0;
+        }
+        let live = self.inodes.values().filter(|inode| inode.links > 0);
+        self.used_bytes = live.map(Inode::allocated_bytes).sum();
+    }
+}
+
+impl Shared {
+    fn fires(&self, dice: &mut Dice, probability: f64, kind: &'static str) -> bool {
+        let fires = self.world.faults_on() && dice.chance(probability);
+        if fires {
+            self.world.fault(kind);
+        }
+        fires
+    }
+
+    /// The beginning of every operation: counts it, and may fail it before it does anything.
+    fn begin(&self, what: &'static str, kind: Kind) -> io::Result<Dice> {
+        if !can_suspend() {
+            return Err(killed());
+        }
+        self.world.io_begins();
+        scheduler::point(what);
+        let mut dice = self.world.dice(what);
+        let (rate, name) = match kind {
+            Kind::Read => (self.plan.read_error, "EIO on read"),
+            Kind::Write => (self.plan.write_error, "EIO on write"),
+            Kind::Sync => (0.0, ""), // a sync decides at its end
+        };
+        match self.fires(&mut dice, rate, name) {
+            true => Err(eio()),
+            false => Ok(dice),
+        }
+    }
+
+    /// Time passes: other tasks run, the machine may crash.
+    fn wait(&self, waits: Waits, dice: &mut Dice) {
+        let latency = &self.plan.latency;
+        let longest = match waits {
+            Waits::ForCache => latency.cached,
+            Waits::ForDevice => latency.device,
+        };
+        let mut pause = dice.duration(longest / 8..longest);
+        if self.fires(dice, latency.stall, "stall") {
+            pause *= 1000;
+        }
+        block_on(self.world.until(self.world.now() + pause));
+    }
+
+    /// The end of every operation: its result enters the trace.
+    fn end<T>(
+        &self,
+        what: &'static str,
+        result: io::Result<T>,
+        words: &[u64],
+        text: impl FnOnce() -> String,
+    ) -> io::Result<T> {
+        let code = match &result {
+            Ok(_) => 0,
+            Err(e) => 1 + e.raw_os_error().unwrap_or(0) as u64 + ((e.kind() as u64) << 32),
+        };
+        let mut all = [0; 6];
+        all[0] = code;
+        all[1..=words.len()].copy_from_slice(words);
+        let error = result.as_ref().err().map(io::Error::to_string);
+        self.world
+            .record(what, &all[..=words.len()], || match error {
+                None => text(),
+                Some(error) => format!("{} -> {error}", text()),
+            });
+        result
+    }
+
+    /// An operation on names: `body` does it, after its time has passed.
+    fn on_names<T>(
+        &self,
+        what: &'static str,
+        path: &Path,
+        kind: Kind,
+        body: impl FnOnce(&mut State, &mut Dice) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let result = self.begin(what, kind).and_then(|mut dice| {
+            self.wait(Waits::ForCache, &mut dice);
+            body(&mut self.state.lock(), &mut dice)
+        });
+        let words = [lightning_faults::site_hash(&path.to_string_lossy())];
+        self.end(what, result, &words, || path.display().to_string())
+    }
+
+    /// How many of `wanted` new bytes the disk has room for.
+    fn room(&self, state: &mut State, wanted: u64, dice: &mut Dice) -> u64 {
+        if wanted == 0 || !self.world.faults_on() {
+            return wanted;
+        }
+        if self.fires(dice, self.plan.no_space, "ENOSPC at random") {
+            return 0;
+        }
+        let now = self.world.now();
+        let full = self
+            .plan
+            .full
+            .filter(|f| (f.begins..f.begins + f.lasts).contains(&now));
+        let Some(full) = full else {
+            state.limit_bytes = None;
+            return wanted;
+        };
+        let limit = *state
+            .limit_bytes
+            .get_or_insert(state.used_bytes + full.left_bytes);
+        let room = wanted.min(limit.saturating_sub(state.used_bytes));
+        if room < wanted {
+            self.world.fault("disk full");
+        }
+        room
+    }
+
+    /// Allocates what a range lacks; returns how many of its bytes have space now.
+    fn allocate(
+        &self,
+        state: &mut State,
+        inode: u64,
+        offset: u64,
+        len: u64,
+        dice: &mut Dice,
+    ) -> io::Result<u64> {
+        let missing: Vec<u64> = state.inode(inode)?.missing(offset, len).collect();
+        let wanted = missing.len() as u64 * SPACE_BLOCK;
+        let room = (self.room(state, wanted, dice) / SPACE_BLOCK) as usize;
+        let granted = match missing.get(room) {
+            None => len,
+            Some(first_without) => (first_without * SPACE_BLOCK).saturating_sub(offset),
+        };
+        let before = state.used_by(inode);
+        state.inode(inode)?.allocate(offset, granted);
+        state.used_bytes += state.used_by(inode) - before;
+        Ok(granted)
+    }
+
+    fn sync_file(&self, what: &'static str, inode: u64) -> io::Result<()> {
+        let mut upto = 0;
+        let result = self.begin(what, Kind::Sync).and_then(|mut dice| {
+            upto = self.state.lock().inode(inode)?.sync_upto();
+            self.wait(Waits::ForDevice, &mut dice);
+            let failed = self.sync_failure(&mut dice);
+            let state = &mut *self.state.lock();
+            let inode = state.inode(inode)?;
+            let Some(error) = failed else {
+                inode.synced(upto);
+                return Ok(());
+            };
+            if dice.chance(self.plan.failed_sync_loses) {
+                inode.sync_lost(upto, &mut dice);
+            }
+            Err(error)
+        });
+        self.end(what, result, &[inode, upto], || {
+            format!("file {inode} up to change {upto}")
+        })
+    }
+
+    fn sync_failure(&self, dice: &mut Dice) -> Option<io::Error> {
+        if self.fires(dice, self.plan.sync_error, "EIO on sync") {
+            return Some(eio());
+        }
+        let rate = self.plan.no_space / 4.0;
+        self.fires(dice, rate, "ENOSPC on sync").then(no_space)
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
+        let (what, kind) = match mode {
+            OpenMode::CreateNew => ("create", Kind::Write),
+            OpenMode::Read | OpenMode::Write => ("open", Kind::Read),
+        };
+        let inode = self.shared.on_names(what, path, kind, |state, dice| {
+            let number = match (state.tree.find(path)?, mode) {
+                (Some(_), OpenMode::CreateNew) => Err(io::ErrorKind::AlreadyExists.into()),
+                (None, OpenMode::CreateNew) => {
+                    // The name itself may need a block of its directory.
+                    if self.shared.room(state, 1, dice) == 0 {
+                        return Err(no_space());
+                    }
+                    let (dir, name) = state.tree.parent(path)?;
+                    let number = state.next_inode;
+                    state.tree.link(dir, name, Entry::File(number))?;
+                    state.inodes.insert(number, Inode::named());
+                    state.next_inode += 1;
+                    Ok(number)
+                }
+                (Some(Entry::File(number)), _) => Ok(number),
+                (Some(Entry::Directory(_)), _) => Err(io::ErrorKind::IsADirectory.into()),
+                (None, _) => Err(io::Error::from(io::ErrorKind::NotFound)),
+            }?;
+            state.inode(number)?.handles += 1;
+            Ok(number)
+        })?;
+        Ok(Arc::new(SimFile {
+            shared: self.shared.clone(),
+            inode,
+            mode,
+        }))
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<PathKind> {
+        self.shared.on_names("kind", path, Kind::Read, |state, _| {
+            Ok(match state.tree.find(path)? {
+                None => PathKind::Missing,
+                Some(Entry::Directory(_)) => PathKind::Directory,
+                Some(Entry::File(_)) => PathKind::File,
+            })
+        })
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.shared
+            .on_names("mkdir", path, Kind::Write, |state, dice| {
+                if self.shared.room(state, 1, dice) == 0 {
+                    return Err(no_space());
+                }
+                let (dir, name) = state.tree.parent(path)?;
+                state.tree.create_directory(dir, name)
+            })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.shared.on_names("rename", to, Kind::Write, |state, _| {
+            let (from, to) = (state.tree.parent(from)?, state.tree.parent(to)?);
+            let replaced = state.tree.rename(from, to)?;
+            state.unlinked(&replaced);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.shared
+            .on_names("remove", path, Kind::Write, |state, _| {
+                let (dir, name) = state.tree.parent(path)?;
+                let removed = state.tree.unlink(dir, name)?;
+                state.unlinked(&removed);
+                Ok(())
+            })
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.shared
+            .on_names("list", dir, Kind::Read, |state, dice| {
+                let dir = state.tree.find_directory(dir)?;
+                let names = state.tree.list(dir)?;
+                // In no particular order, as promised.
+                let order = dice.shuffled(names.len());
+                Ok(order.into_iter().map(|n| names[n].clone()).collect())
+            })
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let shared = &self.shared;
+        let result = shared.begin("sync dir", Kind::Sync).and_then(|mut dice| {
+            let (number, upto) = {
+                let state = shared.state.lock();
+                (state.tree.find_directory(dir)?, state.tree.sync_upto())
+            };
+            shared.wait(Waits::ForDevice, &mut dice);
+            match shared.sync_failure(&mut dice) {
+                Some(error) => Err(error),
+                None => {
+                    shared.state.lock().tree.synced(number, upto);
+                    Ok(())
+                }
+            }
+        });
+        let words = [lightning_faults::site_hash(&dir.to_string_lossy())];
+        shared.end("sync dir", result, &words, || dir.display().to_string())
+    }
+
+    fn lock_dir(&self, dir: &Path) -> io::Result<Option<Box<dyn DirLock>>> {
+        let token = self
+            .shared
+            .on_names("lock dir", dir, Kind::Read, |state, _| {
+                let number = state.tree.find_directory(dir)?;
+                state.tree.lock(number)
+            })?;
+        let shared = self.shared.clone();
+        Ok(token.map(|token| Box::new(SimDirLock { shared, token }) as Box<dyn DirLock>))
+    }
+}
+
+struct SimDirLock {
+    shared: Arc<Shared>,
+    token: u64,
+}
+
+impl DirLock for SimDirLock {}
+
+impl Drop for SimDirLock {
+    fn drop(&mut self) {
+        self.shared.state.lock().tree.unlock(self.token);
+    }
+}
+
+struct SimFile {
+    shared: Arc<Shared>,
+    inode: u64,
+    mode: OpenMode,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        self.shared.state.lock().release(self.inode, 0, 1);
+    }
+}
+
+impl SimFile {
+    /// An operation on this file; `body` does it, after its time has passed.
+    fn on_file<T>(
+        &self,
+        what: &'static str,
+        kind: Kind,
+        words: &[u64],
+        body: impl FnOnce(&mut State, &mut Dice) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let shared = &self.shared;
+        let result = shared.begin(what, kind).and_then(|mut dice| {
+            shared.wait(Waits::ForCache, &mut dice);
+            body(&mut shared.state.lock(), &mut dice)
+        });
+        let mut all = [self.inode, 0, 0];
+        all[1..=words.len()].copy_from_slice(words);
+        let text = || format!("file {} {words:?}", self.inode);
+        shared.end(what, result, &all[..=words.len()], text)
+    }
+
+    /// A signal, or the system, cuts a transfer of `len` bytes short.
+    fn transfer(&self, len: usize, short: f64, dice: &mut Dice) -> io::Result<usize> {
+        let plan = &self.shared.plan;
+        if self.shared.fires(dice, plan.interrupted, "EINTR") {
+            return Err(interrupted());
+        }
+        if len > 1 && self.shared.fires(dice, short, "short transfer") {
+            return Ok(1 + dice.below(len as u64 - 1) as usize);
+        }
+        Ok(len)
+    }
+
+    fn write(&self, buf: &[u8], offset: u64, dice: &mut Dice) -> io::Result<usize> {
+        if self.mode == OpenMode::Read {
+            return Err(io::Error::from_raw_os_error(9));
+        }
+        let shared = &self.shared;
+        let wanted = self.transfer(buf.len(), shared.plan.short_write, dice)?;
+        let (flight, n) = {
+            let state = &mut *shared.state.lock();
+            let n = shared.allocate(state, self.inode, offset, wanted as u64, dice)? as usize;
+            if n == 0 && wanted > 0 {
+                return Err(no_space());
+            }
+            (state.inode(self.inode)?.begin_write(offset, &buf[..n]), n)
+        };
+        shared.wait(Waits::ForCache, dice);
+        let fails = shared.fires(dice, shared.plan.write_error, "EIO in a write");
+        let state = &mut *shared.state.lock();
+        let inode = state.inode(self.inode)?;
+        match fails {
+            true => {
+                inode.tear_write(flight, dice);
+                Err(eio())
+            }
+            false => {
+                inode.end_write(flight);
+                Ok(n)
+            }
+        }
+    }
+}
+
+impl File for SimFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let plan = &self.shared.plan;
+        self.on_file(
+            "read",
+            Kind::Read,
+            &[offset, buf.len() as u64],
+            |state, dice| {
+                let n = self.transfer(buf.len(), plan.short_read, dice)?;
+                let evict = self
+                    .shared
+                    .fires(dice, plan.evict_clean, "clean pages dropped");
+                let inode = state.inode(self.inode)?;
+                let took_back = evict && inode.evict_clean();
+                let n = inode.read(&mut buf[..n], offset);
+                state.took_back |= took_back;
+                Ok(n)
+            },
+        )
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let shared = &self.shared;
+        let result = shared.begin("write", Kind::Write);
+        let result = result.and_then(|mut dice| self.write(buf, offset, &mut dice));
+        let n = *result.as_ref().unwrap_or(&0) as u64;
+        let hash = content_hash(buf);
+        let words = [self.inode, offset, buf.len() as u64, n, hash];
+        shared.end("write", result, &words, || {
+            let (inode, len) = (self.inode, buf.len());
+            format!("file {inode} at {offset}: {n} of {len} bytes, hash {hash:016x}")
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.shared.sync_file("sync data", self.inode)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.shared.sync_file("sync all", self.inode)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        if !can_suspend() {
+            return Err(killed());
+        }
+        Ok(self.shared.state.lock().inode(self.inode)?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.on_file("set length", Kind::Write, &[len], |state, _| {
+            let before = state.used_by(self.inode);
+            state.inode(self.inode)?.set_len(len);
+            state.used_bytes -= before - state.used_by(self.inode);
+            Ok(())
+        })
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.on_file("allocate", Kind::Write, &[len], |state, dice| {
+            if self.shared.allocate(state, self.inode, 0, len, dice)? < len {
+                return Err(no_space());
+            }
+            let inode = state.inode(self.inode)?;
+            if inode.len() < len {
+                inode.set_len(len);
+            }
+            Ok(())
+        })
+    }
+
+    fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
+        self.on_file("map", Kind::Read, &[len], |state, _| {
+            let inode = state.inode(self.inode)?;
+            let whole = inode.len() >= len && inode.missing(0, len).next().is_none();
+            if self.shared.plan.map_refused || !whole {
+                return Ok(None);
+            }
+            inode.handles += 1; // a mapping keeps the file like a handle
+            let (shared, inode) = (self.shared.clone(), self.inode);
+            Ok(Some(
+                Box::new(SimMap { shared, inode, len }) as Box<dyn FileMap>
+            ))
+        })
+    }
+}
+
+struct SimMap {
+    shared: Arc<Shared>,
+    inode: u64,
+    len: u64,
+}
+
+impl Drop for SimMap {
+    fn drop(&mut self) {
+        self.shared.state.lock().release(self.inode, 0, 1);
+    }
+}
+
+impl FileMap for SimMap {
+    #[expect(unsafe_code, reason = "the trait's method is unsafe; this body is not")]
+    unsafe fn write(&self, bytes: &[u8], offset: u64) {
+        assert!(
+            offset + bytes.len() as u64 <= self.len,
+            "a write of {} bytes at {offset} behind a mapping of {}",
+            bytes.len(),
+            self.len
+        );
+        if !can_suspend() {
+            return;
+        }
+        let shared = &self.shared;
+        let hash = content_hash(bytes);
+        let words = [self.inode, offset, bytes.len() as u64, hash];
+        shared.world.record("map write", &words, || {
+            let (inode, len) = (self.inode, bytes.len());
+            format!("file {inode} at {offset}: {len} bytes, hash {hash:016x}")
+        });
+        // Stores to memory: a kill may come between any two.
+        let middle = shared.world.dice("map write").below(bytes.len() as u64 + 1) as usize;
+        let (first, second) = bytes.split_at(middle);
+        self.store(first, offset);
+        scheduler::point("map write");
+        self.store(second, offset + middle as u64);
+    }
+
+    fn populate(&self, _offset: u64, _len: u64) {
+        scheduler::point("populate");
+    }
+}
+
+impl SimMap {
+    fn store(&self, bytes: &[u8], offset: u64) {
+        let state = &mut *self.shared.state.lock();
+        if let (false, Ok(inode)) = (bytes.is_empty(), state.inode(self.inode)) {
+            inode.write(offset, bytes);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Directories: the entries that programs see, those that are durable, and the operations
+//! between the two.
+
+use lightning_faults::Dice;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Component, Path},
+};
+
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Entry {
+    Directory(u64),
+    File(u64),
+}
+
+#[derive(Debug, Default, Clone)]
+struct Directory {
+    entries: BTreeMap<String, Entry>,
+    durable: BTreeMap<String, Entry>,
+    /// Who holds it locked.
+    locked: Option<u64>,
+}
+
+/// An operation that no sync has made durable yet. It carries what it links, so that it can
+/// survive without the operations before it.
+#[derive(Debug, Clone)]
+enum Operation {
+    Link {
+        dir: u64,
+        name: String,
+        entry: Entry,
+    },
+    Unlink {
+        dir: u64,
+        name: String,
+    },
+    /// Atomic: both names change, or none does.
+    Rename {
+        from: (u64, String),
+        to: (u64, String),
+        entry: Entry,
+    },
+}
+
+impl Operation {
+    fn touches(&self, directory: u64) -> bool {
+        match self {
+            Operation::Link { dir, .. } | Operation::Unlink { dir, .. } => *dir == directory,
+            Operation::Rename { from, to, .. } => from.0 == directory || to.0 == directory,
+        }
+    }
+}
+
+pub(super) const ROOT: u64 = 0;
+
+#[derive(Debug)]
+pub(super) struct Tree {
+    directories: BTreeMap<u64, Directory>,
+    pending: Vec<(u64, Operation)>,
+    next_directory: u64,
+    next_operation: u64,
+    next_lock: u64,
+}
+
+/// What an operation on a name did to files: one more entry, one less.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Unlinked(pub(super) Option<u64>);
+
+impl Tree {
+    pub(super) fn new() -> Tree {
+        Tree {
+            directories: BTreeMap::from([(ROOT, Directory::default())]),
+            pending: Vec::new(),
+            next_directory: ROOT + 1,
+            next_operation: 0,
+            next_lock: 0,
+        }
+    }
+
+    fn directory(&self, number: u64) -> io::Result<&Directory> {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        self.directories.get(&number).ok_or_else(missing)
+    }
+
+    fn directory_mut(&mut self, number: u64) -> io::Result<&mut Directory> {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        self.directories.get_mut(&number).ok_or_else(missing)
+    }
+
+    /// What is found at a path.
+    pub(super) fn find(&self, path: &Path) -> io::Result<Option<Entry>> {
+        let mut at = Entry::Directory(ROOT);
+        for component in path.components() {
+            let Component::Normal(name) = component else {
+                continue; // the root, or "."
+            };
+            let Entry::Directory(number) = at else {
+                return Err(io::ErrorKind::NotADirectory.into());
+            };
+            let name = name.to_string_lossy();
+            match self.directory(number)?.entries.get(name.as_ref()) {
+                Some(entry) => at = *entry,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
+    }
+
+    pub(super) fn find_directory(&self, path: &Path) -> io::Result<u64> {
+        match self.find(path)? {
+            Some(Entry::Directory(number)) => Ok(number),
+            Some(Entry::File(_)) => Err(io::ErrorKind::NotADirectory.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// The directory that holds the last name of a path, and that name.
+    pub(super) fn parent(&self, path: &Path) -> io::Result<(u64, String)> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let name = path.file_name().ok_or_else(invalid)?;
+        let parent = path.parent().unwrap_or(Path::new(""));
+        let directory = self.find_directory(parent)?;
+        Ok((directory, name.to_string_lossy().into_owned()))
+    }
+
+    pub(super) fn list(&self, directory: u64) -> io::Result<Vec<String>> {
+        Ok(self.directory(directory)?.entries.keys().cloned().collect())
+    }
+
+    pub(super) fn create_directory(&mut self, dir: u64, name: String) -> io::Result<()> {
+        let number = self.next_directory;
+        self.link(dir, name, Entry::Directory(number))?;
+        self.next_directory += 1;
+        self.directories.insert(number, Directory::default());
+        Ok(())
+    }
+
+    pub(super) fn link(&mut self, dir: u64, name: String, entry: Entry) -> io::Result<()> {
+        let entries = &mut self.directory_mut(dir)?.entries;
+        if entries.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        entries.insert(name.clone(), entry);
+        self.push(Operation::Link { dir, name, entry });
+        Ok(())
+    }
+
+    pub(super) fn unlink(&mut self, dir: u64, name: String) -> io::Result<Unlinked> {
+        let entries = &mut self.directory_mut(dir)?.entries;
+        let file = match entries.get(&name) {
+            Some(Entry::File(file)) => *file,
+            Some(Entry::Directory(_)) => return Err(io::ErrorKind::IsADirectory.into()),
+            None => return Err(io::ErrorKind::NotFound.into()),
+        };
+        entries.remove(&name);
+        self.push(Operation::Unlink { dir, name });
+        Ok(Unlinked(Some(file)))
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        from: (u64, String),
+        to: (u64, String),
+    ) -> io::Result<Unlinked> {
+        let entry = match self.directory(from.0)?.entries.get(&from.1) {
+            Some(entry) => *entry,
+            None => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let replaced = match self.directory(to.0)?.entries.get(&to.1) {
+            Some(Entry::Directory(_)) => return Err(io::ErrorKind::IsADirectory.into()),
+            Some(Entry::File(_)) if matches!(entry, Entry::Directory(_)) => {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            Some(Entry::File(file)) => Some(*file),
+            None => None,
+        };
+        if from == to {
+            return Ok(Unlinked(None));
+        }
+        self.directory_mut(from.0)?.entries.remove(&from.1);
+        self.directory_mut(to.0)?
+            .entries
+            .insert(to.1.clone(), entry);
+        self.push(Operation::Rename { from, to, entry });
+        Ok(Unlinked(replaced))
+    }
+
+    fn push(&mut self, operation: Operation) {
+        self.pending.push((self.next_operation, operation));
+        self.next_operation += 1;
+    }
+
+    /// The operations that a sync beginning now has to make durable: those below this number.
+    pub(super) fn sync_upto(&self) -> u64 {
+        self.next_operation
+    }
+
+    pub(super) fn synced(&mut self, directory: u64, upto: u64) {
+        let pending = std::mem::take(&mut self.pending);
+        for (number, operation) in pending {
+            if number < upto && operation.touches(directory) {
+                self.make_durable(&operation);
+            } else {
+                self.pending.push((number, operation));
+            }
+        }
+    }
+
+    fn make_durable(&mut self, operation: &Operation) {
+        let mut durable = |dir: &u64, name: &String, entry: Option<Entry>| {
+            // A directory that an earlier crash took away has no entries to change.
+            if let Some(directory) = self.directories.get_mut(dir) {
+                match entry {
+                    Some(entry) => directory.durable.insert(name.clone(), entry),
+                    None => directory.durable.remove(name),
+                };
+            }
+        };
+        match operation {
+            Operation::Link { dir, name, entry } => durable(dir, name, Some(*entry)),
+            Operation::Unlink { dir, name } => durable(dir, name, None),
+            Operation::Rename { from, to, entry } => {
+                durable(&from.0, &from.1, None);
+                durable(&to.0, &to.1, Some(*entry));
+            }
+        }
+    }
+
+    pub(super) fn lock(&mut self, directory: u64) -> io::Result<Option<u64>> {
+        let token = self.next_lock;
+        let locked = &mut self.directory_mut(directory)?.locked;
+        if locked.is_some() {
+            return Ok(None);
+        }
+        *locked = Some(token);
+        self.next_lock += 1;
+        Ok(Some(token))
+    }
+
+    pub(super) fn unlock(&mut self, token: u64) {
+        for directory in self.directories.values_mut() {
+            if directory.locked == Some(token) {
+                directory.locked = None;
+            }
+        }
+    }
+
+    /// The process is gone, and with it its locks.
+    pub(super) fn kill(&mut self) {
+        for directory in self.directories.values_mut() {
+            directory.locked = None;
+        }
+    }
+
+    /// The power fails: of the pending operations any subset survives, or those up to a moment.
+    pub(super) fn power_loss(&mut self, dice: &mut Dice, subset: bool) {
+        self.kill();
+        let pending = std::mem::take(&mut self.pending);
+        let moment = dice.below(pending.len() as u64 + 1) as usize;
+        let survives = dice.pick(&[0.1, 0.5, 0.9]);
+        for (n, (_, operation)) in pending.iter().enumerate() {
+            let done = match subset {
+                true => dice.chance(survives),
+                false => n < moment,
+            };
+            if done {
+                self.make_durable(operation);
+            }
+        }
+        for directory in self.directories.values_mut() {
+            directory.entries = directory.durable.clone();
+        }
+        let reachable = self.reachable();
+        self.directories
+            .retain(|number, _| reachable.contains(number));
+    }
+
+    fn reachable(&self) -> BTreeSet<u64> {
+        let mut reachable = BTreeSet::new();
+        let mut todo = vec![ROOT];
+        while let Some(number) = todo.pop() {
+            if reachable.insert(number) {
+                let entries = self.directories[&number].entries.values();
+                todo.extend(entries.filter_map(|entry| match entry {
+                    Entry::Directory(number) => Some(*number),
+                    Entry::File(_) => None,
+                }));
+            }
+        }
+        reachable
+    }
+
+    /// How many names each file has now.
+    pub(super) fn links(&self) -> BTreeMap<u64, u32> {
+        let mut links = BTreeMap::new();
+        for directory in self.directories.values() {
+            for entry in directory.entries.values() {
+                if let Entry::File(file) = entry {
+                    *links.entry(*file).or_insert(0) += 1;
+                }
+            }
+        }
+        links
+    }
+}

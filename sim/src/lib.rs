@@ -1,0 +1,30 @@
+//! Runs Lightning DB, unchanged, on a simulated machine that fails, crashes and loses power,
+//! and checks after every step that no promise was broken. Everything that happens follows
+//! from one seed, so that every failure can be replayed. `docs/simulation.md` is the guide.
+//!
+//! The parts, from the mechanism up:
+//! - `scheduler`: engine threads as coroutines on one OS thread
+//! - `world`: what a run shares: random streams, virtual time, trace, counters
+//! - `disk`: files and directories that lie about durability as real ones do
+//! - `env`: all of it as the engine sees it, an [`Env`](lightning_db::env::Env)
+//! - `simulation`: boots and crashes of one program
+//! - `database`: the program that uses Lightning DB, and what must hold
+
+#[cfg(not(madsim))]
+compile_error!(
+    "lightning_sim needs `--cfg madsim` in RUSTFLAGS. The repository's .cargo/config.toml sets \
+     it, but a RUSTFLAGS variable replaces what stands there: add `--cfg madsim` to yours."
+);
+
+pub mod database;
+mod disk;
+mod env;
+mod scheduler;
+pub mod simulation;
+mod trace;
+mod world;
+
+pub use disk::SimDisk;
+pub use env::SimEnv;
+pub use lightning_faults::{Dice, FaultPlan, Full, Latency, PowerLoss};
+pub use world::{Scheduling, Violation, World};

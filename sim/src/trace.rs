@@ -1,0 +1,95 @@
+//! What happened in a run: a hash over every event, and on request the events as text.
+//!
+//! Two runs are the same run if and only if their hashes are equal: the hash covers the
+//! virtual time, the task, the operation, its arguments and its result. Nothing that differs
+//! between builds or runs enters it: no addresses, thread ids or real time.
+
+use lightning_faults::site_hash;
+use std::{collections::VecDeque, time::Duration};
+
+/// A number for bytes that were written. Not their CRC: that of a block that ends with its own
+/// CRC is always the same.
+pub(crate) fn content_hash(bytes: &[u8]) -> u64 {
+    let mut hash = bytes.len() as u64;
+    let mut chunks = bytes.chunks_exact(8);
+    for chunk in &mut chunks {
+        let word = chunk.try_into().map_or(0, u64::from_le_bytes);
+        hash = mixed(hash, word);
+    }
+    chunks
+        .remainder()
+        .iter()
+        .fold(hash, |hash, byte| mixed(hash, u64::from(*byte)))
+}
+
+fn mixed(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
+}
+
+/// Who acts when no simulated task runs: the machine itself.
+pub(crate) const MACHINE: usize = usize::MAX;
+
+#[derive(Debug)]
+pub(crate) struct Trace {
+    hash: u64,
+    events: u64,
+    /// `Some`: the newest lines are kept, this many at most.
+    keep: Option<usize>,
+    lines: VecDeque<String>,
+}
+
+impl Trace {
+    pub(crate) fn new(keep: Option<usize>) -> Trace {
+        Trace {
+            hash: 0,
+            events: 0,
+            keep,
+            lines: VecDeque::new(),
+        }
+    }
+
+    /// Records one event. `words` are what it is made of; `text` tells it to a reader and is
+    /// asked only if lines are kept.
+    pub(crate) fn record(
+        &mut self,
+        at: Duration,
+        task: usize,
+        what: &str,
+        words: &[u64],
+        text: impl FnOnce() -> String,
+    ) {
+        self.events += 1;
+        self.mix(at.as_nanos() as u64);
+        self.mix(task as u64);
+        self.mix(site_hash(what));
+        for word in words {
+            self.mix(*word);
+        }
+        if let Some(keep) = self.keep {
+            if self.lines.len() >= keep {
+                self.lines.pop_front();
+            }
+            let micros = at.as_nanos() as f64 / 1000.0;
+            let task = if task == MACHINE {
+                "   machine".into()
+            } else {
+                format!("   task {task:<3}")
+            };
+            let text = text();
+            self.lines
+                .push_back(format!("{micros:>14.3} us {task} {what:<12} {text}"));
+        }
+    }
+
+    fn mix(&mut self, word: u64) {
+        self.hash = mixed(self.hash, word);
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash ^ self.events
+    }
+
+    pub(crate) fn take_lines(&mut self) -> Vec<String> {
+        self.lines.drain(..).collect()
+    }
+}

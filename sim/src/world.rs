@@ -1,0 +1,261 @@
+//! What all parts of one run share: the seed and its random streams, virtual time, the trace,
+//! counters, and the first violation.
+
+use crate::trace::{MACHINE, Trace};
+use lightning_faults::{Dice, site_hash};
+use madsim::time::{Sleep, TimeHandle};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+/// A promise that was broken.
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// Which one: `I-1` to `I-15` of the architecture, or a word such as `panic` or `hang`.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub message: String,
+}
+
+/// How the run interferes with the engine's threads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scheduling {
+    /// A task is preempted at a lock or a scheduling point with this probability.
+    pub preempt: f64,
+    /// A buggify site is enabled in this run with this probability.
+    pub buggify_site: f64,
+    /// An enabled buggify site answers yes with this probability.
+    pub buggify: f64,
+}
+
+impl Scheduling {
+    /// Draws it for a seed.
+    pub fn draw(seed: u64) -> Scheduling {
+        let dice = &mut Dice::new(seed, "scheduling", 0);
+        Scheduling {
+            preempt: dice.pick(&[0.0, 0.005, 0.02, 0.1, 0.3]),
+            buggify_site: dice.pick(&[0.0, 0.25, 0.5]),
+            buggify: dice.pick(&[0.02, 0.1, 0.3]),
+        }
+    }
+}
+
+/// One run of a seed.
+pub struct World {
+    seed: u64,
+    time: TimeHandle,
+    scheduling: Scheduling,
+    trace: Mutex<Trace>,
+    /// How often each site drew, by the hash of its name.
+    draws: Mutex<BTreeMap<u64, u64>>,
+    /// For a site and a task: passes until the next preemption, and its number.
+    preemptions: Mutex<BTreeMap<(u64, usize), (u64, u64)>>,
+    counters: Mutex<BTreeMap<&'static str, u64>>,
+    /// When each kind of fault struck last.
+    last_faults: Mutex<BTreeMap<&'static str, Duration>>,
+    violation: Mutex<Option<Violation>>,
+    faults_on: AtomicBool,
+    ios: AtomicU64,
+    /// Events that only work brings about: a background thread that looks around in vain has none.
+    progress: AtomicU64,
+    crash_at_io: AtomicU64,
+    supervisor: Mutex<Option<Waker>>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, scheduling: Scheduling, keep_lines: Option<usize>) -> Arc<World> {
+        Arc::new(World {
+            seed,
+            time: TimeHandle::current(),
+            scheduling,
+            trace: Mutex::new(Trace::new(keep_lines)),
+            draws: Mutex::default(),
+            preemptions: Mutex::default(),
+            counters: Mutex::default(),
+            last_faults: Mutex::default(),
+            violation: Mutex::default(),
+            faults_on: AtomicBool::new(true),
+            ios: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+            crash_at_io: AtomicU64::new(u64::MAX),
+            supervisor: Mutex::default(),
+        })
+    }
+
+    /// The seed of the run.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Virtual time since the run began.
+    pub fn now(&self) -> Duration {
+        self.time.elapsed()
+    }
+
+    /// A future that is ready at `deadline`. Not rounded to milliseconds as madsim's own
+    /// `sleep` is: only [`Sleep::reset`] keeps the nanoseconds.
+    pub(crate) fn until(&self, deadline: Duration) -> Pin<Box<Sleep>> {
+        let mut sleep = Box::pin(self.time.sleep(Duration::ZERO));
+        let wait = deadline.saturating_sub(self.now());
+        sleep.as_mut().reset(self.time.now_instant() + wait);
+        sleep
+    }
+
+    /// The random stream of the next event at `site`.
+    pub fn dice(&self, site: &str) -> Dice {
+        let site = site_hash(site);
+        let mut draws = self.draws.lock();
+        let count = draws.entry(site).or_insert(0);
+        *count += 1;
+        Dice::of_hash(self.seed, site, *count - 1)
+    }
+
+    /// Whether the calling task is to be preempted now at `site`, and for how long.
+    pub(crate) fn preemption(&self, site: &'static str, task: usize) -> Option<Duration> {
+        if self.scheduling.preempt == 0.0 {
+            return None;
+        }
+        let key = (site_hash(site), task);
+        // Preemptions at a site are numbered per task. The gap to the next one is drawn, so that
+        // a pass without one costs no random number.
+        let draw = |count: u64| {
+            let site = key.0.rotate_left(7) ^ key.1 as u64;
+            let mut dice = Dice::of_hash(self.seed, site, count);
+            let gap = dice.unit().ln() / (1.0 - self.scheduling.preempt).ln();
+            (gap as u64, dice)
+        };
+        let mut preemptions = self.preemptions.lock();
+        let (passes_left, count) = preemptions.entry(key).or_insert_with(|| (draw(0).0, 1));
+        if *passes_left > 0 {
+            *passes_left -= 1;
+            return None;
+        }
+        let (gap, mut dice) = draw(*count);
+        (*passes_left, *count) = (gap, *count + 1);
+        let longest = dice.pick(&[1_000, 20_000, 1_000_000]);
+        Some(Duration::from_nanos(1 + dice.below(longest)))
+    }
+
+    pub(crate) fn buggify(&self, site: &'static str) -> bool {
+        let enabled = Dice::new(self.seed, site, u64::MAX).chance(self.scheduling.buggify_site);
+        enabled && self.faults_on() && self.dice(site).chance(self.scheduling.buggify)
+    }
+
+    /// Whether faults are injected now.
+    pub fn faults_on(&self) -> bool {
+        self.faults_on.load(Relaxed)
+    }
+
+    pub(crate) fn set_faults(&self, on: bool) {
+        self.faults_on.store(on, Relaxed);
+    }
+
+    /// Records an event of the calling task; see [`Trace::record`].
+    pub fn record(&self, what: &str, words: &[u64], text: impl FnOnce() -> String) {
+        if what != "preempted" && what != "notify" {
+            self.progress.fetch_add(1, Relaxed);
+        }
+        let task = crate::scheduler::current_slot().unwrap_or(MACHINE);
+        self.trace
+            .lock()
+            .record(self.now(), task, what, words, text);
+    }
+
+    pub(crate) fn trace_hash(&self) -> u64 {
+        self.trace.lock().hash()
+    }
+
+    pub(crate) fn take_lines(&self) -> Vec<String> {
+        self.trace.lock().take_lines()
+    }
+
+    /// Counts something that happened, under a name that the summary prints.
+    pub fn count(&self, what: &'static str) {
+        self.count_by(what, 1);
+    }
+
+    /// Counts something that happened several times.
+    pub fn count_by(&self, what: &'static str, n: u64) {
+        *self.counters.lock().entry(what).or_insert(0) += n;
+    }
+
+    /// How often something was counted.
+    pub fn counted(&self, what: &'static str) -> u64 {
+        self.counters.lock().get(what).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn counters(&self) -> BTreeMap<&'static str, u64> {
+        self.counters.lock().clone()
+    }
+
+    /// Records an injected fault.
+    pub(crate) fn fault(&self, kind: &'static str) {
+        self.count(kind);
+        self.last_faults.lock().insert(kind, self.now());
+        self.record("FAULT", &[site_hash(kind)], || kind.into());
+    }
+
+    /// When a kind of fault struck last.
+    pub(crate) fn last_fault(&self, kind: &str) -> Option<Duration> {
+        self.last_faults.lock().get(kind).copied()
+    }
+
+    /// Reports a broken promise and so ends the run. Only the first one counts: what follows
+    /// may be its consequence.
+    pub fn violate(&self, invariant: &'static str, message: String) {
+        let mut violation = self.violation.lock();
+        if violation.is_none() {
+            self.record("VIOLATION", &[], || format!("{invariant}: {message}"));
+            *violation = Some(Violation { invariant, message });
+        }
+        drop(violation);
+        self.wake_supervisor();
+    }
+
+    /// The first violation.
+    pub fn violation(&self) -> Option<Violation> {
+        self.violation.lock().clone()
+    }
+
+    /// Counts an I/O operation and tells the supervisor if it is the one to crash at.
+    pub(crate) fn io_begins(&self) {
+        let io = self.ios.fetch_add(1, Relaxed);
+        if io == self.crash_at_io.load(Relaxed) {
+            self.wake_supervisor();
+        }
+    }
+
+    pub(crate) fn ios(&self) -> u64 {
+        self.ios.load(Relaxed)
+    }
+
+    pub(crate) fn progress(&self) -> u64 {
+        self.progress.load(Relaxed)
+    }
+
+    pub(crate) fn crash_at_io(&self, io: u64) {
+        self.crash_at_io.store(io, Relaxed);
+    }
+
+    pub(crate) fn crash_is_due(&self) -> bool {
+        self.ios() > self.crash_at_io.load(Relaxed)
+    }
+
+    pub(crate) fn supervise(&self, waker: &Waker) {
+        *self.supervisor.lock() = Some(waker.clone());
+    }
+
+    pub(crate) fn wake_supervisor(&self) {
+        if let Some(waker) = self.supervisor.lock().take() {
+            waker.wake();
+        }
+    }
+}
