@@ -104,7 +104,8 @@ fn modules_name_only_lower_rungs() {
 
 #[test]
 fn the_check_sees_what_it_must() {
-    let text = "use crate::{db::{Db, wal}, env::Env};\nfn f() { crate::handles::g() }\n// crate::no";
+    let text =
+        "use crate::{db::{Db, wal}, env::Env};\nfn f() { crate::handles::g() }\n// crate::no";
     let expected = ["db", "env", "handles"].map(String::from);
     assert_eq!(named(text), BTreeSet::from(expected));
 }

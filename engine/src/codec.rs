@@ -132,21 +132,15 @@ impl Decompressors {
 mod tests {
     use super::*;
 
-    const ALL: [Compression; 4] = [
-        Compression::None,
-        Compression::Zstd,
-        Compression::Lz4,
-        Compression::Snappy,
-    ];
+    const ALL: [Compression; 4] =
+        [Compression::None, Compression::Zstd, Compression::Lz4, Compression::Snappy];
 
     fn text(len: usize) -> Vec<u8> {
         (0..len).map(|i| b"lightning strikes "[i % 18]).collect()
     }
 
     fn noise(len: usize) -> Vec<u8> {
-        (0..len as u64)
-            .map(|i| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()) as u8)
-            .collect()
+        (0..len as u64).map(|i| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()) as u8).collect()
     }
 
     #[test]
@@ -158,9 +152,7 @@ mod tests {
                 for block in [text(len), noise(len)] {
                     let (compression, stored) = compressor.compress(&block);
                     let mut out = vec![0; len];
-                    decompressors
-                        .decompress(compression, stored, &mut out)
-                        .unwrap();
+                    decompressors.decompress(compression, stored, &mut out).unwrap();
                     assert!(out == block, "{wanted:?} {len}");
                     if len >= 100 && block == text(len) {
                         assert_eq!(compression, wanted);

@@ -98,21 +98,23 @@ pub struct LightningDbConfig {
     pub compression_level: i32,
     /// Bytes of memory that collect writes before they are flushed to an sstable. Default: 64 MiB.
     pub memtable_size: usize,
-    /// `false`: nothing is synced before [`checkpoint`](crate::Database::checkpoint) or
-    /// `close`. The log is still written, so that a kill of the process loses nothing and a
-    /// loss of power leaves a prefix of the commit order. Default: true.
+    /// `false`: commits are made durable by [`checkpoint`](crate::Database::checkpoint), `close`, a
+    /// flush or a commit with [`Durability::Sync`] only. The log is still written, so that a kill of
+    /// the process loses nothing and a loss of power leaves a prefix of the commit order.
+    /// Default: true.
     pub wal_enabled: bool,
     /// How commits become durable. Default: [`WalSyncMode::Async`].
     pub wal_sync_mode: WalSyncMode,
-    /// Longest time between syncs of the log in [`WalSyncMode::Async`], while there is
-    /// something to sync. Default: 10 ms.
+    /// Longest time between syncs of the log while there is something to sync, for commits that do
+    /// not wait for the disk; `Periodic` has its own. Default: 10 ms.
     pub wal_sync_interval: Duration,
     /// Largest size of a log segment file in bytes. The first has 1 MiB or this, whichever is
-    /// less; sizes double under load. Default: 64 MiB.
+    /// less; under load they grow to this. Default: 64 MiB.
     pub wal_segment_size: u64,
     /// Longest key in bytes, at most 65,535. Default: 1024.
     pub max_key_size: usize,
-    /// Bytes of memory for cache, memtables and buffers together. Default: 2 GiB.
+    /// Bytes of memory for cache and memtables that wait to be flushed, at most. What snapshots hold is
+    /// not counted yet. Default: 2 GiB.
     pub max_memory: usize,
     /// Has no effect: there is one log, the good one. Here so that configurations compile.
     pub improved_wal: bool,
@@ -162,10 +164,7 @@ impl LightningDbConfig {
     /// assert_eq!(LightningDbConfig::durable().wal_sync_mode, WalSyncMode::Sync);
     /// ```
     pub fn durable() -> LightningDbConfig {
-        LightningDbConfig {
-            wal_sync_mode: WalSyncMode::Sync,
-            ..Default::default()
-        }
+        LightningDbConfig { wal_sync_mode: WalSyncMode::Sync, ..Default::default() }
     }
 
     /// The compression that new blocks get.
@@ -184,10 +183,7 @@ impl LightningDbConfig {
         check(
             Compression::from_u32(self.compression_type).is_some(),
             "compression_type",
-            format!(
-                "{} is none of 0 (none), 1 (Zstd), 2 (LZ4), 3 (Snappy)",
-                self.compression_type
-            ),
+            format!("{} is none of 0 (none), 1 (Zstd), 2 (LZ4), 3 (Snappy)", self.compression_type),
         )?;
         check(
             (1..=19).contains(&self.compression_level),
@@ -202,18 +198,12 @@ impl LightningDbConfig {
         check(
             (4 << 10..=4 << 30).contains(&self.memtable_size),
             "memtable_size",
-            format!(
-                "{} bytes is not between 4 KiB and 4 GiB",
-                self.memtable_size
-            ),
+            format!("{} bytes is not between 4 KiB and 4 GiB", self.memtable_size),
         )?;
         check(
             (16 << 10..=1 << 30).contains(&self.wal_segment_size),
             "wal_segment_size",
-            format!(
-                "{} bytes is not between 16 KiB and 1 GiB",
-                self.wal_segment_size
-            ),
+            format!("{} bytes is not between 16 KiB and 1 GiB", self.wal_segment_size),
         )?;
         check(
             self.max_memory / 4 >= self.memtable_size,

@@ -9,9 +9,7 @@ use crate::{
     },
     env::{Env, OsEnv},
     error::Result,
-    handles::{
-        Handle, KeyRange, Keyspace, KeyspaceOptions, Scan, Snapshot, ValueRef, WriteBatch,
-    },
+    handles::{Handle, KeyRange, Keyspace, KeyspaceOptions, Scan, Snapshot, ValueRef, WriteBatch},
     types::{KeyspaceId, SeqNo},
 };
 use std::{fmt, path::Path, sync::Arc};
@@ -124,8 +122,7 @@ impl Database {
         open_as: OpenAs,
     ) -> Result<Arc<Database>> {
         let handle = Handle::start(Db::open(env, path, config, open_as)?)?;
-        let default =
-            Keyspace { handle, id: KeyspaceId::DEFAULT, name: DEFAULT_KEYSPACE.into() };
+        let default = Keyspace { handle, id: KeyspaceId::DEFAULT, name: DEFAULT_KEYSPACE.into() };
         Ok(Arc::new(Database { default }))
     }
 
@@ -494,7 +491,7 @@ impl Database {
     /// iterator answers [`Closed`](crate::Error::Closed). Closing twice does nothing. Dropping the
     /// last handle closes too, but cannot tell of a failure.
     ///
-    /// The directory can be opened again once snapshots and iterators are gone too.
+    /// The directory can be opened again once every handle, snapshot and iterator is gone.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

@@ -181,11 +181,7 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Error::NoSpace { op, path }
             }
-            _ => Error::Io {
-                op,
-                path,
-                source: Arc::new(source),
-            },
+            _ => Error::Io { op, path, source: Arc::new(source) },
         }
     }
 
@@ -193,9 +189,7 @@ impl Error {
     pub(crate) fn poison(self) -> Error {
         match self {
             Error::Poisoned { .. } => self,
-            cause => Error::Poisoned {
-                cause: Arc::new(cause),
-            },
+            cause => Error::Poisoned { cause: Arc::new(cause) },
         }
     }
 }

@@ -4,10 +4,10 @@
 use std::fmt;
 
 macro_rules! id {
-    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident($inner:ty)) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        pub struct $name(pub $inner);
+        $vis struct $name($vis $inner);
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, concat!(stringify!($name), "({})"), self.0)
@@ -24,24 +24,24 @@ macro_rules! id {
 id! {
     /// The sequence number of one operation. Every put, delete and range delete has
     /// its own; they order all writes of a database. 56 bits are used.
-    SeqNo(u64)
+    pub SeqNo(u64)
 }
 id! {
     /// A byte position in the write-ahead log, counted over all its segments since
     /// the database was created. Never a sequence number.
-    Lsn(u64)
+    pub(crate) Lsn(u64)
 }
 id! {
     /// The number of a file of the database. Never reused.
-    FileId(u64)
+    pub(crate) FileId(u64)
 }
 id! {
     /// The number of a keyspace. Never reused. 0 is the default keyspace.
-    KeyspaceId(u32)
+    pub(crate) KeyspaceId(u32)
 }
 id! {
     /// The number of a manifest edit, counted since the database was created.
-    EditNo(u64)
+    pub(crate) EditNo(u64)
 }
 
 impl SeqNo {
@@ -52,14 +52,14 @@ impl SeqNo {
 impl KeyspaceId {
     /// The keyspace that exists from the beginning and that the verbs of
     /// [`Database`](crate::Database) use.
-    pub const DEFAULT: KeyspaceId = KeyspaceId(0);
+    pub(crate) const DEFAULT: KeyspaceId = KeyspaceId(0);
 }
 
 /// What an entry is. The discriminants are written to disk; 0 is no kind, so that
 /// zeroed bytes are never an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The key has this value.
     Put = 1,
     /// A tombstone: the key has no value.
@@ -71,7 +71,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kind written as `byte`, or `None` for a byte that this version does not know.
-    pub fn from_byte(byte: u8) -> Option<Kind> {
+    pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
         match byte {
             1 => Some(Kind::Put),
             2 => Some(Kind::Delete),
@@ -83,20 +83,20 @@ impl Kind {
 
 /// A [`SeqNo`] and a [`Kind`] in one word, ordered by the SeqNo.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SeqKind(pub u64);
+pub(crate) struct SeqKind(pub(crate) u64);
 
 impl SeqKind {
     /// Packs the two.
-    pub fn new(seq: SeqNo, kind: Kind) -> SeqKind {
+    pub(crate) fn new(seq: SeqNo, kind: Kind) -> SeqKind {
         debug_assert!(seq <= SeqNo::MAX);
         SeqKind(seq.0 << 8 | kind as u64)
     }
     /// The sequence number.
-    pub fn seq(self) -> SeqNo {
+    pub(crate) fn seq(self) -> SeqNo {
         SeqNo(self.0 >> 8)
     }
     /// The kind, or `None` for a byte that this version does not know.
-    pub fn kind(self) -> Option<Kind> {
+    pub(crate) fn kind(self) -> Option<Kind> {
         Kind::from_byte(self.0 as u8)
     }
 }

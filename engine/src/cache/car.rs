@@ -66,11 +66,7 @@ pub(super) struct Shard<V: ?Sized> {
 
 impl<V: ?Sized> Shard<V> {
     pub(super) fn new(limit: usize) -> Shard<V> {
-        let list = List {
-            first: NONE,
-            last: NONE,
-            bytes: 0,
-        };
+        let list = List { first: NONE, last: NONE, bytes: 0 };
         Shard {
             limit,
             once_target: 0,
@@ -85,10 +81,7 @@ impl<V: ?Sized> Shard<V> {
     }
 
     pub(super) fn stats(&self) -> CacheStats {
-        CacheStats {
-            bytes: self.held(),
-            ..self.stats
-        }
+        CacheStats { bytes: self.held(), ..self.stats }
     }
 
     fn held(&self) -> usize {
@@ -101,8 +94,7 @@ impl<V: ?Sized> Shard<V> {
 
     #[inline]
     fn find(&self, key: Key, hash: u64) -> Option<u32> {
-        self.table
-            .find(hash as u32, |i| self.blocks[i as usize].key == key)
+        self.table.find(hash as u32, |i| self.blocks[i as usize].key == key)
     }
 
     #[inline]
@@ -149,13 +141,7 @@ impl<V: ?Sized> Shard<V> {
                 Place::Often
             }
         };
-        let slot = Slot {
-            hash: hash as u32,
-            place: Place::Free,
-            prev: NONE,
-            next: NONE,
-            bytes,
-        };
+        let slot = Slot { hash: hash as u32, place: Place::Free, prev: NONE, next: NONE, bytes };
         let value = Some(value);
         let index = self.fill(Block { key, value }, slot);
         self.table.insert(hash as u32, index);

@@ -67,9 +67,7 @@ impl<V: ?Sized> Cache<V> {
         let shards = (limit_bytes / SHARD_BYTES_MIN).clamp(1, SHARDS_MAX);
         let shards = 1 << shards.ilog2();
         Cache {
-            shards: (0..shards)
-                .map(|_| Mutex::new(Shard::new(limit_bytes / shards)))
-                .collect(),
+            shards: (0..shards).map(|_| Mutex::new(Shard::new(limit_bytes / shards))).collect(),
         }
     }
 

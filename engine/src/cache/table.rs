@@ -19,10 +19,7 @@ fn place_of(hash: u32, number: u32) -> u64 {
 
 impl Table {
     pub(super) fn new() -> Table {
-        Table {
-            places: vec![EMPTY; PLACES_MIN],
-            taken: 0,
-        }
+        Table { places: vec![EMPTY; PLACES_MIN], taken: 0 }
     }
 
     /// The number with this hash that `is_it`.
@@ -111,9 +108,7 @@ mod tests {
         let mut model: BTreeMap<u32, u32> = BTreeMap::new();
         let mut state = 1u64;
         for step in 0..30_000u32 {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             let number = (state >> 33) as u32 % 300;
             let hash = (number % 7).wrapping_mul(0x3fff_fff9) ^ (number % 3);
             match model.remove(&number) {

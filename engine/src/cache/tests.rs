@@ -18,10 +18,7 @@ fn touch(cache: &Cache<[u8]>, file: u64, offset: u64, bytes: usize) -> bool {
 struct Random(u64);
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) % end
     }
 }

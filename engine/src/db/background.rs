@@ -9,7 +9,10 @@ use crate::{
     env::{Env, Signal, Task},
     error::{Error, Result},
     format::manifest::{Change, LogPiece},
-    iter::{merge::{Direction, Merge, Source}, tombstones::RangeTombstones},
+    iter::{
+        merge::{Direction, Merge, Source},
+        tombstones::RangeTombstones,
+    },
     memtable::Memtable,
     sstable::{Sstable, SstableOptions},
     sync::{AtomicBool, Mutex, Ordering::SeqCst},
@@ -65,7 +68,8 @@ impl Background {
 
     /// Starts the threads. If one cannot start, those that did are ended by the caller's `stop`.
     pub(crate) fn start(db: &Arc<Db>, tasks: &mut Vec<Box<dyn Task>>) -> io::Result<()> {
-        let loops: [(&str, fn(&Db)); 4] = [
+        type Loop = fn(&Db);
+        let loops: [(&str, Loop); 4] = [
             ("lightning-sync", Db::run_sync),
             ("lightning-prepare", Db::run_prepare),
             ("lightning-flush", Db::run_flush),
@@ -109,16 +113,16 @@ impl Background {
         self.compact_wanted.notify();
     }
 
-    /// A memtable with room for `bytes`: the one prepared, if it has it.
+    /// A memtable of at least `capacity` bytes: the one prepared, if it is large enough.
     pub(crate) fn new_memtable(
         &self,
         config: &LightningDbConfig,
-        bytes: usize,
+        capacity: usize,
     ) -> Result<Arc<Memtable>> {
         let prepared = self.state.lock().memtable.take();
         match prepared {
-            Some(memtable) if bytes <= config.memtable_size => Ok(memtable),
-            _ => Ok(Arc::new(Memtable::new(config.memtable_size.max(bytes), SeqNo(0))?)),
+            Some(memtable) if capacity <= config.memtable_size => Ok(memtable),
+            _ => Ok(Arc::new(Memtable::new(config.memtable_size.max(capacity))?)),
         }
     }
 
@@ -152,7 +156,6 @@ impl Background {
         drop(state);
         self.done.notify();
     }
-
 
     pub(crate) fn add_obsolete(&self, runs: impl IntoIterator<Item = Arc<Sstable>>) {
         self.state.lock().obsolete.extend(runs);
@@ -229,7 +232,7 @@ impl Db {
         }
         drop(active);
         if self.background.state.lock().memtable.is_none() {
-            let memtable = Arc::new(Memtable::new(self.config.memtable_size, SeqNo(0))?);
+            let memtable = Arc::new(Memtable::new(self.config.memtable_size)?);
             memtable.populate(POPULATE_BYTES);
             self.background.state.lock().memtable = Some(memtable);
         }
@@ -246,6 +249,10 @@ impl Db {
     /// left to free later.
     pub(crate) fn collect(&self) -> usize {
         let versions = self.versions.collect();
+        if self.poison.check().is_err() {
+            // An edit that failed may be durable all the same, and name any of the files.
+            return 0;
+        }
         let mut state = self.background.state.lock();
         let (dead, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.obsolete)
             .into_iter()
@@ -317,21 +324,38 @@ impl Db {
         }
         self.sync_through(sealed.end)?;
         let mut runs = vec![];
-        let version = self.versions.load();
-        for id in sealed.memtable.keyspaces() {
-            let Some(keyspace) = version.keyspace(id) else { continue }; // dropped meanwhile
-            if let Some(run) = self.write_run(keyspace, &sealed.memtable)? {
-                self.metrics.flushed_bytes.add(run.summary().file_bytes);
-                runs.push((id, run));
-            }
+        let flushed = self
+            .write_runs(&sealed.memtable, &mut runs)
+            .and_then(|()| self.sync_dir())
+            .and_then(|()| self.install_flush(sealed, &mut runs));
+        if let Err(error) = flushed {
+            // What was written is nobody's; the next try writes it anew.
+            self.background.add_obsolete(runs.into_iter().map(|(_, run)| run));
+            return Err(error);
         }
-        drop(version);
-        self.sync_dir()?;
-        self.install_flush(sealed, runs)?;
         self.metrics.flushes.add(1);
         self.background.done.notify();
         self.background.wake_compact();
         self.background.wake_prepare();
+        Ok(())
+    }
+
+    /// Writes a run for each keyspace of the memtable.
+    fn write_runs(
+        &self,
+        memtable: &Arc<Memtable>,
+        runs: &mut Vec<(KeyspaceId, Arc<Sstable>)>,
+    ) -> Result<()> {
+        let version = self.versions.load();
+        for id in memtable.keyspaces() {
+            let Some(keyspace) = version.keyspace(id) else {
+                continue;
+            }; // dropped meanwhile
+            if let Some(run) = self.write_run(keyspace, memtable)? {
+                self.metrics.flushed_bytes.add(run.summary().file_bytes);
+                runs.push((id, run));
+            }
+        }
         Ok(())
     }
 
@@ -361,12 +385,13 @@ impl Db {
     fn install_flush(
         &self,
         sealed: &Arc<Sealed>,
-        runs: Vec<(KeyspaceId, Arc<Sstable>)>,
+        runs: &mut Vec<(KeyspaceId, Arc<Sstable>)>,
     ) -> Result<()> {
         let mut manifest = self.manifest.lock();
         // A keyspace dropped since: its run is nobody's.
-        let (runs, orphans): (Vec<_>, Vec<_>) =
-            runs.into_iter().partition(|(id, _)| manifest.state().keyspaces.contains_key(id));
+        let dropped = |(id, _): &mut (KeyspaceId, _)| !manifest.state().keyspaces.contains_key(id);
+        let orphans: Vec<_> = runs.extract_if(.., dropped).map(|(_, run)| run).collect();
+        self.background.add_obsolete(orphans);
         let mut changes: Vec<Change> =
             runs.iter().map(|(id, run)| Change::AddTable(*id, run.summary().clone())).collect();
         changes.push(Change::Flushed(sealed.last_seq));
@@ -374,9 +399,8 @@ impl Db {
         changes.push(self.next_file());
         manifest.append(&changes)?;
         self.wal.set_durable_edit(manifest.number());
-        self.versions.install(|version| version.flushed(sealed, &runs));
+        self.versions.install(|version| version.flushed(sealed, runs));
         drop(manifest);
-        self.background.add_obsolete(orphans.into_iter().map(|(_, run)| run));
         self.wal.release(sealed.end);
         Ok(())
     }
@@ -426,7 +450,10 @@ impl Db {
         let merge = whole(sources);
         let merged =
             self.outputs().write(keyspace.id, self.options(keyspace), merge, &none, true)?;
-        self.sync_dir()?;
+        if let Err(error) = self.sync_dir() {
+            self.background.add_obsolete(merged);
+            return Err(error);
+        }
         let replaced: Vec<_> = keyspace.runs.iter().map(|run| run.file_id()).collect();
         let mut changes: Vec<Change> =
             replaced.iter().map(|file| Change::DropTable(keyspace.id, *file)).collect();
@@ -438,7 +465,10 @@ impl Db {
             self.background.add_obsolete(merged); // dropped meanwhile
             return Ok(());
         }
-        manifest.append(&changes)?;
+        if let Err(error) = manifest.append(&changes) {
+            self.background.add_obsolete(merged);
+            return Err(error);
+        }
         self.wal.set_durable_edit(manifest.number());
         self.versions.install(|v| v.compacted(keyspace.id, &replaced, merged.clone()));
         drop(manifest);

@@ -46,7 +46,9 @@ impl Db {
         let mut buf = vec![0; record_bytes(0)];
         let (slot, target, seq) = {
             let mut sequencer = self.sequencer.lock();
-            let Some(slot) = sequencer.tail.reserve(buf.len()) else { return Ok(()) };
+            let Some(slot) = sequencer.tail.reserve(buf.len()) else {
+                return Ok(());
+            };
             (slot, Arc::clone(&sequencer.target), sequencer.next_seq)
         };
         let stamp = Stamp {
@@ -57,7 +59,9 @@ impl Db {
             payload_len: 0,
             payload_crc: crc32fast::hash(b""),
         };
-        let Some(segment) = &target.segment else { return Ok(()) };
+        let Some(segment) = &target.segment else {
+            return Ok(());
+        };
         self.wal.write(segment, &slot, &mut buf, stamp)?;
         self.published.complete(slot.ticket, seq.0 - 1);
         self.sync_through(slot.end)?;

@@ -11,7 +11,7 @@ use crate::{
     iter::tombstones::RangeTombstone,
     memtable::{Memtable, Reservation},
     sync::point,
-    types::{KeyspaceId, Kind, SeqNo},
+    types::{Kind, SeqNo},
     version::Sealed,
     wal::{LogSlot, Stamp, Tail},
 };
@@ -47,9 +47,12 @@ enum Wanted {
     Publication,
     /// Log space for this many bytes.
     Log(usize),
-    /// Memtable space for this many arena bytes, which this one does not have.
-    Memtable(usize, Arc<Memtable>),
+    /// Memtable space, which this one does not have.
+    Memtable(Arc<Memtable>),
 }
+
+/// Bytes of operations in one commit, at most: lengths in a record have 32 bits.
+const COMMIT_BYTES_MAX: u64 = 1 << 30;
 
 /// What a commit needs of the memtable.
 struct Need {
@@ -102,35 +105,36 @@ impl Db {
 
     /// Checks every operation before anything is reserved, and adds up what they need.
     fn check(&self, payload: &[u8]) -> Result<Need> {
-        let max = (self.config.max_memory / 4) as u64;
+        let max = (self.config.max_memory as u64 / 4).min(COMMIT_BYTES_MAX);
         if payload.len() as u64 > max {
             return Err(Error::CommitTooLarge { len: payload.len() as u64, max });
         }
         let mut need = Need { entries: 0, arena_bytes: 0 };
+        let version = self.pin();
         for op in Ops::new(payload) {
             let op = op.ok_or_else(|| Error::InvalidArgument {
                 what: "batch",
                 why: "its operations cannot be decoded".into(),
             })?;
-            if op.keyspace() != KeyspaceId::DEFAULT {
-                read::check_keyspace(&self.pin(), op.keyspace())?;
-            }
+            read::check_keyspace(&version, op.keyspace())?;
             let (key, value_len) = match op {
                 Op::Put { key, value, .. } => (key, value.len()),
                 Op::Delete { key, .. } => (key, 0),
-                Op::RangeDelete { start, end, .. } => {
-                    if end.is_some_and(|end| end.len() > self.config.max_key_size) {
-                        return Err(Error::KeyTooLarge);
-                    }
-                    (start, end.unwrap_or_default().len())
-                }
+                Op::RangeDelete { start, end, .. } => (start, end.unwrap_or_default().len()),
             };
-            if key.len() > self.config.max_key_size {
+            let longest = match op {
+                // A bound behind a key is a byte longer than the key.
+                Op::RangeDelete { .. } => key.len().max(value_len).saturating_sub(1),
+                Op::Put { .. } | Op::Delete { .. } => key.len(),
+            };
+            if longest > self.config.max_key_size {
                 return Err(Error::KeyTooLarge);
             }
             if value_len as u64 > MAX_VALUE_BYTES {
                 return Err(Error::ValueTooLarge { len: value_len as u64, max: MAX_VALUE_BYTES });
             }
+            // On its way while the log is written. Usually it is this memtable.
+            version.active.prefetch(Memtable::hash(op.keyspace(), key));
             need.entries += 1;
             need.arena_bytes += Memtable::entry_bytes(key.len(), value_len);
         }
@@ -154,7 +158,7 @@ impl Db {
             match wanted {
                 Wanted::Publication => self.wait_for_publication()?,
                 Wanted::Log(bytes) => self.extend_log(bytes)?,
-                Wanted::Memtable(bytes, full) => self.seal_memtable(bytes, &full)?,
+                Wanted::Memtable(full) => self.seal_memtable(need, &full)?,
             }
         }
     }
@@ -185,7 +189,7 @@ impl Db {
         let memtable = &sequencer.target.memtable;
         let Some(entries) = memtable.reserve(need.entries, need.arena_bytes) else {
             let full = Arc::clone(memtable);
-            return Ok(Err(Wanted::Memtable(need.arena_bytes, full)));
+            return Ok(Err(Wanted::Memtable(full)));
         };
         let Some(log) = sequencer.tail.reserve(log_bytes) else {
             return Ok(Err(Wanted::Log(log_bytes))); // checked above
@@ -225,7 +229,9 @@ impl Db {
             if !self.published.has_room(ticket) {
                 return Ok(()); // the caller tries again, and waits
             }
-            let Some(next) = self.wal.take_ready(capacity) else { return Ok(()) };
+            let Some(next) = self.wal.take_ready(capacity) else {
+                return Ok(());
+            };
             let seq = SeqNo(sequencer.next_seq.0 - 1);
             (sequencer.switch(Arc::clone(&next)), next, seq)
         };
@@ -238,10 +244,11 @@ impl Db {
         Ok(())
     }
 
-    /// Puts a memtable with room for `bytes` in place of the one that is full.
-    fn seal_memtable(&self, bytes: usize, full: &Arc<Memtable>) -> Result<()> {
+    /// Puts a memtable with room for `need` in place of the one that is full.
+    fn seal_memtable(&self, need: &Need, full: &Arc<Memtable>) -> Result<()> {
         self.background.wait_for_flush(self)?;
-        let next = self.background.new_memtable(&self.config, bytes)?;
+        let capacity = Memtable::capacity_for(need.entries, need.arena_bytes);
+        let next = self.background.new_memtable(&self.config, capacity)?;
         let mut sequencer = self.sequencer.lock();
         self.poison.check()?;
         if !Arc::ptr_eq(&sequencer.target.memtable, full) {
@@ -279,7 +286,12 @@ impl Db {
 }
 
 /// Inserts all operations of a payload that was checked before.
-pub(crate) fn insert(memtable: &Memtable, room: &mut Reservation, payload: &[u8], first_seq: SeqNo) {
+pub(crate) fn insert(
+    memtable: &Memtable,
+    room: &mut Reservation,
+    payload: &[u8],
+    first_seq: SeqNo,
+) {
     for (op, seq) in Ops::new(payload).flatten().zip(first_seq.0..) {
         let seq = SeqNo(seq);
         match op {

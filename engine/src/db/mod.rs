@@ -25,7 +25,11 @@ use crate::{
     sstable::SharedBlocks,
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
     types::SeqNo,
-    version::{Version, cell::{Pinned, VersionCell}, manifest::Manifest},
+    version::{
+        Version,
+        cell::{Pinned, VersionCell},
+        manifest::Manifest,
+    },
     wal::{LogSlot, Segment, Tail, Wal},
 };
 use std::{path::PathBuf, sync::Arc};

@@ -33,7 +33,10 @@ use crate::{
         cell::VersionCell,
         manifest::{Manifest, generation_of, is_manifest},
     },
-    wal::{LogStart, Segment, SegmentPlan, Stamp, Tail, Wal, replay::{self, FoundSegment}},
+    wal::{
+        LogStart, Segment, SegmentPlan, Stamp, Tail, Wal,
+        replay::{self, FoundSegment},
+    },
 };
 use std::{
     path::{Path, PathBuf},
@@ -49,6 +52,8 @@ pub(crate) enum OpenAs {
 }
 
 pub(crate) const DEFAULT_KEYSPACE: &str = "default";
+/// Each opening adds a piece to the log. With more than this, what they hold is flushed.
+const LOG_PIECES_MAX: usize = 4;
 /// The first log segment, unless `wal_segment_size` is smaller.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 
@@ -81,7 +86,10 @@ fn lock_directory(env: &Arc<dyn Env>, dir: &Path, open_as: OpenAs) -> Result<Box
     match (kind, open_as) {
         (PathKind::Directory, _) => {}
         (PathKind::File, _) => {
-            return Err(Error::NotADatabase { path: dir.into(), why: "it is not a directory".into() });
+            return Err(Error::NotADatabase {
+                path: dir.into(),
+                why: "it is not a directory".into(),
+            });
         }
         (PathKind::Missing, OpenAs::Existing) => {
             return Err(Error::NotFound { path: dir.into(), why: "there is no such directory" });
@@ -121,7 +129,9 @@ fn parent(dir: &Path) -> Option<&Path> {
 }
 
 fn sync_parent(env: &Arc<dyn Env>, dir: &Path) -> Result<()> {
-    let Some(parent) = parent(dir) else { return Ok(()) };
+    let Some(parent) = parent(dir) else {
+        return Ok(());
+    };
     env.disk().sync_dir(parent).map_err(|e| Error::io("sync the directory", parent, e))
 }
 
@@ -193,6 +203,18 @@ struct Recovered {
     commits: u64,
 }
 
+impl Recovered {
+    /// Seals the active memtable, so that it is flushed soon and its log let go.
+    fn seal(&mut self) -> Result<()> {
+        let next = Arc::new(Memtable::new(self.memtables.bytes)?);
+        let memtable = std::mem::replace(&mut self.memtables.active, next);
+        let last_seq = SeqNo(self.next_seq.0 - 1);
+        // Everything below the fresh segment was read into it.
+        self.memtables.sealed.insert(0, Arc::new(Sealed { memtable, last_seq, end: self.base }));
+        Ok(())
+    }
+}
+
 /// The memtables that replay fills.
 struct Memtables {
     active: Arc<Memtable>,
@@ -203,7 +225,7 @@ struct Memtables {
 
 impl Memtables {
     fn new(bytes: usize) -> Result<Memtables> {
-        Ok(Memtables { active: Arc::new(Memtable::new(bytes, SeqNo(0))?), sealed: vec![], bytes })
+        Ok(Memtables { active: Arc::new(Memtable::new(bytes)?), sealed: vec![], bytes })
     }
 
     /// Inserts a commit that the log holds before `end`.
@@ -211,7 +233,8 @@ impl Memtables {
         let bytes = ops.iter().map(entry_bytes).sum();
         let mut room = self.active.reserve(ops.len(), bytes);
         if room.is_none() {
-            let next = Arc::new(Memtable::new(self.bytes.max(bytes), SeqNo(0))?);
+            let capacity = Memtable::capacity_for(ops.len(), bytes);
+            let next = Arc::new(Memtable::new(self.bytes.max(capacity))?);
             let memtable = std::mem::replace(&mut self.active, next);
             let last_seq = SeqNo(record.first_seq.0 - 1);
             self.sealed.insert(0, Arc::new(Sealed { memtable, last_seq, end: record.lsn }));
@@ -232,7 +255,7 @@ fn entry_bytes(op: &Op<'_>) -> usize {
         Op::Delete { key, .. } => Memtable::entry_bytes(key.len(), 0),
         Op::RangeDelete { start, end, .. } => {
             Memtable::entry_bytes(start.len(), end.unwrap_or_default().len())
-        },
+        }
     }
 }
 
@@ -264,9 +287,10 @@ impl Opening {
                 path: self.dir.clone(),
                 why: format!("it has no manifest, and holds other files such as {name:?}"),
             }),
-            (_, OpenAs::Existing) => {
-                Err(Error::NotFound { path: self.dir.clone(), why: "the directory has no manifest" })
-            }
+            (_, OpenAs::Existing) => Err(Error::NotFound {
+                path: self.dir.clone(),
+                why: "the directory has no manifest",
+            }),
             _ => Ok(()),
         }
     }
@@ -319,14 +343,15 @@ impl Opening {
     fn recover(self, listing: &Listing, generation: u64, lock: Box<dyn DirLock>) -> Result<Db> {
         let mut manifest = Manifest::read(&self.env, &self.dir, generation, &self.poison)?;
         let uuid = manifest.uuid();
-        let segments = self.find_segments(listing, uuid)?;
-        let recovered = self.replay(&manifest, &segments)?;
+        let (segments, strays) = self.find_segments(listing, uuid)?;
+        let mut recovered = self.replay(&manifest, &segments)?;
 
         // Looking ends, writing begins.
         let next_file = manifest.state().next_file.0.max(listing.next_file());
         let file_ids = Arc::new(AtomicU64::new(next_file));
         let mut state = State { clean: false, ..manifest.state().clone() };
         state.next_file = FileId(next_file);
+        manifest.adopt_spare(&listing.manifests)?;
         manifest.roll(state)?;
 
         let published = Arc::new(InOrder::new(recovered.next_seq.0 - 1));
@@ -338,27 +363,38 @@ impl Opening {
             Ok(piece) => {
                 let mut log = ended_at(&manifest.state().log, recovered.durable_end);
                 log.push(piece);
-                manifest.append(&[
-                    Change::Log(log),
-                    Change::NextFile(FileId(file_ids.load(SeqCst))),
-                ])?;
+                manifest
+                    .append(&[Change::Log(log), Change::NextFile(FileId(file_ids.load(SeqCst)))])?;
             }
             // On a full disk the log goes on later, if all that it holds is durable where it is.
             Err(Error::NoSpace { .. }) if recovered.suffix.is_empty() => {}
             Err(error) => return Err(error),
         }
         wal.set_durable_edit(manifest.number());
-        self.remove_orphans(listing, &manifest)?;
+        self.remove_orphans(listing, &strays, &manifest);
+        if manifest.state().log.len() > LOG_PIECES_MAX {
+            recovered.seal()?;
+            let memtable = Arc::clone(&recovered.memtables.active);
+            sequencer.set_memtable(memtable);
+        }
         self.finish(manifest, wal, sequencer, published, recovered, file_ids, lock)
     }
 
-    fn find_segments(&self, listing: &Listing, uuid: [u8; 16]) -> Result<Vec<FoundSegment>> {
-        let mut found = vec![];
+    /// The log's segments, and the names of files that look like some but are not.
+    fn find_segments(
+        &self,
+        listing: &Listing,
+        uuid: [u8; 16],
+    ) -> Result<(Vec<FoundSegment>, Vec<String>)> {
+        let (mut found, mut strays) = (vec![], vec![]);
         for name in &listing.segments {
-            found.extend(FoundSegment::open(self.env.disk(), &self.dir, name, Some(uuid))?);
+            match FoundSegment::open(self.env.disk(), &self.dir, name, Some(uuid))? {
+                Some(segment) => found.push(segment),
+                None => strays.push(name.clone()),
+            }
         }
         found.sort_by_key(|s| (s.header.epoch, s.header.first));
-        Ok(found)
+        Ok((found, strays))
     }
 
     /// Reads the log into memtables.
@@ -376,9 +412,10 @@ impl Opening {
         };
         let ends = segments.iter().map(FoundSegment::end);
         recovered.base = ends.chain([recovered.base]).max().unwrap_or_default();
+        let mut clean = state.log.is_empty();
         for piece in &state.log {
-            let replayed = replay::replay(piece, segments, |record, payload| {
-                self.replay_commit(state, &mut recovered, record, payload)
+            let replayed = replay::replay(piece, &self.dir, segments, |record, payload, found| {
+                self.replay_commit(state, &mut recovered, record, payload, found)
             })?;
             if replayed.durable_edit > manifest.number() {
                 return Err(Error::corruption(
@@ -394,7 +431,16 @@ impl Opening {
             recovered.durable = durable;
             recovered.durable_end = piece.end.unwrap_or(replayed.durable_end);
             recovered.base = recovered.base.max(replayed.end);
+            clean = replayed.clean;
             recovered.epoch = recovered.epoch.max(piece.epoch);
+        }
+        if state.clean && !clean {
+            return Err(Error::corruption(
+                self.dir.join("wal-*"),
+                0,
+                "a log that ends with the mark of a clean close, as the manifest says",
+                "one that ends without",
+            ));
         }
         let epochs = segments.iter().map(|s| s.header.epoch);
         recovered.epoch = epochs.fold(recovered.epoch, u64::max) + 1;
@@ -407,9 +453,10 @@ impl Opening {
         recovered: &mut Recovered,
         record: &RecordHeader,
         payload: &[u8],
+        place: &replay::Found<'_>,
     ) -> Result<()> {
         let corrupt = |expected: String, found: String| {
-            Err(Error::corruption(&self.dir, record.lsn.0, expected, found))
+            Err(place.file.corruption(place.offset, expected, found))
         };
         let operations = u64::from(record.operations);
         let last_seq = SeqNo(record.first_seq.0.saturating_add(operations).saturating_sub(1));
@@ -486,7 +533,7 @@ impl Opening {
         };
         let (dir, poison) = (self.dir.clone(), Arc::clone(&self.poison));
         let (file_ids, tickets) = (Arc::clone(file_ids), Arc::clone(tickets));
-        Wal::new(&self.env, dir, uuid, poison, file_ids, plan, tickets, start)
+        Wal::new(&self.env, dir, uuid, poison, file_ids, tickets, plan, start)
     }
 
     fn sequencer(&self, recovered: &Recovered) -> Sequencer {
@@ -549,21 +596,19 @@ impl Opening {
     }
 
     /// Removes files that nothing names. The manifest that does not name them is durable.
-    fn remove_orphans(&self, listing: &Listing, manifest: &Manifest) -> Result<()> {
-        let live = |id: FileId| {
-            manifest.state().keyspaces.values().any(|k| k.tables.contains_key(&id))
-        };
+    fn remove_orphans(&self, listing: &Listing, strays: &[String], manifest: &Manifest) {
+        let live =
+            |id: FileId| manifest.state().keyspaces.values().any(|k| k.tables.contains_key(&id));
         let tables = listing.tables.iter().filter(|n| sstable_id(n).is_some_and(|id| !live(id)));
         let current = manifest.generation();
         // The newest of the old ones became the spare when the manifest was rolled.
         let old = |name: &&String| generation_of(name).is_some_and(|g| g + 1 < current);
         let manifests = listing.manifests.iter().filter(old);
-        for name in tables.chain(manifests) {
+        for name in tables.chain(manifests).chain(strays) {
             if let Err(error) = self.remove(name) {
                 tracing::warn!(%error, "cannot remove a file that nothing needs");
             }
         }
-        Ok(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts that make a database")]
@@ -647,7 +692,9 @@ impl Db {
         if self.sequencer.lock().tail.segment().is_some() {
             return Ok(()); // another commit was faster
         }
-        let Some(segment) = self.wal.take_ready(capacity) else { return Ok(()) };
+        let Some(segment) = self.wal.take_ready(capacity) else {
+            return Ok(());
+        };
         let piece = LogPiece {
             salt: segment.header.salt,
             start: segment.first(),

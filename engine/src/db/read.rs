@@ -73,9 +73,15 @@ pub(crate) fn find<'v>(
             return Ok(lives.then_some(Value::Memtable(value)));
         }
     }
-    let Some(live) = version.keyspace(keyspace) else { return Ok(None) };
+    let Some(live) = version.keyspace(keyspace) else {
+        return Ok(None);
+    };
     let hash = filter_hash(keyspace, key);
     for run in &live.runs {
+        let bounds = &run.summary().contents.bounds;
+        if !bounds.as_ref().is_some_and(|bounds| bounds.contains(key)) {
+            continue;
+        }
         covered = covered.max(run.range_tombstones().covering(key, SeqNo::MAX));
         if let Some(found) = run.get(hash, key)? {
             let lives = found.kind == Kind::Put && Some(found.seq) > covered;

@@ -39,7 +39,12 @@ impl Walk {
         db.check_open()?;
         let Walk { version, visible, keyspace, bounds, front, .. } = self;
         let merge = front.get_or_insert_with(|| {
-            Merge::new(sources(version, *visible, *keyspace), *visible, Direction::Forward, bounds.clone())
+            Merge::new(
+                sources(version, *visible, *keyspace),
+                *visible,
+                Direction::Forward,
+                bounds.clone(),
+            )
         });
         let found = merge.next_live()?;
         if let Some((key, _)) = found {
@@ -57,7 +62,12 @@ impl Walk {
         db.check_open()?;
         let Walk { version, visible, keyspace, bounds, back, .. } = self;
         let merge = back.get_or_insert_with(|| {
-            Merge::new(sources(version, *visible, *keyspace), *visible, Direction::Reverse, bounds.clone())
+            Merge::new(
+                sources(version, *visible, *keyspace),
+                *visible,
+                Direction::Reverse,
+                bounds.clone(),
+            )
         });
         let found = merge.next_live()?;
         if let Some((key, _)) = found {
@@ -111,8 +121,12 @@ pub(crate) fn prefix_bounds(prefix: &[u8]) -> Bounds {
 
 /// Whether the start of a range lies behind its end.
 pub(crate) fn is_inverted(bounds: &Bounds) -> bool {
-    let (Bound::Included(start) | Bound::Excluded(start)) = &bounds.0 else { return false };
-    let (Bound::Included(end) | Bound::Excluded(end)) = &bounds.1 else { return false };
+    let (Bound::Included(start) | Bound::Excluded(start)) = &bounds.0 else {
+        return false;
+    };
+    let (Bound::Included(end) | Bound::Excluded(end)) = &bounds.1 else {
+        return false;
+    };
     start > end
 }
 

@@ -64,6 +64,10 @@ pub struct KeyspaceStats {
     pub tables: u64,
     /// Bytes of those.
     pub table_bytes: u64,
+    /// Bytes of keys and values in those, before compression.
+    pub raw_bytes: u64,
+    /// Bytes of memory held by their indexes and filters.
+    pub index_bytes: u64,
     /// Entries in those, tombstones included; a key counts once for each that holds it.
     pub table_entries: u64,
 }
@@ -100,6 +104,8 @@ impl Db {
                     name: k.name.to_string(),
                     tables: k.runs.len() as u64,
                     table_bytes: k.runs.iter().map(|r| r.summary().file_bytes).sum(),
+                    raw_bytes: k.runs.iter().map(|r| r.properties().raw_bytes()).sum(),
+                    index_bytes: k.runs.iter().map(|r| r.memory_bytes() as u64).sum(),
                     table_entries: k.runs.iter().map(|r| r.summary().contents.entries).sum(),
                 })
                 .collect(),

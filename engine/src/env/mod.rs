@@ -220,43 +220,30 @@ pub(crate) struct NamedFile {
 
 impl NamedFile {
     pub(crate) fn open(disk: &dyn Disk, path: PathBuf, mode: OpenMode) -> Result<NamedFile> {
-        let op = if mode == OpenMode::CreateNew {
-            "create"
-        } else {
-            "open"
-        };
+        let op = if mode == OpenMode::CreateNew { "create" } else { "open" };
         match disk.open(&path, mode) {
-            Ok(file) => Ok(NamedFile {
-                path: Arc::new(path),
-                file,
-            }),
+            Ok(file) => Ok(NamedFile { path: Arc::new(path), file }),
             Err(e) => Err(Error::io(op, path, e)),
         }
     }
 
     pub(crate) fn len(&self) -> Result<u64> {
-        self.file
-            .len()
-            .map_err(|e| self.error("read the length of", e))
+        self.file.len().map_err(|e| self.error("read the length of", e))
     }
 
     /// Fills `buf`. A file that ends before is corrupt: the caller knows how long it must be.
     pub(crate) fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let wanted = buf.len();
-        self.file
-            .read_exact_at(buf, offset)
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::UnexpectedEof => {
-                    self.corruption(offset, format!("{wanted} bytes"), "the end of the file")
-                }
-                _ => self.error("read", e),
-            })
+        self.file.read_exact_at(buf, offset).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                self.corruption(offset, format!("{wanted} bytes"), "the end of the file")
+            }
+            _ => self.error("read", e),
+        })
     }
 
     pub(crate) fn write_all_at(&self, buf: &[u8], offset: u64) -> Result<()> {
-        self.file
-            .write_all_at(buf, offset)
-            .map_err(|e| self.error("write", e))
+        self.file.write_all_at(buf, offset).map_err(|e| self.error("write", e))
     }
 
     pub(crate) fn sync_data(&self) -> Result<()> {
@@ -268,9 +255,7 @@ impl NamedFile {
     }
 
     pub(crate) fn allocate(&self, len: u64) -> Result<()> {
-        self.file
-            .allocate(len)
-            .map_err(|e| self.error("allocate", e))
+        self.file.allocate(len).map_err(|e| self.error("allocate", e))
     }
 
     pub(crate) fn error(&self, op: &'static str, source: io::Error) -> Error {

@@ -63,11 +63,7 @@ impl Layout {
         let offsets_end = tags_end.checked_add(offsets)?;
         let entries = contents.len().checked_sub(offsets_end)?;
         let enough = count > 0 && count.checked_mul(ENTRY_BYTES_MIN)? <= entries;
-        enough.then_some(Layout {
-            count,
-            tags_end,
-            offsets_end,
-        })
+        enough.then_some(Layout { count, tags_end, offsets_end })
     }
 
     /// How many entries there are. At least one.
@@ -80,21 +76,13 @@ impl Layout {
 /// How many tags a block of so many entries has.
 #[inline]
 fn tags_of(count: usize) -> usize {
-    if count <= TAGGED_ENTRIES_MAX {
-        count
-    } else {
-        0
-    }
+    if count <= TAGGED_ENTRIES_MAX { count } else { 0 }
 }
 
 /// Width of an entry's offset in a block of this length.
 #[inline]
 fn offset_bytes(contents_len: usize) -> usize {
-    if contents_len <= u16::MAX.into() {
-        2
-    } else {
-        4
-    }
+    if contents_len <= u16::MAX.into() { 2 } else { 4 }
 }
 
 /// The byte of a key's hash that stands in the block.
@@ -134,9 +122,7 @@ impl<'a> Block<'a> {
 
     #[inline]
     fn offset(&self, index: usize) -> Option<usize> {
-        let offsets = self
-            .contents
-            .get(self.layout.tags_end..self.layout.offsets_end)?;
+        let offsets = self.contents.get(self.layout.tags_end..self.layout.offsets_end)?;
         if offset_bytes(self.contents.len()) == 2 {
             let (bytes, _) = offsets.get(index * 2..)?.split_first_chunk()?;
             Some(usize::from(u16::from_le_bytes(*bytes)))
@@ -161,17 +147,9 @@ impl<'a> Block<'a> {
         let kind = seq_kind.kind().filter(|k| *k != Kind::RangeDelete)?;
         let (shared, unshared, value_len, used) =
             if lengths.iter().fold(0, |all, byte| all | byte) < 0x80 {
-                (
-                    lengths[0].into(),
-                    lengths[1].into(),
-                    lengths[2].into(),
-                    ENTRY_BYTES_MIN,
-                )
+                (lengths[0].into(), lengths[1].into(), lengths[2].into(), ENTRY_BYTES_MIN)
             } else {
-                let mut d = Varints {
-                    bytes,
-                    at: FIXED_BYTES,
-                };
+                let mut d = Varints { bytes, at: FIXED_BYTES };
                 (d.next()?, d.next()?, d.next()?, d.at)
             };
         let (suffix, rest) = bytes.get(used..)?.split_at_checked(unshared)?;
@@ -368,11 +346,8 @@ impl BlockBuilder {
     /// below 4 GiB.
     pub(crate) fn add(&mut self, hash: u64, key: &[u8], seq: SeqNo, kind: Kind, value: &[u8]) {
         let starts_group = Block::starts_group(self.offsets.len());
-        let shared = if starts_group {
-            0
-        } else {
-            common_prefix(&self.entries[self.base.clone()], key)
-        };
+        let shared =
+            if starts_group { 0 } else { common_prefix(&self.entries[self.base.clone()], key) };
         self.offsets.push(self.entries.len() as u32);
         self.tags.push(tag(hash));
         let out = &mut self.entries;
@@ -397,8 +372,7 @@ impl BlockBuilder {
         let entries_at = (COUNT_BYTES + tags + count * width) as u32;
         self.contents.clear();
         self.contents.reserve(len_but_offsets + count * width);
-        self.contents
-            .extend_from_slice(&(count as u32).to_le_bytes());
+        self.contents.extend_from_slice(&(count as u32).to_le_bytes());
         self.contents.extend_from_slice(&self.tags[..tags]);
         for offset in &self.offsets {
             let bytes = (entries_at + offset).to_le_bytes();

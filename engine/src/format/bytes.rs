@@ -125,9 +125,8 @@ mod tests {
 
     #[test]
     fn varints_round_trip_and_know_their_length() {
-        let mut values: Vec<u32> = (0..32)
-            .flat_map(|s| [1u32 << s, (1 << s) - 1, !0 >> s])
-            .collect();
+        let mut values: Vec<u32> =
+            (0..32).flat_map(|s| [1u32 << s, (1 << s) - 1, !0 >> s]).collect();
         values.push(0);
         for value in values {
             let mut out = vec![];
@@ -140,12 +139,7 @@ mod tests {
 
     #[test]
     fn impossible_varints_are_refused() {
-        for bad in [
-            &[0x80, 0x00][..],
-            &[0xff; 5],
-            &[0xff, 0xff, 0xff, 0xff, 0x1f],
-            &[0x80; 9],
-        ] {
+        for bad in [&[0x80, 0x00][..], &[0xff; 5], &[0xff, 0xff, 0xff, 0xff, 0x1f], &[0x80; 9]] {
             assert_eq!(Decoder::new(bad).varint(), None, "{bad:x?}");
         }
     }

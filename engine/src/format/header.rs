@@ -95,20 +95,13 @@ impl FileHeader {
         let version = d.u32()?;
         let (checksum, compression, reserved) = (d.u8()?, d.u8()?, d.u16()?);
         let (dictionary, key) = (d.u32()?, d.u32()?);
-        let header = FileHeader {
-            kind,
-            uuid: d.array()?,
-            file_id: FileId(d.u64()?),
-            identity: d.u64()?,
-        };
+        let header =
+            FileHeader { kind, uuid: d.array()?, file_id: FileId(d.u64()?), identity: d.u64()? };
         let _compatible = d.u64()?; // features that an older version may ignore
         let (read_compatible, incompatible, tail) = (d.u64()?, d.u64()?, d.u32()?);
         let (actual, stored) = (crc32fast::hash(&bytes[..d.at()]), d.u32()?);
         if actual != stored {
-            return refuse(
-                format!("header checksum {stored:08x}"),
-                format!("{actual:08x}"),
-            );
+            return refuse(format!("header checksum {stored:08x}"), format!("{actual:08x}"));
         }
         // The checksum vouches for what follows: these bytes were meant.
         let unsupported = |what: String| Some(Err(HeaderError::Unsupported(what)));
@@ -148,10 +141,7 @@ mod tests {
 
     #[test]
     fn round_trips() {
-        assert_eq!(
-            FileHeader::decode(&header().encode(), FileKind::Wal),
-            Ok(header())
-        );
+        assert_eq!(FileHeader::decode(&header().encode(), FileKind::Wal), Ok(header()));
     }
 
     #[test]
@@ -160,10 +150,7 @@ mod tests {
         for bit in 0..HEADER_BYTES * 8 {
             let mut bad = good;
             bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                FileHeader::decode(&bad, FileKind::Wal).is_err(),
-                "bit {bit}"
-            );
+            assert!(FileHeader::decode(&bad, FileKind::Wal).is_err(), "bit {bit}");
         }
     }
 
@@ -175,10 +162,7 @@ mod tests {
             let crc = crc32fast::hash(&newer[..84]);
             newer[84..88].copy_from_slice(&crc.to_le_bytes());
             let found = FileHeader::decode(&newer, FileKind::Wal);
-            assert!(
-                matches!(found, Err(HeaderError::Unsupported(_))),
-                "{at}: {found:?}"
-            );
+            assert!(matches!(found, Err(HeaderError::Unsupported(_))), "{at}: {found:?}");
         }
     }
 

@@ -168,7 +168,9 @@ fn encode_table(summary: &SstableSummary, out: &mut Vec<u8>) {
     for word in words {
         out.extend_from_slice(&word.to_le_bytes());
     }
-    let Some(bounds) = &contents.bounds else { return out.push(0) };
+    let Some(bounds) = &contents.bounds else {
+        return out.push(0);
+    };
     let (kind, largest): (u8, &[u8]) = match &bounds.largest {
         Bound::Included(key) => (1, key),
         Bound::Excluded(key) => (2, key),
@@ -237,7 +239,9 @@ impl State {
                 self.next_keyspace = self.next_keyspace.max(KeyspaceId(next));
             }
             Change::DropKeyspace(id) => {
-                self.keyspaces.remove(id).ok_or_else(|| format!("unknown keyspace {id} dropped"))?;
+                self.keyspaces
+                    .remove(id)
+                    .ok_or_else(|| format!("unknown keyspace {id} dropped"))?;
             }
             Change::AddTable(keyspace, meta) => {
                 let tables = &mut self.keyspace(*keyspace)?.tables;

@@ -166,7 +166,7 @@ pub(crate) struct SegmentHeader {
     pub(crate) epoch: u64,
     /// Where the log ends that this epoch continues.
     pub(crate) continues: Lsn,
-    /// The SeqNo that follows the last one given when the segment was prepared.
+    /// The SeqNo that followed the newest visible one when the segment was prepared.
     pub(crate) first_seq: SeqNo,
     /// The history that the log belongs to; 0 until a restore to a moment starts another.
     pub(crate) timeline: u64,

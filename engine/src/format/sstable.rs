@@ -101,11 +101,7 @@ pub(crate) fn verify_block(
         let found = format!("{len} bytes in {} stored", stored.len());
         return Err(Refused::Corrupt("a possible length of a block", found));
     }
-    Ok(Verified {
-        stored,
-        compression,
-        len,
-    })
+    Ok(Verified { stored, compression, len })
 }
 
 // Index
@@ -245,12 +241,7 @@ pub(crate) struct Footer {
 
 impl Footer {
     fn handles(&self) -> [Handle; 4] {
-        [
-            self.range_tombstones,
-            self.filter,
-            self.index,
-            self.properties,
-        ]
+        [self.range_tombstones, self.filter, self.index, self.properties]
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -308,12 +299,7 @@ impl Footer {
 }
 
 fn decode_footer(d: &mut Decoder<'_>) -> Option<Footer> {
-    let mut handle = || {
-        Some(Handle {
-            offset: d.u64()?,
-            len: d.u64()?,
-        })
-    };
+    let mut handle = || Some(Handle { offset: d.u64()?, len: d.u64()? });
     Some(Footer {
         range_tombstones: handle()?,
         filter: handle()?,

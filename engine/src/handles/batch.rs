@@ -1,6 +1,6 @@
 //! Several operations as one commit.
 
-use super::{Keyspace, KeyRange, range::owned};
+use super::{KeyRange, Keyspace, range::owned};
 use crate::{
     config::MAX_VALUE_BYTES,
     db::{commit::Encoded, scan},
@@ -140,7 +140,9 @@ impl WriteBatch {
         }
         match self.operations.checked_add(1) {
             Some(operations) => self.operations = operations,
-            None => return self.refuse(Error::CommitTooLarge { len: u64::MAX, max: u32::MAX.into() }),
+            None => {
+                return self.refuse(Error::CommitTooLarge { len: u64::MAX, max: u32::MAX.into() });
+            }
         }
         let at = self.record.len();
         self.record.resize(at + op.encoded_len(), 0);

@@ -1,8 +1,6 @@
 //! Ranges of keys.
 
-use std::ops::{
-    Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive,
-};
+use std::ops::{Bound, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 /// A range of keys: `..`, any of the standard ranges over bytes, or a pair of bounds.
 ///

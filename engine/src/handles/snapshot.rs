@@ -169,11 +169,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::range`] and [`Scan::next_ref`].
-    pub fn for_each(
-        &self,
-        range: impl KeyRange,
-        mut with: impl FnMut(&[u8], &[u8]),
-    ) -> Result<()> {
+    pub fn for_each(&self, range: impl KeyRange, mut with: impl FnMut(&[u8], &[u8])) -> Result<()> {
         let mut scan = self.range(range)?;
         while let Some((key, value)) = scan.next_ref()? {
             with(key, value);

@@ -20,7 +20,10 @@ pub struct ValueRef(Place);
 
 enum Place {
     /// Bytes of a memtable that the Version holds.
-    Memtable { bytes: *const [u8], _version: Arc<Version> },
+    Memtable {
+        bytes: *const [u8],
+        _version: Arc<Version>,
+    },
     Block(Found),
 }
 
@@ -55,7 +58,10 @@ impl Deref for ValueRef {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            #[expect(unsafe_code, reason = "the lifetime is the Version's, held beside the pointer")]
+            #[expect(
+                unsafe_code,
+                reason = "the lifetime is the Version's, held beside the pointer"
+            )]
             // SAFETY: `find` borrowed the bytes from `version`, whose memtables are immutable
             // where something was written and live as long as it does; it is held here.
             Place::Memtable { bytes, .. } => unsafe { &**bytes },

@@ -143,7 +143,9 @@ impl Merge {
     fn pick(&self) -> Option<usize> {
         let mut best: Option<(usize, Entry<'_>)> = None;
         for (at, source) in self.sources.iter().enumerate() {
-            let Some(entry) = source.cursor.entry() else { continue };
+            let Some(entry) = source.cursor.entry() else {
+                continue;
+            };
             let earlier = match &best {
                 None => true,
                 Some((_, best)) => {

@@ -30,10 +30,8 @@ struct Fragment {
 impl RangeTombstones {
     /// Cuts overlapping range deletes into fragments. Empty ranges vanish.
     pub(crate) fn new(tombstones: &[RangeTombstone]) -> RangeTombstones {
-        let ranges: Vec<&RangeTombstone> = tombstones
-            .iter()
-            .filter(|t| t.end.as_ref().is_none_or(|end| t.start < *end))
-            .collect();
+        let ranges: Vec<&RangeTombstone> =
+            tombstones.iter().filter(|t| t.end.as_ref().is_none_or(|end| t.start < *end)).collect();
         // The places where something begins or ends.
         let cuts: BTreeSet<&[u8]> = ranges
             .iter()
@@ -71,9 +69,7 @@ impl RangeTombstones {
 
     /// The newest range delete not above `visible` that covers `key`.
     pub(crate) fn covering(&self, key: &[u8], visible: SeqNo) -> Option<SeqNo> {
-        let behind = self
-            .fragments
-            .partition_point(|f| f.start.as_slice() <= key);
+        let behind = self.fragments.partition_point(|f| f.start.as_slice() <= key);
         let fragment = &self.fragments[behind.checked_sub(1)?];
         if fragment.end.as_deref().is_some_and(|end| end <= key) {
             return None;
@@ -97,11 +93,7 @@ mod tests {
     use super::*;
 
     fn tombstone(start: u8, end: Option<u8>, seq: u64) -> RangeTombstone {
-        RangeTombstone {
-            start: vec![start],
-            end: end.map(|e| vec![e]),
-            seq: SeqNo(seq),
-        }
+        RangeTombstone { start: vec![start], end: end.map(|e| vec![e]), seq: SeqNo(seq) }
     }
 
     /// Every set of up to three ranges over a small key space, against the definition.
@@ -113,11 +105,8 @@ mod tests {
         for a in &ranges {
             for b in &ranges {
                 for c in ranges.iter().step_by(7) {
-                    let all = [
-                        tombstone(a.0, a.1, 3),
-                        tombstone(b.0, b.1, 9),
-                        tombstone(c.0, c.1, 5),
-                    ];
+                    let all =
+                        [tombstone(a.0, a.1, 3), tombstone(b.0, b.1, 9), tombstone(c.0, c.1, 5)];
                     let list = RangeTombstones::new(&all);
                     for key in 0..6u8 {
                         for visible in [0, 3, 4, 8, 9] {

@@ -127,11 +127,7 @@ impl Arena {
                 Ordering::Relaxed,
             ) {
                 Ok(_) => {
-                    return Some(Reservation {
-                        arena: self.base() as usize,
-                        next: now.end(),
-                        end,
-                    });
+                    return Some(Reservation { arena: self.base() as usize, next: now.end(), end });
                 }
                 Err(other) => now = Reserved(other),
             }
@@ -174,9 +170,7 @@ impl Arena {
             (&raw mut (*header).key_len).write(key.len() as u32);
             let key_at = base.add(HEADER_BYTES);
             key_at.copy_from_nonoverlapping(key.as_ptr(), key.len());
-            key_at
-                .add(key.len())
-                .copy_from_nonoverlapping(value.as_ptr(), value.len());
+            key_at.add(key.len()).copy_from_nonoverlapping(value.as_ptr(), value.len());
             // Release: whoever sees the mark sees the bytes above.
             (*header).seq_kind.store(seq_kind.0, Ordering::Release);
         }
@@ -186,10 +180,7 @@ impl Arena {
     /// The entry at a place of this arena.
     #[inline]
     pub(super) fn entry(&self, place: Place) -> EntryRef<'_> {
-        EntryRef {
-            base: self.at(place.0.get()),
-            arena: PhantomData,
-        }
+        EntryRef { base: self.at(place.0.get()), arena: PhantomData }
     }
 
     /// Brings the beginning of the entry near, ahead of its use.
@@ -306,9 +297,7 @@ impl<'a> EntryRef<'a> {
     /// Key ascending, then SeqNo descending. Both entries are of one keyspace.
     pub(super) fn order(self, other: EntryRef<'_>) -> cmp::Ordering {
         debug_assert_eq!(self.keyspace(), other.keyspace());
-        self.key()
-            .cmp(other.key())
-            .then_with(|| other.seq().cmp(&self.seq()))
+        self.key().cmp(other.key()).then_with(|| other.seq().cmp(&self.seq()))
     }
 
     #[inline]
@@ -328,12 +317,7 @@ impl<'a> EntryRef<'a> {
     pub(super) fn replace_older(self, older: Option<Place>, new: Place) -> bool {
         let bits = |place: Option<Place>| place.map_or(0, |p| p.0.get());
         self.link()
-            .compare_exchange(
-                bits(older),
-                new.0.get(),
-                Ordering::Release,
-                Ordering::Relaxed,
-            )
+            .compare_exchange(bits(older), new.0.get(), Ordering::Release, Ordering::Relaxed)
             .is_ok()
     }
 
@@ -359,10 +343,7 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn new(len: usize) -> Result<Slots> {
         let len = len.max(1);
-        Ok(Slots {
-            memory: Memory::zeroed(len * size_of::<u64>())?,
-            len,
-        })
+        Ok(Slots { memory: Memory::zeroed(len * size_of::<u64>())?, len })
     }
 
     #[inline]

@@ -171,9 +171,7 @@ impl Cursor for MemtableCursor {
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
         self.position(Direction::Backward, |this, run| {
-            (this.sorted)
-                .before(&this.memtable.arena, run, key, SeqNo::MAX)
-                .wrapping_sub(1)
+            (this.sorted).before(&this.memtable.arena, run, key, SeqNo::MAX).wrapping_sub(1)
         });
         Ok(())
     }
@@ -191,11 +189,6 @@ impl Cursor for MemtableCursor {
     fn entry(&self) -> Option<Entry<'_>> {
         let place = self.heap.first()?.item.place;
         let entry = self.memtable.arena.entry(place);
-        Some(Entry {
-            key: entry.key(),
-            seq: entry.seq(),
-            kind: entry.kind(),
-            value: entry.value(),
-        })
+        Some(Entry { key: entry.key(), seq: entry.seq(), kind: entry.kind(), value: entry.value() })
     }
 }

@@ -39,9 +39,7 @@ const LINKS_MAX: usize = 64;
 
 impl Index {
     pub(super) fn new(capacity: usize) -> Result<Index> {
-        Ok(Index {
-            slots: Slots::new((capacity / BYTES_PER_SLOT).max(8))?,
-        })
+        Ok(Index { slots: Slots::new((capacity / BYTES_PER_SLOT).max(8))? })
     }
 
     /// A capacity whose index may hold so many keys.

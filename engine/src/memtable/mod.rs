@@ -52,7 +52,6 @@ pub(crate) struct Memtable {
     index: Index,
     order: Order,
     range_deletes: RangeDeletes,
-    first_seq: SeqNo,
     /// Entries of keys that were there before: they claim no slot.
     updates: CachePadded<AtomicUsize>,
     /// Bytes of the arena that were made present.
@@ -60,15 +59,14 @@ pub(crate) struct Memtable {
 }
 
 impl Memtable {
-    /// A memtable for entries from `first_seq` on, whose [`entry_bytes`](Memtable::entry_bytes)
+    /// A memtable for entries whose [`entry_bytes`](Memtable::entry_bytes)
     /// add up to `capacity`. No memory is present yet: see [`Memtable::populate`].
-    pub(crate) fn new(capacity: usize, first_seq: SeqNo) -> Result<Memtable> {
+    pub(crate) fn new(capacity: usize) -> Result<Memtable> {
         Ok(Memtable {
             arena: Arena::new(capacity)?,
             index: Index::new(capacity)?,
             order: Order::new(),
             range_deletes: RangeDeletes::new(),
-            first_seq,
             updates: CachePadded(AtomicUsize::new(0)),
             populated: AtomicUsize::new(0),
         })
@@ -78,10 +76,6 @@ impl Memtable {
     /// for a commit that no memtable of the usual capacity has room for.
     pub(crate) fn capacity_for(entries: usize, bytes: usize) -> usize {
         bytes.max(Index::capacity_for(entries))
-    }
-
-    pub(crate) fn first_seq(&self) -> SeqNo {
-        self.first_seq
     }
 
     /// Arena bytes that an entry of these lengths takes. A range delete counts as an entry whose
@@ -131,7 +125,7 @@ impl Memtable {
         kind: Kind,
         value: &[u8],
     ) {
-        debug_assert!(kind != Kind::RangeDelete && seq >= self.first_seq);
+        debug_assert!(kind != Kind::RangeDelete);
         debug_assert_eq!(hash, Memtable::hash(keyspace, key));
         let seq_kind = SeqKind::new(seq, kind);
         let place = (self.arena).write(reservation, keyspace, key, seq_kind, value);
@@ -149,7 +143,6 @@ impl Memtable {
         keyspace: KeyspaceId,
         tombstone: RangeTombstone,
     ) {
-        debug_assert!(tombstone.seq >= self.first_seq);
         let end = tombstone.end.as_deref().unwrap_or_default();
         let seq_kind = SeqKind::new(tombstone.seq, Kind::RangeDelete);
         (self.arena).write(reservation, keyspace, &tombstone.start, seq_kind, end);
@@ -258,8 +251,8 @@ impl Memtable {
         self.arena.memory().len() + index + self.order.memory_bytes()
     }
 
-    /// Whether nothing was reserved yet.
-    pub(crate) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.arena.reserved().entries() == 0
     }
 }

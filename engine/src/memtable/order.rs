@@ -39,11 +39,7 @@ impl Sorted {
     /// and those of the same key with SeqNos above `newest`.
     pub(super) fn before(&self, arena: &Arena, run: &Run, key: &[u8], newest: SeqNo) -> usize {
         let Some(rest) = key.strip_prefix(self.prefix.as_slice()) else {
-            return if key < self.prefix.as_slice() {
-                0
-            } else {
-                run.len()
-            };
+            return if key < self.prefix.as_slice() { 0 } else { run.len() };
         };
         run.before(arena, key, rest, newest)
     }
@@ -68,9 +64,8 @@ impl Sorted {
         self.share_prefix(arena, places.clone());
         let mut run = Run::sort(arena, self.prefix.len(), places);
         // Each run at least three times as long as the next.
-        while let Some(small) = self
-            .runs
-            .pop_if(|last| last.len() < 3 * run.len() && last.len() + run.len() <= CHUNK)
+        while let Some(small) =
+            self.runs.pop_if(|last| last.len() < 3 * run.len() && last.len() + run.len() <= CHUNK)
         {
             run = Run::merge(arena, &small, &run);
         }
@@ -91,20 +86,14 @@ impl Sorted {
         let mut len = self.prefix.len();
         for key in keys {
             if !key.starts_with(&self.prefix[..len]) {
-                len = (self.prefix.iter().zip(key))
-                    .take_while(|(a, b)| a == b)
-                    .count();
+                len = (self.prefix.iter().zip(key)).take_while(|(a, b)| a == b).count();
             }
         }
         if len == self.prefix.len() {
             return;
         }
         self.shrinkings += 1;
-        self.prefix.truncate(if self.shrinkings > SHRINKINGS_MAX {
-            0
-        } else {
-            len
-        });
+        self.prefix.truncate(if self.shrinkings > SHRINKINGS_MAX { 0 } else { len });
         let skip = self.prefix.len();
         for run in &mut self.runs {
             *run = Arc::new(run.with_skip(arena, skip));
@@ -204,9 +193,7 @@ impl Order {
             return false;
         }
         let mut state = self.state.0.lock();
-        let unordered = end
-            .entries()
-            .saturating_sub(self.walked.load(Ordering::Relaxed));
+        let unordered = end.entries().saturating_sub(self.walked.load(Ordering::Relaxed));
         if unordered as usize >= CHUNK && self.order_chunk(arena, end, &mut state) {
             return true;
         }
@@ -256,8 +243,7 @@ impl Order {
         }
         self.walked.fetch_add(chunk.len() as u32, Ordering::Relaxed);
         chunk.retain(|(_, place)| arena.entry(*place).kind() != Kind::RangeDelete);
-        self.item_bytes
-            .fetch_add(chunk.len() * size_of::<Item>(), Ordering::Relaxed);
+        self.item_bytes.fetch_add(chunk.len() * size_of::<Item>(), Ordering::Relaxed);
         chunk.sort_by_key(|(keyspace, _)| *keyspace);
         for group in chunk.chunk_by(|a, b| a.0 == b.0) {
             let sorted = Arc::make_mut(state.keyspaces.entry(group[0].0).or_default());

@@ -155,9 +155,7 @@ impl Block {
         for (keyspace, tombstone) in self.tombstones.iter().filter_map(OnceLock::get) {
             of.entry(*keyspace).or_default().push(tombstone.clone());
         }
-        of.into_iter()
-            .map(|(keyspace, list)| (keyspace, RangeTombstones::new(&list)))
-            .collect()
+        of.into_iter().map(|(keyspace, list)| (keyspace, RangeTombstones::new(&list))).collect()
     }
 }
 

@@ -22,11 +22,7 @@ pub(super) struct Item {
 impl Item {
     pub(super) fn new(arena: &Arena, skip: usize, place: Place) -> Item {
         let heads = heads(&arena.entry(place).key()[skip..]);
-        Item {
-            head: (heads >> 32) as u64,
-            more: heads as u32,
-            place,
-        }
+        Item { head: (heads >> 32) as u64, more: heads as u32, place }
     }
 
     /// Key ascending, then SeqNo descending; both of one keyspace and with the same prefix cut off.
@@ -54,9 +50,7 @@ fn heads(key: &[u8]) -> u128 {
             padded
         }
     };
-    padded
-        .iter()
-        .fold(0, |all, byte| all << 8 | u128::from(*byte))
+    padded.iter().fold(0, |all, byte| all << 8 | u128::from(*byte))
 }
 
 /// Items in order, all with the same prefix cut off.
@@ -77,10 +71,7 @@ impl Run {
     /// The same entries, with a prefix of another length cut off.
     pub(super) fn with_skip(&self, arena: &Arena, skip: usize) -> Run {
         let anew = self.items.iter();
-        Run::new(
-            anew.map(|item| Item::new(arena, skip, item.place))
-                .collect(),
-        )
+        Run::new(anew.map(|item| Item::new(arena, skip, item.place)).collect())
     }
 
     pub(super) fn merge(arena: &Arena, a: &Run, b: &Run) -> Run {
@@ -100,10 +91,7 @@ impl Run {
 
     fn new(items: Vec<Item>) -> Run {
         let fences = items.iter().step_by(FENCED).map(|item| item.head);
-        Run {
-            fences: fences.collect(),
-            items,
-        }
+        Run { fences: fences.collect(), items }
     }
 
     #[inline]

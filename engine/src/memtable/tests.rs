@@ -182,7 +182,7 @@ fn check_cursor(memtable: &Arc<Memtable>, keyspace: KeyspaceId, expected: &[Owne
 fn holds_what_was_inserted_in_every_order_of_work() {
     for seed in 0..scaled(200).min(12) as u64 {
         let mut random = Random(seed);
-        let memtable = Arc::new(Memtable::new(4 << 20, SeqNo(1)).unwrap());
+        let memtable = Arc::new(Memtable::new(4 << 20).unwrap());
         let mut model = Model::default();
         let keys = confusing_keys();
         let mut seq = 0;
@@ -235,7 +235,7 @@ fn holds_what_was_inserted_in_every_order_of_work() {
 /// long prefixes come first, then ones that share less and less.
 #[test]
 fn keeps_order_while_the_common_prefix_shrinks() {
-    let memtable = Arc::new(Memtable::new(4 << 20, SeqNo(1)).unwrap());
+    let memtable = Arc::new(Memtable::new(4 << 20).unwrap());
     let mut model = Model::default();
     let mut seq = 0;
     for shared in (0..40).rev() {
@@ -253,7 +253,7 @@ fn keeps_order_while_the_common_prefix_shrinks() {
 /// Background merges that lose, double or misplace entries of a large memtable.
 #[test]
 fn chunks_are_sorted_and_merged_by_doubling() {
-    let memtable = Arc::new(Memtable::new(16 << 20, SeqNo(1)).unwrap());
+    let memtable = Arc::new(Memtable::new(16 << 20).unwrap());
     let mut random = Random(3);
     let mut expected = BTreeSet::new();
     let entries = 11 * order::CHUNK as u64 + 5;
@@ -270,11 +270,7 @@ fn chunks_are_sorted_and_merged_by_doubling() {
     assert!(!memtable.has_full_unsorted_chunk());
     assert_eq!(steps, 11 + 8);
     let sorted = (memtable.order).sorted(&memtable.arena, KeyspaceId(0), SeqNo(entries));
-    let lens: Vec<usize> = sorted
-        .runs
-        .iter()
-        .map(|run| run.len() / order::CHUNK)
-        .collect();
+    let lens: Vec<usize> = sorted.runs.iter().map(|run| run.len() / order::CHUNK).collect();
     assert_eq!(lens, [8, 2, 1, 0]);
     let mut cursor = memtable.cursor(KeyspaceId(0), SeqNo(entries));
     cursor.seek_last().unwrap();
@@ -288,7 +284,7 @@ fn chunks_are_sorted_and_merged_by_doubling() {
 /// An old snapshot that walks a hundred thousand versions of a counter, or does not find its own.
 #[test]
 fn finds_an_old_version_behind_many_newer_ones() {
-    let memtable = Memtable::new(1 << 20, SeqNo(1)).unwrap();
+    let memtable = Memtable::new(1 << 20).unwrap();
     let (hot, other) = (key(0, b"hot"), key(0, b"other"));
     put(&memtable, &other, 1, b"");
     for seq in 2..=scaled(10_000) as u64 {
@@ -306,28 +302,24 @@ fn finds_an_old_version_behind_many_newer_ones() {
 #[test]
 fn a_full_memtable_reserves_nothing_and_keeps_everything() {
     let capacity = 100 * Memtable::entry_bytes(3, 100);
-    let memtable = Memtable::new(capacity, SeqNo(1)).unwrap();
+    let memtable = Memtable::new(capacity).unwrap();
     for seq in 1..=100 {
         put(&memtable, &key(0, &[1, 2, (seq % 5) as u8]), seq, &[9; 100]);
     }
-    for (entries, bytes) in [
-        (1, Memtable::entry_bytes(0, 0)),
-        (7, 8),
-        (1, usize::MAX - 7),
-    ] {
+    for (entries, bytes) in [(1, Memtable::entry_bytes(0, 0)), (7, 8), (1, usize::MAX - 7)] {
         assert!(memtable.reserve(entries, bytes).is_none());
     }
     let (seq, _, value) = get(&memtable, &key(0, &[1, 2, 0]), 100).unwrap();
     assert_eq!((seq, value), (SeqNo(100), &[9; 100][..]));
     assert_eq!(memtable.keyspaces(), [KeyspaceId(0)]);
 
-    let few_keys = Memtable::new(1 << 16, SeqNo(1)).unwrap();
+    let few_keys = Memtable::new(1 << 16).unwrap();
     let updates = few_keys.index.keys_max() as u64 + 100;
     for seq in 1..=updates {
         put(&few_keys, &key(0, &[(seq % 5) as u8]), seq, b"");
     }
 
-    let tiny_entries = Memtable::new(1 << 16, SeqNo(1)).unwrap();
+    let tiny_entries = Memtable::new(1 << 16).unwrap();
     let keys_max = tiny_entries.index.keys_max() as u64;
     for seq in 1..=keys_max {
         put(&tiny_entries, &key(0, &seq.to_be_bytes()), seq, b"");
@@ -345,21 +337,18 @@ fn a_memtable_made_for_a_commit_has_room_for_it() {
     for entries in [1, 2, 3, 4, 1000, 33_333] {
         for entry_bytes in [24, 32, 88, 200] {
             let capacity = Memtable::capacity_for(entries, entries * entry_bytes);
-            let memtable = Memtable::new(capacity, SeqNo(1)).unwrap();
+            let memtable = Memtable::new(capacity).unwrap();
             assert!(memtable.reserve(entries, entries * entry_bytes).is_some());
         }
     }
-    let too_large = Memtable::new(40 << 30, SeqNo(1));
-    assert!(matches!(
-        too_large,
-        Err(crate::Error::InvalidArgument { .. })
-    ));
+    let too_large = Memtable::new(40 << 30);
+    assert!(matches!(too_large, Err(crate::error::Error::InvalidArgument { .. })));
 }
 
 /// Keys with the same hash taken for each other, or lost where the probing wraps around.
 #[test]
 fn keys_with_equal_hashes_stay_apart() {
-    let memtable = Memtable::new(1 << 14, SeqNo(1)).unwrap();
+    let memtable = Memtable::new(1 << 14).unwrap();
     // The index is asked directly: real hashes do not collide on demand.
     let hashes = [0, u64::MAX, 0xffff_ffff];
     let mut seq = 0;
@@ -396,7 +385,7 @@ fn keys_with_equal_hashes_stay_apart() {
 /// A range delete seen too early, too late, in another keyspace, or by cursors as an entry.
 #[test]
 fn range_deletes_cover_exactly_what_they_should() {
-    let memtable = Arc::new(Memtable::new(1 << 20, SeqNo(1)).unwrap());
+    let memtable = Arc::new(Memtable::new(1 << 20).unwrap());
     let mut random = Random(1);
     let mut all: Vec<(KeyspaceId, RangeTombstone)> = vec![];
     put(&memtable, &key(0, b"x"), 1, b"1");
@@ -439,28 +428,21 @@ fn range_deletes_cover_exactly_what_they_should() {
 /// Lookups that slow down without bound: so many range deletes fill a memtable.
 #[test]
 fn many_range_deletes_fill_a_memtable() {
-    let memtable = Memtable::new(1 << 20, SeqNo(1)).unwrap();
+    let memtable = Memtable::new(1 << 20).unwrap();
     let mut seq = 0;
     while let Some(mut r) = memtable.reserve(1, Memtable::entry_bytes(1, 0)) {
         seq += 1;
-        let tombstone = RangeTombstone {
-            start: vec![seq as u8],
-            end: None,
-            seq: SeqNo(seq),
-        };
+        let tombstone = RangeTombstone { start: vec![seq as u8], end: None, seq: SeqNo(seq) };
         memtable.insert_range_delete(&mut r, KeyspaceId(0), tombstone);
     }
     assert_eq!(seq, 1024);
-    assert_eq!(
-        memtable.covering(KeyspaceId(0), &[255], SeqNo::MAX),
-        Some(SeqNo(seq))
-    );
+    assert_eq!(memtable.covering(KeyspaceId(0), &[255], SeqNo::MAX), Some(SeqNo(seq)));
 }
 
 /// Memory present too late, or counted beyond the arena's end.
 #[test]
 fn is_populated_up_to_what_was_asked() {
-    let memtable = Memtable::new(5 << 20, SeqNo(1)).unwrap();
+    let memtable = Memtable::new(5 << 20).unwrap();
     assert!(!memtable.is_populated(1));
     memtable.populate(1);
     assert!(memtable.is_populated(1 << 20) && !memtable.is_populated(3 << 20));

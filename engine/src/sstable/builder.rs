@@ -86,10 +86,7 @@ impl SstableBuilder {
         keyspace: KeyspaceId,
         options: SstableOptions,
     ) -> Result<SstableBuilder> {
-        let invalid = |why: String| Error::InvalidArgument {
-            what: "sstable options",
-            why,
-        };
+        let invalid = |why: String| Error::InvalidArgument { what: "sstable options", why };
         if header.kind != FileKind::Sstable {
             return Err(invalid(format!("the header of a {:?} file", header.kind)));
         }
@@ -124,8 +121,7 @@ impl SstableBuilder {
         }
         self.index.separate(&self.last_key, entry.key);
         let hash = super::filter_hash(self.keyspace, entry.key);
-        self.block
-            .add(hash, entry.key, entry.seq, entry.kind, entry.value);
+        self.block.add(hash, entry.key, entry.seq, entry.kind, entry.value);
         self.hashes.push(hash);
         self.count(&entry);
         self.last_key.clear();
@@ -143,12 +139,8 @@ impl SstableBuilder {
                 max: MAX_VALUE_BYTES,
             });
         }
-        let invalid = |why: &str| {
-            Err(Error::InvalidArgument {
-                what: "sstable entry",
-                why: why.into(),
-            })
-        };
+        let invalid =
+            |why: &str| Err(Error::InvalidArgument { what: "sstable entry", why: why.into() });
         if entry.kind == Kind::RangeDelete || entry.seq > SeqNo::MAX {
             return invalid("neither put nor delete, or a SeqNo of more than 56 bits");
         }
@@ -181,11 +173,6 @@ impl SstableBuilder {
     /// Adds range deletes, of which the newest over each key counts.
     pub(crate) fn add_range_tombstones(&mut self, tombstones: &RangeTombstones) {
         self.tombstones.extend(tombstones.newest());
-    }
-
-    /// Length of the file as far as it is known.
-    pub(crate) fn file_bytes(&self) -> u64 {
-        self.out.at + self.block.len() as u64
     }
 
     /// Writes what is left and makes the file durable; its directory entry is the caller's to
@@ -235,9 +222,7 @@ impl SstableBuilder {
         let contents = self.block.finish();
         debug_assert!(contents.len() <= BLOCK_BYTES_MAX);
         let (compression, stored) = self.compressor.compress(contents);
-        let handle = self
-            .out
-            .put_block(stored, compression, contents.len() as u32)?;
+        let handle = self.out.put_block(stored, compression, contents.len() as u32)?;
         self.block.clear();
         self.index.pending = Some(handle.len as u32);
         Ok(())
@@ -290,12 +275,7 @@ impl IndexBuilder {
             [] => last_key,
             _ => separator(last_key, next_key, &mut self.scratch),
         };
-        put_index_entry(
-            &mut self.contents,
-            &self.last_separator,
-            separator,
-            block_len,
-        );
+        put_index_entry(&mut self.contents, &self.last_separator, separator, block_len);
         self.last_separator.clear();
         self.last_separator.extend_from_slice(separator);
     }
@@ -314,12 +294,7 @@ impl Output {
     fn new(file: NamedFile, header: FileHeader) -> Output {
         let mut buffer = Vec::with_capacity(WRITE_BYTES + (64 << 10));
         buffer.extend_from_slice(&header.encode());
-        Output {
-            file,
-            header,
-            buffer,
-            at: HEADER_BYTES as u64,
-        }
+        Output { file, header, buffer, at: HEADER_BYTES as u64 }
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {

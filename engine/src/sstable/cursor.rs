@@ -76,11 +76,7 @@ impl SstableCursor {
     pub(super) fn new(table: Arc<Sstable>) -> SstableCursor {
         SstableCursor {
             table,
-            held: Held {
-                block_no: 0,
-                bytes: Bytes::InScratch,
-                layout: None,
-            },
+            held: Held { block_no: 0, bytes: Bytes::InScratch, layout: None },
             window: Window::default(),
             scratch: vec![],
             here: None,
@@ -89,11 +85,13 @@ impl SstableCursor {
     }
 
     /// The number of the present block.
+    #[cfg(test)]
     pub(super) fn block_no(&self) -> usize {
         self.held.block_no
     }
 
     /// Whether a point get in the present block finds this key.
+    #[cfg(test)]
     pub(super) fn is_found(&self, hash: u64, key: &[u8]) -> bool {
         let found = self.block().and_then(|block| block.find(hash, key));
         matches!(found, Some(Some(_)))
@@ -165,9 +163,7 @@ impl SstableCursor {
         }
         let place = bytes_of(&blocks);
         self.window.blocks = 0..0;
-        self.window
-            .bytes
-            .resize((place.end - place.start) as usize, 0);
+        self.window.bytes.resize((place.end - place.start) as usize, 0);
         table.read(&mut self.window.bytes, place.start)?;
         self.window.blocks = blocks;
         self.window.start = place.start;
@@ -185,8 +181,7 @@ impl SstableCursor {
             return Ok(Bytes::InWindow(start..start + verified.len));
         }
         self.scratch.resize(verified.len, 0);
-        self.table
-            .decompress(block_no, &verified, &mut self.scratch)?;
+        self.table.decompress(block_no, &verified, &mut self.scratch)?;
         Ok(Bytes::InScratch)
     }
 

@@ -78,10 +78,7 @@ impl Filter {
             }
             line
         };
-        Ok(Filter {
-            lines: lines.iter().map(line).collect(),
-            probes,
-        })
+        Ok(Filter { lines: lines.iter().map(line).collect(), probes })
     }
 }
 

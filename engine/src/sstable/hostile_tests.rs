@@ -16,19 +16,12 @@ use crate::{
 use std::sync::Arc;
 
 fn tombstones() -> [RangeTombstone; 1] {
-    [RangeTombstone {
-        start: vec![b'a'],
-        end: None,
-        seq: SeqNo(1 << 40),
-    }]
+    [RangeTombstone { start: vec![b'a'], end: None, seq: SeqNo(1 << 40) }]
 }
 
 fn small(random: &mut Random, compression: Compression) -> (Model, Built) {
     let model = random.model(60, 30);
-    let options = SstableOptions {
-        block_bytes: 300,
-        ..options(compression)
-    };
+    let options = SstableOptions { block_bytes: 300, ..options(compression) };
     let built = build(&model, &tombstones(), header(), options);
     (model, built)
 }
@@ -95,10 +88,7 @@ fn every_shorter_or_longer_file_is_noticed() {
         assert!(matches!(cut, Err(Error::Corruption(_))), "{len}: {cut:?}");
         // The same file, shorter data, but as long as it should be.
         built.file.bytes.lock().resize(whole.len(), 0);
-        assert_eq!(
-            read_all(&built, &model).is_ok(),
-            *built.file.bytes.lock() == whole
-        );
+        assert_eq!(read_all(&built, &model).is_ok(), *built.file.bytes.lock() == whole);
     }
 }
 
@@ -110,10 +100,7 @@ fn misdirected_and_lost_writes_are_noticed() {
     let older = {
         let mut header = header();
         header.identity ^= 1;
-        let options = SstableOptions {
-            block_bytes: 300,
-            ..options(Compression::None)
-        };
+        let options = SstableOptions { block_bytes: 300, ..options(Compression::None) };
         build(&model, &tombstones(), header, options)
     };
     let table = built.open().unwrap();
@@ -123,10 +110,7 @@ fn misdirected_and_lost_writes_are_noticed() {
         .map(|p| p.start as usize..p.end as usize)
         .collect();
     for (i, a) in places.iter().enumerate() {
-        let mut damages = vec![
-            vec![0; a.len()],
-            older.file.bytes.lock()[a.clone()].to_vec(),
-        ];
+        let mut damages = vec![vec![0; a.len()], older.file.bytes.lock()[a.clone()].to_vec()];
         let others = places[i + 1..].iter().filter(|b| b.len() == a.len());
         damages.extend(others.map(|b| whole[b.clone()].to_vec()));
         for damage in damages {
@@ -210,13 +194,8 @@ fn kinds_and_flags_of_newer_versions_are_unsupported() {
     for (at, newer) in [(0, 3), (0, 4), (0, 200), (8, 1), (8, 0x80)] {
         let mut bad = block.clone();
         bad[entry_at + at] = newer;
-        let seal = trailer(
-            &bad,
-            Compression::None,
-            bad.len() as u32,
-            built.summary.identity,
-            place.start,
-        );
+        let seal =
+            trailer(&bad, Compression::None, bad.len() as u32, built.summary.identity, place.start);
         bad.extend_from_slice(&seal);
         let mut file = whole.clone();
         file[place.start as usize..place.end as usize].copy_from_slice(&bad);
@@ -256,12 +235,7 @@ fn parts_of_nonsense_never_panic() {
     let whole = built.file.bytes.lock().clone();
     let at = whole.len() - FOOTER_BYTES;
     let footer = Footer::decode(whole[at..].try_into().unwrap()).unwrap();
-    let parts = [
-        footer.range_tombstones,
-        footer.filter,
-        footer.index,
-        footer.properties,
-    ];
+    let parts = [footer.range_tombstones, footer.filter, footer.index, footer.properties];
     for round in 0..4_000 {
         let part = parts[round % 4];
         let mut bad = whole.clone();

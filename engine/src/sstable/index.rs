@@ -35,13 +35,7 @@ impl Index {
             at += u64::from(block_len);
             offsets.push(at);
         })?;
-        let mut index = Index {
-            prefix: vec![],
-            heads: vec![],
-            keys,
-            key_ends,
-            offsets,
-        };
+        let mut index = Index { prefix: vec![], heads: vec![], keys, key_ends, offsets };
         index.take_prefix();
         index.heads = (0..index.len()).map(|i| head(index.key(i))).collect();
         Ok(index)

@@ -14,6 +14,8 @@ mod filter;
 mod index;
 mod reader;
 
+#[cfg(test)]
+pub(crate) use crate::format::sstable::KeyBounds;
 pub(crate) use crate::format::sstable::SstableSummary;
 pub(crate) use builder::{SstableBuilder, SstableOptions};
 pub(crate) use reader::{Found, Sstable};
@@ -29,10 +31,7 @@ pub(crate) struct SharedBlocks {
 
 impl SharedBlocks {
     pub(crate) fn new(cache_bytes: usize) -> SharedBlocks {
-        SharedBlocks {
-            cache: Cache::new(cache_bytes),
-            decompressors: Decompressors::default(),
-        }
+        SharedBlocks { cache: Cache::new(cache_bytes), decompressors: Decompressors::default() }
     }
 }
 

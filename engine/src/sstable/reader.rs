@@ -1,6 +1,6 @@
 //! An open sstable: what of it stays in memory, and how a block of it is read.
 
-use super::{SharedBlocks, cursor::SstableCursor, filter::Filter, filter_hash, index::Index};
+use super::{SharedBlocks, cursor::SstableCursor, filter::Filter, index::Index};
 use crate::{
     cache::Hint,
     env::NamedFile,
@@ -13,10 +13,7 @@ use crate::{
             decode_fragments, verify_block,
         },
     },
-    iter::{
-        Cursor,
-        tombstones::{RangeTombstone, RangeTombstones},
-    },
+    iter::tombstones::{RangeTombstone, RangeTombstones},
     types::{FileId, KeyspaceId, Kind, SeqNo},
 };
 use std::{ops::Range, sync::Arc};
@@ -78,15 +75,11 @@ impl Sstable {
             .map_err(refuse)?;
         if properties.keyspace != keyspace || properties.contents != expected.contents {
             let wanted = format!("keyspace {keyspace}, {:?}", expected.contents);
-            let found = format!(
-                "keyspace {}, {:?}",
-                properties.keyspace, properties.contents
-            );
+            let found = format!("keyspace {}, {:?}", properties.keyspace, properties.contents);
             return Err(file.corruption(footer.properties.offset, wanted, found));
         }
-        let index = Index::decode(&read(footer.index)?)
-            .map_err(refused(footer.index))
-            .map_err(refuse)?;
+        let index =
+            Index::decode(&read(footer.index)?).map_err(refused(footer.index)).map_err(refuse)?;
         if index.end() != footer.range_tombstones.offset {
             let wanted = format!("blocks up to {}", footer.range_tombstones.offset);
             let found = format!("an end at {}", index.end());
@@ -164,12 +157,7 @@ impl Sstable {
         };
         let (seq, kind) = (found.seq, found.kind);
         let value = found.value_at..found.value_at + found.value.len();
-        Ok(Some(Found {
-            seq,
-            kind,
-            block,
-            value,
-        }))
+        Ok(Some(Found { seq, kind, block, value }))
     }
 
     /// A position in the entries; sequential reads through it leave the cache as it is.
@@ -178,8 +166,11 @@ impl Sstable {
     }
 
     /// Reads the whole file and compares it with what it says of itself.
+    #[cfg(test)]
     pub(crate) fn check(self: &Arc<Self>) -> Result<()> {
         let mut cursor = self.cursor();
+        use super::filter_hash;
+        use crate::iter::Cursor;
         let (mut entries, mut deletes) = (0, 0);
         let mut last: Option<Vec<u8>> = None;
         cursor.seek_first()?;
@@ -187,10 +178,7 @@ impl Sstable {
             let hash = filter_hash(self.properties.keyspace, entry.key);
             let contents = &self.summary.contents;
             let fits = last.as_deref().is_none_or(|last| last < entry.key)
-                && contents
-                    .bounds
-                    .as_ref()
-                    .is_some_and(|b| b.contains(entry.key))
+                && contents.bounds.as_ref().is_some_and(|b| b.contains(entry.key))
                 && (contents.smallest_seq..=contents.largest_seq).contains(&entry.seq)
                 && self.index.find(entry.key) == cursor.block_no()
                 && self.may_contain(hash)
@@ -305,10 +293,7 @@ impl Sstable {
 fn refuse(file: &NamedFile, offset: u64, why: Refused) -> Error {
     match why {
         Refused::Corrupt(expected, found) => file.corruption(offset, expected, found),
-        Refused::Unsupported(what) => Error::Unsupported {
-            file: file.path.to_path_buf(),
-            what,
-        },
+        Refused::Unsupported(what) => Error::Unsupported { file: file.path.to_path_buf(), what },
     }
 }
 

@@ -17,12 +17,8 @@ use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 pub(super) const KEYSPACE: KeyspaceId = KeyspaceId(3);
 pub(super) const UUID: [u8; 16] = *b"0123456789abcdef";
-pub(super) const ALL: [Compression; 4] = [
-    Compression::None,
-    Compression::Zstd,
-    Compression::Lz4,
-    Compression::Snappy,
-];
+pub(super) const ALL: [Compression; 4] =
+    [Compression::None, Compression::Zstd, Compression::Lz4, Compression::Snappy];
 
 pub(super) type Model = BTreeMap<Vec<u8>, (SeqNo, Kind, Vec<u8>)>;
 
@@ -73,10 +69,7 @@ impl File for MemFile {
 }
 
 pub(super) fn named(file: Arc<MemFile>) -> NamedFile {
-    NamedFile {
-        path: Arc::new(PathBuf::from("memory.sst")),
-        file,
-    }
+    NamedFile { path: Arc::new(PathBuf::from("memory.sst")), file }
 }
 
 pub(super) fn header() -> FileHeader {
@@ -89,11 +82,7 @@ pub(super) fn header() -> FileHeader {
 }
 
 pub(super) fn options(compression: Compression) -> SstableOptions {
-    SstableOptions {
-        block_bytes: 1024,
-        compression,
-        ..Default::default()
-    }
+    SstableOptions { block_bytes: 1024, compression, ..Default::default() }
 }
 
 /// A file and what its builder said of it.
@@ -111,14 +100,7 @@ pub(super) fn build(
     let file = Arc::new(MemFile::default());
     let mut builder = SstableBuilder::new(named(file.clone()), header, KEYSPACE, options).unwrap();
     for (key, (seq, kind, value)) in model {
-        builder
-            .add(Entry {
-                key,
-                seq: *seq,
-                kind: *kind,
-                value,
-            })
-            .unwrap();
+        builder.add(Entry { key, seq: *seq, kind: *kind, value }).unwrap();
     }
     builder.add_range_tombstones(&RangeTombstones::new(tombstones));
     let summary = builder.finish().unwrap();
@@ -145,10 +127,7 @@ pub(super) struct Random(pub(super) u64);
 
 impl Random {
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         self.0 >> 33
     }
 
@@ -159,20 +138,14 @@ impl Random {
     /// Short keys over few bytes, so that many begin alike, with both extremes among them.
     pub(super) fn key(&mut self) -> Vec<u8> {
         let len = self.below(7);
-        (0..len)
-            .map(|_| [0x00, 0x01, b'a', b'b', 0xfe, 0xff][self.below(6)])
-            .collect()
+        (0..len).map(|_| [0x00, 0x01, b'a', b'b', 0xfe, 0xff][self.below(6)]).collect()
     }
 
     pub(super) fn model(&mut self, entries: usize, value_len_max: usize) -> Model {
         (0..entries)
             .map(|_| {
                 let deletes = self.below(5) == 0;
-                let len = if deletes {
-                    0
-                } else {
-                    self.below(value_len_max + 1)
-                };
+                let len = if deletes { 0 } else { self.below(value_len_max + 1) };
                 let value = (0..len).map(|_| self.next() as u8 % 4).collect();
                 let kind = if deletes { Kind::Delete } else { Kind::Put };
                 (self.key(), (SeqNo(self.next()), kind, value))

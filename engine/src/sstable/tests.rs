@@ -20,12 +20,7 @@ use std::{
 };
 
 fn entry<'a>((key, (seq, kind, value)): (&'a Vec<u8>, &'a (SeqNo, Kind, Vec<u8>))) -> Entry<'a> {
-    Entry {
-        key,
-        seq: *seq,
-        kind: *kind,
-        value,
-    }
+    Entry { key, seq: *seq, kind: *kind, value }
 }
 
 /// Every key of the model and its neighbours.
@@ -50,10 +45,7 @@ fn assert_reads_as(table: &Arc<Sstable>, model: &Model) {
     assert_eq!(cursor.entry(), None);
     cursor.seek_first().unwrap();
     while let Some(found) = cursor.entry() {
-        forward.push((
-            found.key.to_vec(),
-            (found.seq, found.kind, found.value.to_vec()),
-        ));
+        forward.push((found.key.to_vec(), (found.seq, found.kind, found.value.to_vec())));
         cursor.next().unwrap();
     }
     assert!(forward.iter().map(|(k, v)| (k, v)).eq(model.iter()));
@@ -131,9 +123,7 @@ fn random_files_read_back_by_every_move() {
             let built = build(&model, &[], header(), options);
             // A cache that holds everything, little, or nothing.
             let cache_bytes = [1 << 20, 5_000, 0][random.below(3)];
-            let table = built
-                .open_with(Arc::new(SharedBlocks::new(cache_bytes)))
-                .unwrap();
+            let table = built.open_with(Arc::new(SharedBlocks::new(cache_bytes))).unwrap();
             assert_reads_as(&table, &model);
             assert_walks_as(&table, &model, &mut random);
         }
@@ -160,10 +150,7 @@ fn long_keys_and_large_values_read_back() {
         let built = build(&model, &[], header(), options(compression));
         assert_eq!(
             built.summary.contents.bounds,
-            Some(KeyBounds {
-                smallest: vec![],
-                largest: Included(vec![0xff; 65_535])
-            })
+            Some(KeyBounds { smallest: vec![], largest: Included(vec![0xff; 65_535]) })
         );
         assert_reads_as(&built.open().unwrap(), &model);
     }
@@ -172,18 +159,10 @@ fn long_keys_and_large_values_read_back() {
 /// Blocks on both sides of the limits of tags (512 entries) and short offsets (64 KiB).
 #[test]
 fn a_get_by_tag_agrees_with_a_binary_search() {
-    for (entries, value_len) in [
-        (1, 0),
-        (7, 9),
-        (16, 3),
-        (340, 2),
-        (512, 120),
-        (513, 1),
-        (900, 90),
-    ] {
-        let keys: Vec<Vec<u8>> = (0..entries * 2)
-            .map(|i: u32| format!("key{i:06}").into_bytes())
-            .collect();
+    for (entries, value_len) in [(1, 0), (7, 9), (16, 3), (340, 2), (512, 120), (513, 1), (900, 90)]
+    {
+        let keys: Vec<Vec<u8>> =
+            (0..entries * 2).map(|i: u32| format!("key{i:06}").into_bytes()).collect();
         let mut builder = BlockBuilder::default();
         for key in keys.iter().step_by(2) {
             let hash = filter_hash(KEYSPACE, key);
@@ -216,10 +195,7 @@ fn separators_lie_between_and_are_short() {
             continue;
         }
         let found = separator(&last, &next, &mut scratch);
-        assert!(
-            *last <= *found && *found < *next,
-            "{last:x?} {found:x?} {next:x?}"
-        );
+        assert!(*last <= *found && *found < *next, "{last:x?} {found:x?} {next:x?}");
         assert!(found.len() <= last.len().max(next.len()));
     }
     assert_eq!(separator(b"abcdefgh", b"abq1234", &mut vec![]), b"abq");
@@ -229,27 +205,17 @@ fn separators_lie_between_and_are_short() {
 }
 
 fn tombstone(start: &[u8], end: Option<&[u8]>, seq: u64) -> RangeTombstone {
-    RangeTombstone {
-        start: start.to_vec(),
-        end: end.map(<[u8]>::to_vec),
-        seq: SeqNo(seq),
-    }
+    RangeTombstone { start: start.to_vec(), end: end.map(<[u8]>::to_vec), seq: SeqNo(seq) }
 }
 
 #[test]
 fn range_tombstones_widen_the_bounds() {
     let put = (SeqNo(50), Kind::Put, b"v".to_vec());
     let keys = |keys: &[&str]| -> Model {
-        keys.iter()
-            .map(|k| (k.as_bytes().to_vec(), put.clone()))
-            .collect()
+        keys.iter().map(|k| (k.as_bytes().to_vec(), put.clone())).collect()
     };
-    let bounds = |smallest: &[u8], largest| {
-        Some(KeyBounds {
-            smallest: smallest.to_vec(),
-            largest,
-        })
-    };
+    let bounds =
+        |smallest: &[u8], largest| Some(KeyBounds { smallest: smallest.to_vec(), largest });
     let cases = [
         (keys(&[]), vec![], None, (0, 0)),
         (
@@ -260,10 +226,7 @@ fn range_tombstones_widen_the_bounds() {
         ),
         (
             keys(&["b", "d"]),
-            vec![
-                tombstone(b"a", Some(b"e"), 40),
-                tombstone(b"c", Some(b"d"), 45),
-            ],
+            vec![tombstone(b"a", Some(b"e"), 40), tombstone(b"c", Some(b"d"), 45)],
             bounds(b"a", Excluded(b"e".to_vec())),
             (40, 50),
         ),
@@ -285,9 +248,7 @@ fn range_tombstones_widen_the_bounds() {
         let all = RangeTombstones::new(&tombstones);
         assert_eq!(table.range_tombstones().is_empty(), tombstones.is_empty());
         for key in ["", "a", "b", "c", "cc", "d", "k", "x", "z"] {
-            let found = table
-                .range_tombstones()
-                .covering(key.as_bytes(), SeqNo::MAX);
+            let found = table.range_tombstones().covering(key.as_bytes(), SeqNo::MAX);
             assert_eq!(found, all.covering(key.as_bytes(), SeqNo::MAX), "{key}");
             if let Some(bounds) = &contents.bounds {
                 let known = found.is_some() || model.contains_key(key.as_bytes());
@@ -299,39 +260,20 @@ fn range_tombstones_widen_the_bounds() {
 
 #[test]
 fn the_builder_refuses_what_a_file_must_not_hold() {
-    let mut builder = SstableBuilder::new(
-        named(Arc::default()),
-        header(),
-        KEYSPACE,
-        SstableOptions::default(),
-    )
-    .unwrap();
-    let mut add = |key: &[u8], kind, value: &[u8]| {
-        builder.add(Entry {
-            key,
-            seq: SeqNo(1),
-            kind,
-            value,
-        })
-    };
+    let mut builder =
+        SstableBuilder::new(named(Arc::default()), header(), KEYSPACE, SstableOptions::default())
+            .unwrap();
+    let mut add =
+        |key: &[u8], kind, value: &[u8]| builder.add(Entry { key, seq: SeqNo(1), kind, value });
     assert!(add(b"m", Kind::Put, b"").is_ok());
     for key in [&b"m"[..], b"l", b""] {
         let refused = add(key, Kind::Put, b"");
-        assert!(
-            matches!(refused, Err(Error::InvalidArgument { .. })),
-            "{key:x?}"
-        );
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{key:x?}");
     }
     assert!(add(b"n", Kind::RangeDelete, b"z").is_err());
-    assert!(matches!(
-        add(&[b'z'; 65_536], Kind::Put, b""),
-        Err(Error::KeyTooLarge)
-    ));
+    assert!(matches!(add(&[b'z'; 65_536], Kind::Put, b""), Err(Error::KeyTooLarge)));
     let large = vec![0; (16 << 20) + 1];
-    assert!(matches!(
-        add(b"n", Kind::Put, &large),
-        Err(Error::ValueTooLarge { .. })
-    ));
+    assert!(matches!(add(b"n", Kind::Put, &large), Err(Error::ValueTooLarge { .. })));
     assert!(add(b"n", Kind::Put, &large[1..]).is_ok());
 }
 
@@ -347,12 +289,7 @@ fn a_scan_reads_ahead_and_leaves_the_cache_alone() {
     let shared = Arc::new(SharedBlocks::new(1 << 20));
     let table = built.open_with(shared.clone()).unwrap();
     let key = 77u32.to_be_bytes();
-    assert!(
-        table
-            .get(filter_hash(KEYSPACE, &key), &key)
-            .unwrap()
-            .is_some()
-    );
+    assert!(table.get(filter_hash(KEYSPACE, &key), &key).unwrap().is_some());
     let before = (shared.cache.stats().inserted, built.reads());
     for backward in [false, true] {
         let mut cursor = table.cursor();
@@ -369,9 +306,5 @@ fn a_scan_reads_ahead_and_leaves_the_cache_alone() {
     }
     assert_eq!(shared.cache.stats().inserted, before.0);
     let reads = built.reads() - before.1;
-    assert!(
-        reads < 20,
-        "{reads} reads for two scans of {} bytes",
-        built.summary.file_bytes
-    );
+    assert!(reads < 20, "{reads} reads for two scans of {} bytes", built.summary.file_bytes);
 }

@@ -39,11 +39,7 @@ pub fn install_hooks(hooks: Hooks) {
 
 #[inline(always)]
 fn hooks() -> Option<&'static Hooks> {
-    if SIMULATED.load(Ordering::Relaxed) {
-        HOOKS.get()
-    } else {
-        None
-    }
+    if SIMULATED.load(Ordering::Relaxed) { HOOKS.get() } else { None }
 }
 
 /// A place between two steps of a lock-free protocol where the simulator may switch
@@ -63,17 +59,10 @@ fn cold_point(hooks: &Hooks, site: &'static str) {
 /// The raw lock under [`Mutex`].
 pub struct RawMutex(parking_lot::RawMutex);
 
-#[expect(
-    unsafe_code,
-    reason = "lock_api's trait is unsafe to implement; this is its one home"
-)]
+#[expect(unsafe_code, reason = "lock_api's trait is unsafe to implement; this is its one home")]
 // SAFETY: `lock` and `try_lock` succeed only through parking_lot's lock, so the lock is
 // exclusive; `unlock` is parking_lot's.
 unsafe impl lock_api::RawMutex for RawMutex {
-    #[expect(
-        clippy::declare_interior_mutable_const,
-        reason = "this is how lock_api initialises locks"
-    )]
     const INIT: RawMutex = RawMutex(parking_lot::RawMutex::INIT);
     type GuardMarker = <parking_lot::RawMutex as lock_api::RawMutex>::GuardMarker;
 

@@ -4,12 +4,19 @@ use crate::{
     env::{Env, NamedFile, OpenMode},
     error::Result,
     format::header::{FileHeader, FileKind},
-    iter::{Entry, merge::{Merge, Merged}, tombstones::RangeTombstones},
+    iter::{
+        Entry,
+        merge::{Merge, Merged},
+        tombstones::RangeTombstones,
+    },
     sstable::{SharedBlocks, Sstable, SstableBuilder, SstableOptions, SstableSummary},
     sync::{AtomicU64, Ordering::SeqCst},
     types::{FileId, KeyspaceId, Kind},
 };
-use std::{path::{Path, PathBuf}, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Where outputs go and what they carry.
 pub(crate) struct Outputs<'a> {

@@ -60,7 +60,12 @@ pub(crate) fn is_manifest(name: &str) -> bool {
 
 impl Manifest {
     /// A database that has no manifest yet.
-    pub(crate) fn new(env: &Arc<dyn Env>, dir: &Path, uuid: [u8; 16], poison: &Arc<Poison>) -> Manifest {
+    pub(crate) fn new(
+        env: &Arc<dyn Env>,
+        dir: &Path,
+        uuid: [u8; 16],
+        poison: &Arc<Poison>,
+    ) -> Manifest {
         Manifest {
             env: Arc::clone(env),
             dir: dir.to_path_buf(),
@@ -112,11 +117,15 @@ impl Manifest {
             }
             let changes = edit.changes().ok_or_else(|| Error::Unsupported {
                 file: file.path.to_path_buf(),
-                what: format!("edit {} holds a change that this version does not know", edit.number),
+                what: format!(
+                    "edit {} holds a change that this version does not know",
+                    edit.number
+                ),
             })?;
             for change in &changes {
                 let applied = self.state.apply(change);
-                applied.map_err(|why| file.corruption(at as u64, "an edit that can follow", why))?;
+                applied
+                    .map_err(|why| file.corruption(at as u64, "an edit that can follow", why))?;
             }
             self.number = edit.number;
             at += edit.bytes;
@@ -135,6 +144,21 @@ impl Manifest {
                 Err(file.corruption(at as u64, "the first edit", "none"))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Makes a file of an older generation the spare, if there is none: a crash came between two
+    /// renames. So a full disk does not keep the database from opening.
+    pub(crate) fn adopt_spare(&self, names: &[String]) -> Result<()> {
+        let older = names.iter().filter_map(|n| generation_of(n)).filter(|g| *g < self.generation);
+        match older.max() {
+            Some(older) if !names.iter().any(|name| name == SPARE) => {
+                let old = self.dir.join(format!("{PREFIX}{older:06}"));
+                let spare = self.dir.join(SPARE);
+                let disk = self.env.disk();
+                disk.rename(&old, &spare).map_err(|e| Error::io("rename", &old, e))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -214,12 +238,11 @@ impl Manifest {
         self.current = Some(Current { file, identity, at, len });
         self.number = number;
         self.state = state;
-        self.keep_spare(old);
+        self.keep_spare(old, FILE_BYTES.max(at * 2));
         Ok(())
     }
 
-    /// The spare file, at least `len` bytes long, all written. On a full disk whatever is there
-    /// must do.
+    /// The spare file, at least `len` bytes long, all written.
     fn spare_file(&self, disk: &dyn Disk, path: &Path, len: u64) -> Result<(NamedFile, u64)> {
         let file = match NamedFile::open(disk, path.to_path_buf(), OpenMode::Write) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -237,19 +260,19 @@ impl Manifest {
         Ok((file, len))
     }
 
-    /// The file that is no longer the manifest becomes the spare. Not worth failing for: without
-    /// one the next roll creates it.
-    fn keep_spare(&self, old: u64) {
+    /// The file that is no longer the manifest becomes the spare, and is made as long as the next one
+    /// will have to be. Not worth failing for: without one the next roll creates it.
+    fn keep_spare(&self, old: u64, len: u64) {
         let disk = self.env.disk();
         let spare = self.dir.join(SPARE);
-        let kept = match old {
-            0 => self.spare_file(disk, &spare, FILE_BYTES).and_then(|(file, _)| file.sync_all()),
-            _ => {
+        let renamed = match old {
+            0 => Ok(()),
+            old => {
                 let old = self.dir.join(format!("{PREFIX}{old:06}"));
                 disk.rename(&old, &spare).map_err(|e| Error::io("rename", &old, e))
             }
         };
-        if let Err(error) = kept {
+        if let Err(error) = renamed.and_then(|()| self.spare_file(disk, &spare, len).map(|_| ())) {
             tracing::warn!(%error, "no spare manifest file");
         }
     }

@@ -125,14 +125,15 @@ const IDLE_SEGMENTS: usize = 1;
 const BUSY_SEGMENT: Duration = Duration::from_secs(1);
 
 impl Wal {
+    #[expect(clippy::too_many_arguments, reason = "what a log is made of")]
     pub(crate) fn new(
         env: &Arc<dyn Env>,
         dir: PathBuf,
         uuid: [u8; 16],
         poison: Arc<Poison>,
         file_ids: Arc<AtomicU64>,
-        plan: SegmentPlan,
         tickets: Arc<InOrder>,
+        plan: SegmentPlan,
         start: LogStart,
     ) -> Wal {
         Wal {
@@ -338,7 +339,7 @@ impl Wal {
             capacity: segments.next_bytes.max(least).next_multiple_of(BLOCK_BYTES),
             epoch: segments.epoch,
             continues: segments.continues,
-            first_seq: SeqNo(0),
+            first_seq: SeqNo(self.tickets.watermark() + 1),
             timeline: 0,
         };
         Some((header, replaces, least))
@@ -352,14 +353,15 @@ impl Wal {
         }
         let id = FileId(self.file_ids.fetch_add(1, SeqCst));
         let disk = self.env.disk();
-        let segment = match Segment::create(disk, &self.dir, self.uuid, id, header, self.plan.written) {
-            Err(full @ Error::NoSpace { .. }) => {
-                let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
-                let capacity = idle.header.capacity;
-                return idle.recycle(self.uuid, SegmentHeader { capacity, ..header });
-            }
-            other => other?,
-        };
+        let segment =
+            match Segment::create(disk, &self.dir, self.uuid, id, header, self.plan.written) {
+                Err(full @ Error::NoSpace { .. }) => {
+                    let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
+                    let capacity = idle.header.capacity;
+                    return idle.recycle(self.uuid, SegmentHeader { capacity, ..header });
+                }
+                other => other?,
+            };
         let synced = self.env.disk().sync_dir(&self.dir);
         synced.map_err(|e| Error::io("sync the directory", &self.dir, e))?;
         Ok(segment)
@@ -412,7 +414,9 @@ impl Wal {
     pub(crate) fn release(&self, needed: Lsn) {
         let mut segments = self.segments.lock();
         while segments.live.len() > 1 && segments.live[0].end() <= needed {
-            let Some(segment) = segments.live.pop_front() else { break };
+            let Some(segment) = segments.live.pop_front() else {
+                break;
+            };
             segments.idle.push(segment);
         }
         drop(segments);

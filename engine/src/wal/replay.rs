@@ -17,7 +17,7 @@ use crate::{
             SEGMENT_HEADER_BYTES, SegmentHeader, Switch, block_end,
         },
     },
-    types::{EditNo, FileId, Lsn, SeqNo},
+    types::{EditNo, FileId, Lsn},
 };
 use std::path::Path;
 
@@ -51,7 +51,9 @@ impl FoundSegment {
                 return Err(Error::Unsupported { file: file.path.to_path_buf(), what });
             }
         };
-        let Some(header) = SegmentHeader::decode(&block[HEADER_BYTES..]) else { return Ok(None) };
+        let Some(header) = SegmentHeader::decode(&block[HEADER_BYTES..]) else {
+            return Ok(None);
+        };
         let ours = uuid.is_none_or(|uuid| found.uuid == uuid)
             && found.identity == header.salt
             && header.capacity + BLOCK_BYTES == len;
@@ -91,10 +93,14 @@ pub(crate) struct Replayed {
     pub(crate) durable_end: Lsn,
     /// The newest manifest edit that a record names.
     pub(crate) durable_edit: EditNo,
-    /// The first SeqNo not used.
-    pub(crate) next_seq: SeqNo,
     /// The last record says that the database was closed.
     pub(crate) clean: bool,
+}
+
+/// Where a record was found.
+pub(crate) struct Found<'a> {
+    pub(crate) file: &'a NamedFile,
+    pub(crate) offset: u64,
 }
 
 /// The records of one segment, whose data was read whole.
@@ -142,16 +148,16 @@ impl<'a> Records<'a> {
 /// operations. Pieces that have ended must be whole.
 pub(crate) fn replay(
     piece: &LogPiece,
+    dir: &Path,
     segments: &[FoundSegment],
-    mut commit: impl FnMut(&RecordHeader, &[u8]) -> Result<()>,
+    mut commit: impl FnMut(&RecordHeader, &[u8], &Found<'_>) -> Result<()>,
 ) -> Result<Replayed> {
-    let mut segment = named(segments, piece.salt, piece.start, piece.epoch)?;
+    let mut segment = named(dir, segments, piece.salt, piece.start, piece.epoch)?;
     let mut out = Replayed {
         end: piece.start,
         durable: piece.start,
         durable_end: piece.start,
         durable_edit: EditNo(0),
-        next_seq: SeqNo(0),
         clean: false,
     };
     let mut first = true;
@@ -179,8 +185,8 @@ pub(crate) fn replay(
         out.clean = record.kind == RecordKind::Mark && record.flags & FLAG_CLEAN != 0;
         match record.kind {
             RecordKind::Commit => {
-                out.next_seq = SeqNo(record.first_seq.0 + u64::from(record.operations));
-                commit(&record, payload)?;
+                let found = Found { file: &segment.file, offset: offset(segment, record.lsn) };
+                commit(&record, payload, &found)?;
             }
             RecordKind::Mark => {}
             RecordKind::Switch => {
@@ -188,7 +194,7 @@ pub(crate) fn replay(
                 let next = Switch::decode(payload).ok_or_else(|| {
                     segment.file.corruption(at, "the name of the next segment", "other bytes")
                 })?;
-                segment = named(segments, next.salt, next.first, piece.epoch)?;
+                segment = named(dir, segments, next.salt, next.first, piece.epoch)?;
                 out.end = segment.header.first;
                 data = segment.read()?;
             }
@@ -201,14 +207,25 @@ fn offset(segment: &FoundSegment, lsn: Lsn) -> u64 {
 }
 
 /// The segment that something durable names: it must be there.
-fn named(segments: &[FoundSegment], salt: u64, lsn: Lsn, epoch: u64) -> Result<&FoundSegment> {
+fn named<'a>(
+    dir: &Path,
+    segments: &'a [FoundSegment],
+    salt: u64,
+    lsn: Lsn,
+    epoch: u64,
+) -> Result<&'a FoundSegment> {
     let is_it = |s: &&FoundSegment| {
         let h = &s.header;
         h.salt == salt && h.epoch == epoch && h.first <= lsn && lsn < s.end()
     };
     segments.iter().find(is_it).ok_or_else(|| {
         let found = format!("{} segments, none of them it", segments.len());
-        Error::corruption("wal", lsn.0, format!("the log segment that holds LSN {lsn}"), found)
+        Error::corruption(
+            dir.join("wal-*"),
+            0,
+            format!("the log segment that holds LSN {lsn}"),
+            found,
+        )
     })
 }
 
@@ -233,9 +250,8 @@ fn torn_or_corrupt(
     if let Some(record) = here {
         return corrupt(format!("none, but one at LSN {} that came later", record.lsn));
     }
-    let follows = |s: &&FoundSegment| {
-        s.header.epoch == piece.epoch && s.header.first >= segment.end()
-    };
+    let follows =
+        |s: &&FoundSegment| s.header.epoch == piece.epoch && s.header.first >= segment.end();
     for next in segments.iter().filter(follows) {
         let data = next.read()?;
         let records = Records::new(&next.header, &data);

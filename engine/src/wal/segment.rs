@@ -75,7 +75,12 @@ impl Segment {
         Segment::open(self.file.clone(), self.id, header)
     }
 
-    fn write_header(file: &NamedFile, uuid: [u8; 16], id: FileId, header: &SegmentHeader) -> Result<()> {
+    fn write_header(
+        file: &NamedFile,
+        uuid: [u8; 16],
+        id: FileId,
+        header: &SegmentHeader,
+    ) -> Result<()> {
         let kind = FileKind::Wal;
         let mut block = vec![0; BLOCK_BYTES as usize];
         block[..HEADER_BYTES].copy_from_slice(
@@ -87,10 +92,7 @@ impl Segment {
 
     /// Takes up a segment whose header was read or written by the caller.
     pub(crate) fn open(file: NamedFile, id: FileId, header: SegmentHeader) -> Result<Segment> {
-        let map = file
-            .file
-            .map(BLOCK_BYTES + header.capacity)
-            .map_err(|e| file.error("map", e))?;
+        let map = file.file.map(BLOCK_BYTES + header.capacity).map_err(|e| file.error("map", e))?;
         Ok(Segment { id, header, file, map })
     }
 

@@ -1,12 +1,6 @@
 //! Files and directories.
-#![expect(
-    clippy::disallowed_types,
-    reason = "the one home of the system's files"
-)]
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the one home of the system's files"
-)]
+#![expect(clippy::disallowed_types, reason = "the one home of the system's files")]
+#![expect(clippy::disallowed_methods, reason = "the one home of the system's files")]
 
 use crate::env::{DirLock, Disk, File, FileMap, OpenMode, PathKind};
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -54,9 +48,7 @@ impl Disk for OsDisk {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        fs::read_dir(dir)?
-            .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
-            .collect()
+        fs::read_dir(dir)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -141,10 +133,7 @@ impl File for OsFile {
 struct OsMap(MmapRaw);
 
 impl FileMap for OsMap {
-    #[expect(
-        unsafe_code,
-        reason = "copying into shared memory; disjointness is the caller's"
-    )]
+    #[expect(unsafe_code, reason = "copying into shared memory; disjointness is the caller's")]
     unsafe fn write(&self, bytes: &[u8], offset: u64) {
         let start = offset as usize;
         assert!(start <= self.0.len() && bytes.len() <= self.0.len() - start);
@@ -165,11 +154,7 @@ impl FileMap for OsMap {
         // Advice: without it pages come at their first use. Whole pages, as the call demands.
         const PAGE: usize = 4096;
         let start = (offset as usize).min(self.0.len()) / PAGE * PAGE;
-        let end = (offset as usize)
-            .saturating_add(len as usize)
-            .min(self.0.len());
-        let _ = self
-            .0
-            .advise_range(Advice::PopulateWrite, start, end.saturating_sub(start));
+        let end = (offset as usize).saturating_add(len as usize).min(self.0.len());
+        let _ = self.0.advise_range(Advice::PopulateWrite, start, end.saturating_sub(start));
     }
 }

@@ -23,10 +23,7 @@ pub struct OsEnv {
 impl OsEnv {
     /// The operating system.
     pub fn new() -> OsEnv {
-        OsEnv {
-            clock: OsClock::new(),
-            disk: disk::OsDisk,
-        }
+        OsEnv { clock: OsClock::new(), disk: disk::OsDisk }
     }
 }
 
@@ -68,10 +65,7 @@ impl Env for OsEnv {
     }
 }
 
-#[expect(
-    clippy::disallowed_types,
-    reason = "the one home of the system's clocks"
-)]
+#[expect(clippy::disallowed_types, reason = "the one home of the system's clocks")]
 mod clock {
     use super::*;
     use std::time::Instant;
@@ -83,9 +77,7 @@ mod clock {
 
     impl OsClock {
         pub(crate) fn new() -> OsClock {
-            OsClock {
-                start: Instant::now(),
-            }
+            OsClock { start: Instant::now() }
         }
     }
 

@@ -1,8 +1,5 @@
 //! Threads, their slots, and events.
-#![expect(
-    clippy::disallowed_types,
-    reason = "the one home of the system's threads and waits"
-)]
+#![expect(clippy::disallowed_types, reason = "the one home of the system's threads and waits")]
 
 use super::OsClock;
 use crate::env::{Clock, Event, Task};

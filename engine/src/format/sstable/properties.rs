@@ -93,6 +93,11 @@ const RAW_VALUE_BYTES: u8 = OPTIONAL | 2;
 const COMPRESSION: u8 = OPTIONAL | 3;
 
 impl Properties {
+    /// Bytes of all keys and values, before compression.
+    pub(crate) fn raw_bytes(&self) -> u64 {
+        self.raw_key_bytes.saturating_add(self.raw_value_bytes)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = vec![];
         let mut put = |tag: u8, value: &[u8]| {
@@ -137,9 +142,7 @@ impl Properties {
             last = tag;
             found.take(tag, value)?;
         }
-        found
-            .whole()
-            .ok_or_else(|| corrupt("the end of the block".into()))
+        found.whole().ok_or_else(|| corrupt("the end of the block".into()))
     }
 }
 
@@ -196,13 +199,7 @@ impl<'a> FoundProperties<'a> {
     }
 
     fn whole(self) -> Option<Properties> {
-        let [
-            entries,
-            deletes,
-            range_tombstones,
-            smallest_seq,
-            largest_seq,
-        ] = self.numbers;
+        let [entries, deletes, range_tombstones, smallest_seq, largest_seq] = self.numbers;
         self.comparator.and(self.hash)?;
         let bounds = self.smallest.map(|smallest| KeyBounds {
             smallest: smallest.to_vec(),

@@ -10,7 +10,7 @@ use std::thread;
 fn chains_descend_whatever_the_order_of_insertion() {
     for seed in 0..scaled(2000) as u64 {
         let mut random = Random(seed);
-        let memtable = Memtable::new(1 << 16, SeqNo(1)).unwrap();
+        let memtable = Memtable::new(1 << 16).unwrap();
         let key = key(0, b"hot");
         let versions = random.below(12) + 1;
         let mut waiting: Vec<(u64, Reservation)> = (1..=versions as u64)
@@ -37,7 +37,7 @@ fn chains_descend_whatever_the_order_of_insertion() {
 /// taken up where the last pass ended.
 #[test]
 fn an_ordering_pass_stops_at_an_entry_that_is_not_ready() {
-    let memtable = Arc::new(Memtable::new(1 << 20, SeqNo(1)).unwrap());
+    let memtable = Arc::new(Memtable::new(1 << 20).unwrap());
     let (a, b, c) = (key(0, b"a"), key(0, b"b"), key(0, b"c"));
     let keys = |visible: u64| {
         let mut cursor = memtable.cursor(KeyspaceId(0), SeqNo(visible));
@@ -63,10 +63,9 @@ fn an_ordering_pass_stops_at_an_entry_that_is_not_ready() {
 #[test]
 fn two_threads_may_insert_versions_of_one_key() {
     let keys = scaled(10_000) as u64;
-    let memtable = Memtable::new(8 << 20, SeqNo(1)).unwrap();
-    let reserved: Vec<Mutex<Reservation>> = (0..4 * keys)
-        .map(|_| Mutex::new(reserve_one(&memtable, &[0; 8], b"")))
-        .collect();
+    let memtable = Memtable::new(8 << 20).unwrap();
+    let reserved: Vec<Mutex<Reservation>> =
+        (0..4 * keys).map(|_| Mutex::new(reserve_one(&memtable, &[0; 8], b""))).collect();
     let done = [AtomicU64::new(0), AtomicU64::new(0)];
     let insert_all = |me: usize| {
         for i in 0..keys {
@@ -104,7 +103,7 @@ fn two_threads_may_insert_versions_of_one_key() {
 fn readers_never_miss_what_was_published() {
     const KEYS: usize = 50;
     let commits = scaled(20_000) as u64;
-    let memtable = Arc::new(Memtable::new(8 << 20, SeqNo(1)).unwrap());
+    let memtable = Arc::new(Memtable::new(8 << 20).unwrap());
     // Which key each SeqNo writes; SeqNo 0 writes none.
     let mut random = Random(9);
     let keys: Vec<_> = (0..=2 * commits).map(|_| random.below(KEYS)).collect();
@@ -136,24 +135,14 @@ fn readers_never_miss_what_was_published() {
             (seq, memtable.reserve(2, bytes.iter().sum()).unwrap())
         };
         for seq in [seq, seq + 1] {
-            insert(
-                &memtable,
-                &mut r,
-                &key_of(seq),
-                seq,
-                Some(&seq.to_be_bytes()),
-            );
+            insert(&memtable, &mut r, &key_of(seq), seq, Some(&seq.to_be_bytes()));
         }
         finished[(seq / 2) as usize].store(true, Ordering::Release);
         publish();
     };
     let check_all = |random: &mut Random| {
         let visible = visible.load(Ordering::Acquire);
-        let newest = |i: usize| {
-            (0..=visible)
-                .rev()
-                .find(|s| *s > 0 && keys[*s as usize] == i)
-        };
+        let newest = |i: usize| (0..=visible).rev().find(|s| *s > 0 && keys[*s as usize] == i);
         let i = random.below(KEYS);
         let wanted = key((i % 2) as u32, format!("key {i}").as_bytes());
         let found = get(&memtable, &wanted, visible).map(|(seq, _, value)| {

@@ -3,10 +3,7 @@
 
 use super::*;
 use std::hint::black_box;
-#[expect(
-    clippy::disallowed_types,
-    reason = "measures real time, in no simulation"
-)]
+#[expect(clippy::disallowed_types, reason = "measures real time, in no simulation")]
 use std::time::Instant;
 
 const ENTRIES: usize = 300_000;
@@ -14,10 +11,7 @@ const KEY_BYTES: usize = 24;
 const VALUE_BYTES: usize = 150;
 
 fn timed(what: &str, entries: usize, work: impl FnOnce()) {
-    #[expect(
-        clippy::disallowed_types,
-        reason = "measures real time, in no simulation"
-    )]
+    #[expect(clippy::disallowed_types, reason = "measures real time, in no simulation")]
     let start = Instant::now();
     work();
     let each = start.elapsed().as_nanos() as f64 / entries as f64;
@@ -31,15 +25,7 @@ fn fill(memtable: &Memtable, keys: &[[u8; KEY_BYTES]], first: u64) {
         memtable.prefetch(hash);
         let mut r = memtable.reserve(1, bytes).unwrap();
         let value = [seq as u8; VALUE_BYTES];
-        memtable.insert(
-            &mut r,
-            KeyspaceId(0),
-            hash,
-            key,
-            SeqNo(seq),
-            Kind::Put,
-            &value,
-        );
+        memtable.insert(&mut r, KeyspaceId(0), hash, key, SeqNo(seq), Kind::Put, &value);
     }
 }
 
@@ -71,34 +57,25 @@ fn insert_get_sort_scan() {
     let keys: Vec<[u8; KEY_BYTES]> = (0..ENTRIES)
         .map(|_| {
             let mut key = [0; KEY_BYTES];
-            key.chunks_mut(8)
-                .for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()));
+            key.chunks_mut(8).for_each(|c| c.copy_from_slice(&random.next().to_le_bytes()));
             key
         })
         .collect();
     for round in 0..3 {
         println!("round {round}");
-        let memtable = Arc::new(Memtable::new(128 << 20, SeqNo(1)).unwrap());
-        timed("populate 128 MiB, per KiB", 128 << 10, || {
-            memtable.populate(usize::MAX)
-        });
+        let memtable = Arc::new(Memtable::new(128 << 20).unwrap());
+        timed("populate 128 MiB, per KiB", 128 << 10, || memtable.populate(usize::MAX));
         timed("insert", ENTRIES, || fill(&memtable, &keys, 1));
-        timed("get, in insertion order", ENTRIES, || {
-            look_up(&memtable, keys.iter().copied())
-        });
+        timed("get, in insertion order", ENTRIES, || look_up(&memtable, keys.iter().copied()));
         let mut shuffled = keys.clone();
         (1..ENTRIES).for_each(|i| shuffled.swap(i, random.below(i + 1)));
-        timed("get, shuffled", ENTRIES, || {
-            look_up(&memtable, shuffled.iter().copied())
-        });
+        timed("get, shuffled", ENTRIES, || look_up(&memtable, shuffled.iter().copied()));
         timed("get, each depends on the last", ENTRIES, || {
             look_up_dependent(&memtable, &shuffled);
         });
         let mut missing = shuffled.clone();
         missing.iter_mut().for_each(|key| key[3] ^= 1);
-        timed("get, missing", ENTRIES, || {
-            look_up(&memtable, missing.iter().copied())
-        });
+        timed("get, missing", ENTRIES, || look_up(&memtable, missing.iter().copied()));
         timed("first cursor: sort all chunks", ENTRIES, || {
             drop(memtable.cursor(KeyspaceId(0), SeqNo::MAX));
         });
@@ -123,9 +100,7 @@ fn insert_get_sort_scan() {
         };
         scan("scan all of 74 chunks");
         seeks("cursor and seek in 74 chunks");
-        timed("merge by doubling", ENTRIES, || {
-            while memtable.sort_chunks() {}
-        });
+        timed("merge by doubling", ENTRIES, || while memtable.sort_chunks() {});
         scan("scan all, merged");
         seeks("cursor and seek, merged");
         timed("put, then cursor and seek", 20_000, || {
