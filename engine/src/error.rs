@@ -193,25 +193,3 @@ impl Error {
         }
     }
 }
-
-/// The failure that ended all writing, if there was one. Set once.
-#[derive(Debug, Default)]
-pub(crate) struct Poison(std::sync::OnceLock<Error>);
-
-impl Poison {
-    /// Refuses with the failure, if there was one.
-    #[inline]
-    pub(crate) fn check(&self) -> Result<()> {
-        match self.0.get() {
-            None => Ok(()),
-            Some(error) => Err(error.clone()),
-        }
-    }
-
-    /// Ends all writing, because of `cause`. The first cause stays.
-    #[cold]
-    pub(crate) fn set(&self, cause: Error) -> Error {
-        tracing::error!(%cause, "a write or sync failed: no more writes until reopened");
-        self.0.get_or_init(|| cause.poison()).clone()
-    }
-}

@@ -133,11 +133,7 @@ struct SimEvent {
 
 impl SimEvent {
     fn new(world: Arc<World>) -> SimEvent {
-        SimEvent {
-            world,
-            epoch: AtomicU64::new(0),
-            waiters: Mutex::default(),
-        }
+        SimEvent { world, epoch: AtomicU64::new(0), waiters: Mutex::default() }
     }
 }
 
@@ -163,9 +159,8 @@ impl Event for SimEvent {
         self.epoch.fetch_add(1, Relaxed);
         let waiters = std::mem::take(&mut *self.waiters.lock());
         if can_suspend() && !waiters.is_empty() {
-            self.world.record("notify", &[waiters.len() as u64], || {
-                format!("{} waiters", waiters.len())
-            });
+            self.world
+                .record("notify", &[waiters.len() as u64], || format!("{} waiters", waiters.len()));
         }
         waiters.into_iter().for_each(Waker::wake);
     }

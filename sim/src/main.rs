@@ -50,13 +50,7 @@ struct Options {
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Options, String> {
-        let mut options = Options {
-            from: 0,
-            seeds: 0,
-            jobs: 1,
-            stop: true,
-            hashes: None,
-        };
+        let mut options = Options { from: 0, seeds: 0, jobs: 1, stop: true, hashes: None };
         let mut arguments = arguments.iter();
         while let Some(name) = arguments.next() {
             if name == "--no-stop" {
@@ -80,8 +74,7 @@ impl Options {
 }
 
 fn number(text: &str) -> Result<u64, String> {
-    text.parse()
-        .map_err(|_| format!("{text:?} is not a number"))
+    text.parse().map_err(|_| format!("{text:?} is not a number"))
 }
 
 /// What the seeds run so far came to.
@@ -144,11 +137,7 @@ impl Summary {
         if self.violated.is_empty() {
             print_violation(&run_seed(outcome.seed, Some(TAIL)));
         } else {
-            println!(
-                "seed {} breaks {}",
-                outcome.seed,
-                told.lines().next().unwrap_or_default()
-            );
+            println!("seed {} breaks {}", outcome.seed, told.lines().next().unwrap_or_default());
         }
         self.violated.insert(outcome.seed, told);
     }
@@ -169,10 +158,7 @@ impl Summary {
     }
 
     fn write_hashes(&self, file: &str) {
-        let lines = self
-            .hashes
-            .iter()
-            .map(|(seed, hash)| format!("{seed} {hash:016x}\n"));
+        let lines = self.hashes.iter().map(|(seed, hash)| format!("{seed} {hash:016x}\n"));
         if let Err(error) = std::fs::write(file, lines.collect::<String>()) {
             eprintln!("cannot write {file}: {error}");
         }
@@ -213,22 +199,13 @@ fn replay(arguments: &[String]) -> Result<ExitCode, String> {
 
 fn print_violation(outcome: &Outcome) {
     let Some(violation) = &outcome.violation else {
-        println!(
-            "seed {} did not fail again: the run is not deterministic",
-            outcome.seed
-        );
+        println!("seed {} did not fail again: the run is not deterministic", outcome.seed);
         return;
     };
-    println!(
-        "\nseed {} BREAKS {}: {}",
-        outcome.seed, violation.invariant, violation.message
-    );
+    println!("\nseed {} BREAKS {}: {}", outcome.seed, violation.invariant, violation.message);
     println!("what happened last:");
     for line in outcome.lines.iter().rev().take(TAIL).rev() {
         println!("  {line}");
     }
-    println!(
-        "replay it with: lightning-sim replay {} --trace\n",
-        outcome.seed
-    );
+    println!("replay it with: lightning-sim replay {} --trace\n", outcome.seed);
 }

@@ -201,14 +201,7 @@ pub(crate) fn create(body: Box<dyn FnOnce() + Send>) -> impl Future<Output = ()>
             run_body(body);
         });
         let yielder = std::ptr::null();
-        tasks.suspended.insert(
-            id,
-            Suspended {
-                slot,
-                thread,
-                yielder,
-            },
-        );
+        tasks.suspended.insert(id, Suspended { slot, thread, yielder });
         Driver(id)
     })
 }
@@ -294,11 +287,7 @@ fn unwind(id: u64) {
 fn install_hooks() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        lightning_db::sync::install_hooks(lightning_db::sync::Hooks {
-            point,
-            park,
-            unpark,
-        });
+        lightning_db::sync::install_hooks(lightning_db::sync::Hooks { point, park, unpark });
         let outside = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let Some(world) = world().filter(|_| RUNNING.with_borrow(Option::is_some)) else {
@@ -323,10 +312,7 @@ fn interesting_frames(backtrace: &str) -> String {
             && !frame.contains("scheduler::")
     };
     let frames = lines.windows(2).filter(|pair| of_engine(pair[0]));
-    frames
-        .take(16)
-        .map(|pair| format!("      {} {}\n", pair[0].trim(), pair[1].trim()))
-        .collect()
+    frames.take(16).map(|pair| format!("      {} {}\n", pair[0].trim(), pair[1].trim())).collect()
 }
 
 /// A place where the running task may be preempted.

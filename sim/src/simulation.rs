@@ -139,9 +139,7 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
             last: crash.is_none(),
             after,
         };
-        world.record("boot", &[number as u64], || {
-            format!("number {number} after {after:?}")
-        });
+        world.record("boot", &[number as u64], || format!("number {number} after {after:?}"));
         world.count("boots");
         let (when, how) = crash.unwrap_or((When::Never, Crash::Ended));
         let program = program.clone();
@@ -196,10 +194,7 @@ async fn run_boot(world: &Arc<World>, when: When, main: Box<dyn FnOnce() + Send>
             Some(ended) => break ended,
             None if deadline.is_some_and(|deadline| world.now() >= deadline) => break false,
             None if world.progress() == progress => {
-                world.violate(
-                    "hang",
-                    format!("nothing happened for {HANG:?} of virtual time"),
-                );
+                world.violate("hang", format!("nothing happened for {HANG:?} of virtual time"));
                 break false;
             }
             None => {}

@@ -16,10 +16,7 @@ pub(crate) fn content_hash(bytes: &[u8]) -> u64 {
         let word = chunk.try_into().map_or(0, u64::from_le_bytes);
         hash = mixed(hash, word);
     }
-    chunks
-        .remainder()
-        .iter()
-        .fold(hash, |hash, byte| mixed(hash, u64::from(*byte)))
+    chunks.remainder().iter().fold(hash, |hash, byte| mixed(hash, u64::from(*byte)))
 }
 
 fn mixed(hash: u64, word: u64) -> u64 {
@@ -40,12 +37,7 @@ pub(crate) struct Trace {
 
 impl Trace {
     pub(crate) fn new(keep: Option<usize>) -> Trace {
-        Trace {
-            hash: 0,
-            events: 0,
-            keep,
-            lines: VecDeque::new(),
-        }
+        Trace { hash: 0, events: 0, keep, lines: VecDeque::new() }
     }
 
     /// Records one event. `words` are what it is made of; `text` tells it to a reader and is
@@ -70,14 +62,10 @@ impl Trace {
                 self.lines.pop_front();
             }
             let micros = at.as_nanos() as f64 / 1000.0;
-            let task = if task == MACHINE {
-                "   machine".into()
-            } else {
-                format!("   task {task:<3}")
-            };
+            let task =
+                if task == MACHINE { "   machine".into() } else { format!("   task {task:<3}") };
             let text = text();
-            self.lines
-                .push_back(format!("{micros:>14.3} us {task} {what:<12} {text}"));
+            self.lines.push_back(format!("{micros:>14.3} us {task} {what:<12} {text}"));
         }
     }
 

@@ -164,9 +164,7 @@ impl World {
             self.progress.fetch_add(1, Relaxed);
         }
         let task = crate::scheduler::current_slot().unwrap_or(MACHINE);
-        self.trace
-            .lock()
-            .record(self.now(), task, what, words, text);
+        self.trace.lock().record(self.now(), task, what, words, text);
     }
 
     pub(crate) fn trace_hash(&self) -> u64 {

@@ -112,10 +112,7 @@ impl Log {
         Ok(Arc::new(Log {
             file,
             recovered,
-            state: Mutex::new(State {
-                end,
-                ..State::default()
-            }),
+            state: Mutex::new(State { end, ..State::default() }),
             event: env.event(),
             bug,
         }))
@@ -199,11 +196,7 @@ fn program(boot: &Boot, model: &Arc<StdMutex<Model>>, bug: Bug) {
         if let Some(lost) = model.recovered.difference(&log.recovered).next() {
             return world.violate("I-10", format!("recovered commit {lost} is gone again"));
         }
-        if let Some(never) = log
-            .recovered
-            .iter()
-            .find(|id| !(1..=model.newest).contains(*id))
-        {
+        if let Some(never) = log.recovered.iter().find(|id| !(1..=model.newest).contains(*id)) {
             return world.violate("I-2", format!("commit {never} was never submitted"));
         }
         model.recovered = log.recovered.clone();
@@ -239,11 +232,7 @@ fn run_toy(seed: u64, bug: Bug) -> Outcome {
 fn the_toy_without_bugs_keeps_its_promises() {
     for seed in 0..500 {
         let outcome = run_toy(seed, Bug::None);
-        assert!(
-            outcome.violation.is_none(),
-            "seed {seed}: {:?}",
-            outcome.violation
-        );
+        assert!(outcome.violation.is_none(), "seed {seed}: {:?}", outcome.violation);
     }
 }
 
@@ -269,9 +258,7 @@ fn every_planted_bug_is_found_within_500_seeds() {
 #[test]
 fn a_seed_always_runs_the_same_also_beside_others() {
     let hashes = |first: u64| -> Vec<u64> {
-        (first..40)
-            .map(|seed| run_toy(seed, Bug::None).trace_hash)
-            .collect()
+        (first..40).map(|seed| run_toy(seed, Bug::None).trace_hash).collect()
     };
     let once = hashes(0);
     let distinct: BTreeSet<_> = once.iter().collect();
@@ -299,14 +286,6 @@ fn a_panic_is_a_violation_with_its_place_and_does_not_end_the_process() {
     });
     let violation = outcome.violation.unwrap();
     assert_eq!(violation.invariant, "panic");
-    assert!(
-        violation.message.contains("planted"),
-        "{}",
-        violation.message
-    );
-    assert!(
-        violation.message.contains("toy_log.rs"),
-        "{}",
-        violation.message
-    );
+    assert!(violation.message.contains("planted"), "{}", violation.message);
+    assert!(violation.message.contains("toy_log.rs"), "{}", violation.message);
 }

@@ -6,7 +6,7 @@
 use super::{Db, scan};
 use crate::{
     config::{LightningDbConfig, WalSyncMode},
-    env::{Env, Signal, Task},
+    env::{Env, Poison, Signal, Task},
     error::{Error, Result},
     format::manifest::{Change, LogPiece},
     iter::{
@@ -24,12 +24,12 @@ use std::{io, ops::Bound, sync::Arc, time::Duration};
 
 pub(crate) struct Background {
     stop: AtomicBool,
-    sync_wanted: Signal,
-    prepare_wanted: Signal,
-    flush_wanted: Signal,
-    compact_wanted: Signal,
+    sync_wanted: Arc<Signal>,
+    prepare_wanted: Arc<Signal>,
+    flush_wanted: Arc<Signal>,
+    compact_wanted: Arc<Signal>,
     /// Moved by every flush and merge, successful or not.
-    done: Signal,
+    done: Arc<Signal>,
     state: Mutex<State>,
 }
 
@@ -54,8 +54,8 @@ const BLOCK_BYTES: usize = 4096;
 const FILTER_BITS_PER_KEY: u32 = 10;
 
 impl Background {
-    pub(crate) fn new(env: &Arc<dyn Env>) -> Background {
-        Background {
+    pub(crate) fn new(env: &Arc<dyn Env>, poison: &Poison) -> Background {
+        let background = Background {
             stop: AtomicBool::new(false),
             sync_wanted: Signal::new(env),
             prepare_wanted: Signal::new(env),
@@ -63,7 +63,9 @@ impl Background {
             compact_wanted: Signal::new(env),
             done: Signal::new(env),
             state: Mutex::new(State::default()),
-        }
+        };
+        poison.wakes(&background.done);
+        background
     }
 
     /// Starts the threads. If one cannot start, those that did are ended by the caller's `stop`.
@@ -85,7 +87,8 @@ impl Background {
     pub(crate) fn stop(&self) {
         self.stop.store(true, SeqCst);
         let all = [&self.sync_wanted, &self.prepare_wanted, &self.flush_wanted];
-        all.into_iter().chain([&self.compact_wanted, &self.done]).for_each(Signal::notify);
+        let all = all.into_iter().chain([&self.compact_wanted, &self.done]);
+        all.for_each(|signal| signal.notify());
     }
 
     fn stopped(&self) -> bool {
@@ -172,7 +175,7 @@ impl Db {
         let background = &self.background;
         loop {
             background.sync_wanted.wait(|| {
-                let unsynced = || self.sequencer.lock().tail.next() > self.wal.durable();
+                let unsynced = || self.sequencer.lock().tail.last_end() > self.wal.durable();
                 let work = self.config.wal_enabled && self.poison.check().is_ok() && unsynced();
                 (background.stopped() || work).then_some(())
             });

@@ -257,7 +257,7 @@ impl Db {
         let sealed = Arc::new(Sealed {
             memtable: Arc::clone(&sequencer.target.memtable),
             last_seq: SeqNo(sequencer.next_seq.0 - 1),
-            end: sequencer.tail.next(),
+            end: sequencer.tail.last_end(),
         });
         // Under the lock: the Version names the memtable before its first SeqNo is given.
         self.versions.install(|version| version.with_active(Arc::clone(&next), sealed));

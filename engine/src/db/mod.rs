@@ -18,8 +18,8 @@ pub(crate) mod stats;
 
 use crate::{
     config::{LightningDbConfig, WalSyncMode},
-    env::{DirLock, Env, Signal},
-    error::{Error, Poison, Result},
+    env::{DirLock, Env, Poison, Signal},
+    error::{Error, Result},
     memtable::Memtable,
     metrics::Metrics,
     sstable::SharedBlocks,
@@ -47,7 +47,7 @@ pub(crate) struct Db {
     pub(crate) sequencer: Mutex<Sequencer>,
     /// The visible SeqNo: everything up to it is published, nothing above it is read.
     pub(crate) published: Arc<InOrder>,
-    pub(crate) published_moved: Signal,
+    pub(crate) published_moved: Arc<Signal>,
     pub(crate) versions: VersionCell,
     /// Held across the I/O of an edit.
     pub(crate) manifest: Mutex<Manifest>,
@@ -138,7 +138,7 @@ impl Db {
     /// Makes everything durable that was committed so far.
     pub(crate) fn sync(&self) -> Result<()> {
         self.poison.check()?;
-        let end = self.sequencer.lock().tail.next();
+        let end = self.sequencer.lock().tail.last_end();
         self.sync_through(end)
     }
 

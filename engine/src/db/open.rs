@@ -15,8 +15,8 @@
 use super::{Db, Sequencer, Target, background::Background, commit::insert};
 use crate::{
     config::{LightningDbConfig, WalSyncMode},
-    env::{DirLock, Env, NamedFile, OpenMode, PathKind, Signal},
-    error::{Error, Poison, Result},
+    env::{DirLock, Env, NamedFile, OpenMode, PathKind, Poison, Signal},
+    error::{Error, Result},
     format::{
         manifest::{Change, KeyspaceMeta, LogPiece, State},
         ops::{Op, Ops},
@@ -39,6 +39,7 @@ use crate::{
     },
 };
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -99,8 +100,17 @@ fn lock_directory(env: &Arc<dyn Env>, dir: &Path, open_as: OpenAs) -> Result<Box
     let lock = disk.lock_dir(dir).map_err(|e| Error::io("lock", dir, e))?;
     let lock = lock.ok_or_else(|| Error::Locked { path: dir.into() })?;
     if open_as != OpenAs::Existing {
-        // Whoever created the directory may have crashed before its entry was durable.
+        // Whoever created the directory, or one above it, may have been killed before its entry
+        // was durable.
         sync_parent(env, dir)?;
+        let above = dir.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty());
+        for ancestor in above {
+            match sync_parent(env, ancestor) {
+                // Not ours, so not created by us either.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {}
+                other => other?,
+            }
+        }
     }
     Ok(lock)
 }
@@ -114,7 +124,7 @@ fn create_directory(env: &Arc<dyn Env>, dir: &Path) -> Result<()> {
         }
     }
     match env.disk().create_dir(dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
             Err(Error::io("create the directory", dir, e))
         }
         _ => sync_parent(env, dir),
@@ -194,8 +204,8 @@ struct Recovered {
     /// Commits above the durable mark, as they were written.
     suffix: Vec<(RecordHeader, Vec<u8>)>,
     durable: Lsn,
-    /// Where the last record below the durable mark ends.
-    durable_end: Lsn,
+    /// Behind the last valid record.
+    end: Lsn,
     /// Positions from here on were never used.
     base: Lsn,
     epoch: u64,
@@ -311,7 +321,7 @@ impl Opening {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
             durable: Lsn(BLOCK_BYTES),
-            durable_end: Lsn(BLOCK_BYTES),
+            end: Lsn(BLOCK_BYTES),
             base: Lsn(BLOCK_BYTES),
             epoch: 1,
             next_seq: SeqNo(1),
@@ -361,7 +371,7 @@ impl Opening {
         let mut sequencer = self.sequencer(&recovered);
         match self.begin_log(&wal, &mut sequencer, &recovered, &published) {
             Ok(piece) => {
-                let mut log = ended_at(&manifest.state().log, recovered.durable_end);
+                let mut log = ended_at(&manifest.state().log, recovered.durable);
                 log.push(piece);
                 manifest
                     .append(&[Change::Log(log), Change::NextFile(FileId(file_ids.load(SeqCst)))])?;
@@ -404,7 +414,7 @@ impl Opening {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
             durable: Lsn(0),
-            durable_end: Lsn(0),
+            end: Lsn(0),
             base: Lsn(BLOCK_BYTES),
             epoch: 0,
             next_seq: SeqNo(state.flushed.0 + 1),
@@ -426,11 +436,10 @@ impl Opening {
                 ));
             }
             // What has ended was made durable before it was ended.
-            let durable = piece.end.unwrap_or(replayed.durable);
-            recovered.suffix.retain(|(record, _)| record.lsn >= durable);
-            recovered.durable = durable;
-            recovered.durable_end = piece.end.unwrap_or(replayed.durable_end);
+            recovered.durable = piece.end.unwrap_or(replayed.durable);
+            recovered.suffix.retain(|(record, _)| record.lsn >= recovered.durable);
             recovered.base = recovered.base.max(replayed.end);
+            recovered.end = replayed.end;
             clean = replayed.clean;
             recovered.epoch = recovered.epoch.max(piece.epoch);
         }
@@ -493,7 +502,9 @@ impl Opening {
         recovered: &Recovered,
     ) -> Result<(Vec<Segment>, Vec<Segment>)> {
         let (mut live, mut idle) = (vec![], vec![]);
-        let pieces = ended_at(&manifest.state().log, recovered.durable_end);
+        // As the manifest says, up to the end that was found: what lies above the durable mark is
+        // needed until its copy is durable.
+        let pieces = ended_at(&manifest.state().log, recovered.end);
         for segment in segments {
             let needed = pieces.iter().any(|piece| {
                 piece.epoch == segment.header.epoch
@@ -525,7 +536,7 @@ impl Opening {
         };
         let start = LogStart {
             epoch: recovered.epoch,
-            continues: recovered.durable_end,
+            continues: recovered.durable,
             base: recovered.base,
             live,
             idle,
@@ -629,6 +640,9 @@ impl Opening {
             sealed: recovered.memtables.sealed,
             keyspaces,
         };
+        let published_moved = Signal::new(&self.env);
+        self.poison.wakes(&published_moved);
+        let background = Background::new(&self.env, &self.poison);
         let metrics = Metrics::default();
         metrics.recovered_commits.add(recovered.commits);
         Ok(Db {
@@ -637,12 +651,12 @@ impl Opening {
             wal,
             sequencer: Mutex::new(sequencer),
             published,
-            published_moved: Signal::new(&self.env),
+            published_moved,
             versions: VersionCell::new(version),
             manifest: Mutex::new(manifest),
             file_ids,
             blocks,
-            background: Background::new(&self.env),
+            background,
             metrics,
             closing: AtomicBool::new(false),
             env: self.env,

@@ -74,6 +74,7 @@ pub struct KeyspaceStats {
 
 impl Db {
     pub(crate) fn stats(&self) -> DatabaseStats {
+        self.collect();
         let versions = self.versions.all();
         let version = &versions[0];
         let cache = self.blocks.cache.stats();
@@ -83,7 +84,7 @@ impl Db {
         DatabaseStats {
             visible_seq: self.visible().0,
             durable_lsn: self.wal.durable().0,
-            log_end_lsn: self.sequencer.lock().tail.next().0,
+            log_end_lsn: self.sequencer.lock().tail.last_end().0,
             wal_file_bytes: self.wal.file_bytes(),
             memtable_bytes: memtables.iter().map(|m| m.memory_bytes() as u64).sum(),
             sealed_memtables: version.sealed.len() as u64,

@@ -16,10 +16,12 @@
 //! - after a failed sync nothing is known of the data that it should have made durable
 
 mod os;
+mod poison;
 mod signal;
 
 pub use os::OsEnv;
 pub(crate) use os::memory::Memory;
+pub(crate) use poison::Poison;
 pub(crate) use signal::Signal;
 
 use crate::error::{Error, Result};

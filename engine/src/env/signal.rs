@@ -12,8 +12,9 @@ pub(crate) struct Signal {
 }
 
 impl Signal {
-    pub(crate) fn new(env: &Arc<dyn Env>) -> Signal {
-        Signal { env: Arc::clone(env), event: env.event(), waiters: AtomicU32::new(0) }
+    pub(crate) fn new(env: &Arc<dyn Env>) -> Arc<Signal> {
+        let (env, event) = (Arc::clone(env), env.event());
+        Arc::new(Signal { env, event, waiters: AtomicU32::new(0) })
     }
 
     /// Wakes whoever waits. What the waiters check was changed before, by a sequentially

@@ -35,7 +35,7 @@ pub(crate) struct RecordHeader {
     /// Bytes between the end of the record before this one and `lsn`: padding. It chains the
     /// records, so that a lost one cannot be taken for padding.
     pub(crate) gap: u16,
-    /// Everything below this position was durable when the record was written.
+    /// Where the last record ended that was durable when this one was written.
     pub(crate) durable: Lsn,
     /// The newest manifest edit that was durable when the record was written.
     pub(crate) durable_edit: EditNo,

@@ -10,8 +10,8 @@
 //! - after a failed write or sync of an edit nothing is written any more: [`Poison`]
 
 use crate::{
-    env::{Disk, Env, NamedFile, OpenMode},
-    error::{Error, Poison, Result},
+    env::{Disk, Env, NamedFile, OpenMode, Poison},
+    error::{Error, Result},
     format::{
         header::{FileHeader, FileKind, HeaderError},
         manifest::{Change, FoundEdit, State, encode_edit},

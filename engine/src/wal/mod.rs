@@ -19,8 +19,8 @@ pub(crate) use segment::Segment;
 pub(crate) use tail::{LogSlot, Padded, Tail};
 
 use crate::{
-    env::{Env, Signal},
-    error::{Error, Poison, Result},
+    env::{Env, Poison, Signal},
+    error::{Error, Result},
     format::record::{
         BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SWITCH_BYTES, SegmentHeader,
         Switch, record_bytes,
@@ -58,12 +58,12 @@ pub(crate) struct Wal {
     tickets: Arc<InOrder>,
     /// Tickets below are known to be filled. Only the leader looks.
     filled: AtomicU64,
-    filled_moved: Signal,
+    filled_moved: Arc<Signal>,
     /// Everything below is durable.
     durable: AtomicU64,
     /// The newest manifest edit known durable: written into every record.
     durable_edit: AtomicU64,
-    durable_moved: Signal,
+    durable_moved: Arc<Signal>,
     leading: AtomicBool,
     segments: Mutex<Segments>,
     /// One thread prepares segments at a time. Held across I/O.
@@ -136,6 +136,9 @@ impl Wal {
         plan: SegmentPlan,
         start: LogStart,
     ) -> Wal {
+        let (filled_moved, durable_moved) = (Signal::new(env), Signal::new(env));
+        poison.wakes(&filled_moved);
+        poison.wakes(&durable_moved);
         Wal {
             env: Arc::clone(env),
             dir,
@@ -146,10 +149,10 @@ impl Wal {
             populated: AtomicU64::new(0),
             tickets,
             filled: AtomicU64::new(0),
-            filled_moved: Signal::new(env),
+            filled_moved,
             durable: AtomicU64::new(start.base.0),
             durable_edit: AtomicU64::new(start.durable_edit.0),
-            durable_moved: Signal::new(env),
+            durable_moved,
             leading: AtomicBool::new(false),
             segments: Mutex::new(Segments {
                 epoch: start.epoch,
@@ -210,7 +213,7 @@ impl Wal {
         }
         point("wal.write");
         if let Err(error) = segment.write(slot.lsn, buf) {
-            return Err(self.fail(error));
+            return Err(self.poison.set(error));
         }
         self.tickets.fill(slot.ticket);
         self.filled_moved.notify();
@@ -280,18 +283,10 @@ impl Wal {
         };
         // Oldest first: nothing in a segment counts as durable before those below it are.
         for segment in segments {
-            segment.sync().map_err(|error| self.fail(error))?;
+            segment.sync().map_err(|error| self.poison.set(error))?;
         }
         self.durable.fetch_max(padded.durable.0, SeqCst);
         Ok(())
-    }
-
-    /// Refuses all writing from now on, and wakes whoever waits for what will not come.
-    pub(crate) fn fail(&self, error: Error) -> Error {
-        let poisoned = self.poison.set(error);
-        self.filled_moved.notify();
-        self.durable_moved.notify();
-        poisoned
     }
 
     /// Prepares segments until one of at least `capacity` bytes can follow and another is

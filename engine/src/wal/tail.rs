@@ -52,6 +52,11 @@ impl Tail {
         self.next
     }
 
+    /// Where the last record ends: before the next one there may be padding.
+    pub(crate) fn last_end(&self) -> Lsn {
+        self.last_end
+    }
+
     pub(crate) fn next_ticket(&self) -> u64 {
         self.ticket
     }
@@ -91,7 +96,7 @@ impl Tail {
     /// Ends the block of the last record, because it is about to become durable.
     pub(crate) fn pad(&mut self) -> Padded {
         self.next = block_end(self.next);
-        Padded { tickets: self.ticket, durable: self.next }
+        Padded { tickets: self.ticket, durable: self.last_end }
     }
 
     /// Goes on in `segment`. What is returned is the segment before it, with the place of its switch

@@ -30,25 +30,13 @@ struct Held {
 
 impl Client {
     pub(super) fn new(session: Arc<Session>, number: usize) -> Client {
-        Client {
-            session,
-            number,
-            own: None,
-            held: vec![],
-        }
+        Client { session, number, own: None, held: vec![] }
     }
 
     /// Does up to `ops` operations; ends early when there is no point in going on.
     pub(super) fn run(&mut self, ops: u64) {
         let exists = self.own_name();
-        let known = self
-            .session
-            .process
-            .model
-            .lock()
-            .spaces
-            .get(&exists)
-            .copied();
+        let known = self.session.process.model.lock().spaces.get(&exists).copied();
         if let Some(id) = known.and_then(|space| space.now)
             && let Ok(keyspace) = self.session.db.keyspace(&exists)
         {
@@ -71,11 +59,7 @@ impl Client {
         let mut model = process.model.lock();
         let count = model.client_ops.entry(self.number).or_insert(0);
         *count += 1;
-        Dice::new(
-            process.world().seed(),
-            &format!("client {}", self.number),
-            *count,
-        )
+        Dice::new(process.world().seed(), &format!("client {}", self.number), *count)
     }
 
     fn operation(&mut self) -> Result<(), Over> {
@@ -127,12 +111,7 @@ impl Client {
 
     /// The keyspaces that this client writes.
     fn spaces(&self) -> Vec<OpenSpace> {
-        self.session
-            .shared
-            .iter()
-            .chain(&self.own)
-            .cloned()
-            .collect()
+        self.session.shared.iter().chain(&self.own).cloned().collect()
     }
 
     fn write(&mut self, dice: &mut Dice) -> Result<(), Over> {
@@ -207,11 +186,7 @@ impl Client {
         process.model.lock().poison(id);
         process.world().count("commits poisoned");
         // Reads go on. Some clients insist on writing.
-        if dice.chance(0.3) {
-            self.snapshot(dice)
-        } else {
-            Err(Over)
-        }
+        if dice.chance(0.3) { self.snapshot(dice) } else { Err(Over) }
     }
 
     fn get(&mut self, dice: &mut Dice) -> Result<(), Over> {
@@ -221,10 +196,7 @@ impl Client {
         let key = self.key(dice);
         let began = process.model.lock().begin_read();
         let got = process.checked_read("a get", keyspace.get(&key))?;
-        let result = process
-            .model
-            .lock()
-            .read_key(*space, &key, got.as_deref(), &began);
+        let result = process.model.lock().read_key(*space, &key, got.as_deref(), &began);
         process.check(result)
     }
 
@@ -240,20 +212,13 @@ impl Client {
             contents.insert(*id, session.read_space(&snapshot.of(keyspace))?);
         }
         let seq = snapshot.seq().0;
-        let result = process
-            .model
-            .lock()
-            .read_at(seq, began.acknowledged_seq, &contents);
+        let result = process.model.lock().read_at(seq, began.acknowledged_seq, &contents);
         process.check(result)?;
         process.world().count("snapshots checked");
         if self.held.len() == HELD {
             self.held.remove(dice.below(HELD as u64) as usize);
         }
-        self.held.push(Held {
-            snapshot,
-            spaces,
-            contents,
-        });
+        self.held.push(Held { snapshot, spaces, contents });
         Ok(())
     }
 
@@ -268,20 +233,14 @@ impl Client {
         let (before, snapshot) = (&held.contents[id], held.snapshot.of(keyspace));
         process.world().count("snapshots read again");
         match dice.below(4) {
-            0 => self
-                .session
-                .check_same(*id, before, &self.session.read_space(&snapshot)?),
+            0 => self.session.check_same(*id, before, &self.session.read_space(&snapshot)?),
             1 => {
                 let key = self.key(dice);
                 let got = process.checked_read("a get", snapshot.get(&key))?;
                 let one = |value: Option<&Vec<u8>>| {
-                    value
-                        .map(|v| (key.clone(), v.clone()))
-                        .into_iter()
-                        .collect::<BTreeMap<_, _>>()
+                    value.map(|v| (key.clone(), v.clone())).into_iter().collect::<BTreeMap<_, _>>()
                 };
-                self.session
-                    .check_same(*id, &one(before.get(&key)), &one(got.as_ref()))
+                self.session.check_same(*id, &one(before.get(&key)), &one(got.as_ref()))
             }
             way => {
                 let (mut start, mut end) = (self.key(dice), self.key(dice));
@@ -304,9 +263,7 @@ impl Client {
     fn keyspace(&mut self, _dice: &mut Dice) -> Result<(), Over> {
         let (session, name) = (&self.session, self.own_name());
         let result = match self.own.take() {
-            None => session
-                .create_keyspace(&name)
-                .map(|space| self.own = Some(space)),
+            None => session.create_keyspace(&name).map(|space| self.own = Some(space)),
             Some((keyspace, id)) => session.drop_keyspace(&name, id).inspect(|()| {
                 if !matches!(keyspace.get("key"), Err(Error::KeyspaceNotFound { .. })) {
                     let message = "a dropped keyspace answers a get".into();
@@ -314,21 +271,13 @@ impl Client {
                 }
             }),
         };
-        session
-            .process
-            .world()
-            .record("keyspace", &[u64::from(result.is_ok())], || {
-                format!(
-                    "{name}: now {:?}, {result:?}",
-                    self.own.as_ref().map(|own| own.1)
-                )
-            });
+        session.process.world().record("keyspace", &[u64::from(result.is_ok())], || {
+            format!("{name}: now {:?}, {result:?}", self.own.as_ref().map(|own| own.1))
+        });
         match result {
             Ok(()) => Ok(()),
             Err(error) => {
-                session
-                    .process
-                    .check_error("I-9", "a change of keyspaces", &error)?;
+                session.process.check_error("I-9", "a change of keyspaces", &error)?;
                 // Whether it was done is known only after reopening.
                 Err(Over)
             }

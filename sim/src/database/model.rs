@@ -33,10 +33,7 @@ impl Op {
     fn apply(&self, contents: &mut Contents) {
         match self {
             Op::Put(space, key, value) => {
-                contents
-                    .entry(*space)
-                    .or_default()
-                    .insert(key.clone(), value.clone());
+                contents.entry(*space).or_default().insert(key.clone(), value.clone());
             }
             Op::Delete(space, key) => {
                 contents.entry(*space).or_default().remove(key);
@@ -165,10 +162,7 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new() -> Model {
-        let default = Space {
-            now: Some(DEFAULT_SPACE),
-            maybe: None,
-        };
+        let default = Space { now: Some(DEFAULT_SPACE), maybe: None };
         Model {
             spaces: BTreeMap::from([("default".into(), default)]),
             next_space: DEFAULT_SPACE + 1,
@@ -189,13 +183,7 @@ impl Model {
     pub(super) fn submit(&mut self, ops: Vec<Op>, sync: bool) -> CommitId {
         let submitted = self.moment();
         let answer = Answer::InFlight;
-        self.commits.push(Commit {
-            ops,
-            answer,
-            sync,
-            submitted,
-            seen: false,
-        });
+        self.commits.push(Commit { ops, answer, sync, submitted, seen: false });
         self.commits.len() - 1
     }
 
@@ -205,8 +193,7 @@ impl Model {
         let commit = &mut self.commits[id];
         let operations = commit.ops.len() as u64;
         commit.answer = Answer::Acknowledged(last_seq);
-        self.acknowledged
-            .insert((last_seq + 1).saturating_sub(operations), id);
+        self.acknowledged.insert((last_seq + 1).saturating_sub(operations), id);
         if commit.sync {
             self.durable_seq = self.durable_seq.max(last_seq);
         }
@@ -247,10 +234,7 @@ impl Model {
     }
 
     pub(super) fn acknowledged(&self) -> u64 {
-        self.commits
-            .iter()
-            .filter(|c| c.last_seq().is_some())
-            .count() as u64
+        self.commits.iter().filter(|c| c.last_seq().is_some()).count() as u64
     }
 
     /// Everything up to `seq` is durable now.
@@ -301,10 +285,7 @@ impl Model {
                 ),
             );
         }
-        self.base = State {
-            contents: read,
-            seq,
-        };
+        self.base = State { contents: read, seq };
         self.reached = self.base.clone();
         self.durable_seq = seq;
         self.commits.clear();
@@ -363,10 +344,7 @@ impl Model {
             from: if from_base { &self.base } else { &self.reached },
             seq,
             read,
-            unheard: unheard
-                .filter(|(_, c)| may_be_in(c))
-                .map(|(id, _)| id)
-                .collect(),
+            unheard: unheard.filter(|(_, c)| may_be_in(c)).map(|(id, _)| id).collect(),
             difference: None,
         };
         let mut order = vec![];
@@ -398,19 +376,11 @@ impl Model {
         got: Option<&[u8]>,
         began: &ReadBegan,
     ) -> Result<(), Broken> {
-        let base = self
-            .base
-            .contents
-            .get(&space)
-            .and_then(|entries| entries.get(key));
+        let base = self.base.contents.get(&space).and_then(|entries| entries.get(key));
         let mut floor = None;
         for commit in &self.commits[..began.commits] {
             if commit.effect(space, key).is_some() {
-                floor = floor.max(
-                    commit
-                        .last_seq()
-                        .filter(|seq| *seq <= began.acknowledged_seq),
-                );
+                floor = floor.max(commit.last_seq().filter(|seq| *seq <= began.acknowledged_seq));
             }
         }
         let mut explaining = vec![];
@@ -448,19 +418,12 @@ impl Model {
 
     /// What a read must not fall behind.
     pub(super) fn begin_read(&self) -> ReadBegan {
-        ReadBegan {
-            commits: self.commits.len(),
-            acknowledged_seq: self.acknowledged_seq(),
-        }
+        ReadBegan { commits: self.commits.len(), acknowledged_seq: self.acknowledged_seq() }
     }
 
     fn describe(&self, id: CommitId) -> String {
         let commit = &self.commits[id];
-        format!(
-            "commit {id} ({} operations, {:?})",
-            commit.ops.len(),
-            commit.answer
-        )
+        format!("commit {id} ({} operations, {:?})", commit.ops.len(), commit.answer)
     }
 }
 
@@ -502,9 +465,7 @@ impl Search<'_> {
             return found;
         }
         let known = self.model.acknowledged.range(next..).next();
-        let end = known
-            .map_or(self.seq + 1, |(first, _)| *first)
-            .min(self.seq + 1);
+        let end = known.map_or(self.seq + 1, |(first, _)| *first).min(self.seq + 1);
         for id in self.unheard.clone() {
             let operations = self.model.commits[id].ops.len() as u64;
             if next + operations > end {
@@ -548,9 +509,7 @@ pub(super) fn difference(
     read: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Option<String> {
     let keys: BTreeSet<_> = expected.keys().chain(read.keys()).collect();
-    let differs = keys
-        .iter()
-        .filter(|key| expected.get(**key) != read.get(**key));
+    let differs = keys.iter().filter(|key| expected.get(**key) != read.get(**key));
     let number = differs.clone().count();
     let key = differs.into_iter().next()?;
     let (must, is) = (expected.get(*key), read.get(*key));
@@ -581,10 +540,7 @@ pub(super) struct ShortValue<'a>(pub(super) Option<&'a [u8]>);
 
 impl fmt::Display for ShortValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self
-            .0
-            .and_then(|value| Some((value.first_chunk::<8>()?, value.len())))
-        {
+        match self.0.and_then(|value| Some((value.first_chunk::<8>()?, value.len()))) {
             Some((number, len)) => {
                 write!(f, "value #{} of {len} bytes", u64::from_le_bytes(*number))
             }

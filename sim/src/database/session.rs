@@ -56,11 +56,7 @@ impl Process {
     /// Everything that happens between a boot and the next crash.
     pub(super) fn run(&self) {
         // Once nothing fails any more, what was closed must be there again.
-        let sessions = if self.boot.last {
-            2
-        } else {
-            1 + self.dice("sessions").below(3)
-        };
+        let sessions = if self.boot.last { 2 } else { 1 + self.dice("sessions").below(3) };
         for _ in 0..sessions {
             if self.session().is_err() {
                 return;
@@ -71,11 +67,7 @@ impl Process {
     fn session(&self) -> Result<(), Over> {
         let db = self.open()?;
         self.world().count("sessions");
-        let mut session = Session {
-            process: self.clone(),
-            db,
-            shared: vec![],
-        };
+        let mut session = Session { process: self.clone(), db, shared: vec![] };
         session.check_recovered()?;
         session.open_shared()?;
         session.run_clients()?;
@@ -91,8 +83,7 @@ impl Process {
                     return Ok(db);
                 }
                 Err(error) => {
-                    self.world()
-                        .record("open failed", &[], || error.to_string());
+                    self.world().record("open failed", &[], || error.to_string());
                     self.check_error("I-15", "opening", &error)?;
                     self.world().count("openings that failed by a fault");
                     self.boot.env.clock().sleep(Duration::from_millis(20));
@@ -126,12 +117,7 @@ impl Process {
             Error::Poisoned { cause } => cause,
             other => other,
         };
-        let eio = [
-            "EIO on read",
-            "EIO on write",
-            "EIO in a write",
-            "EIO on sync",
-        ];
+        let eio = ["EIO on read", "EIO on write", "EIO in a write", "EIO on sync"];
         let no_space = ["ENOSPC at random", "ENOSPC on sync", "disk full"];
         let explained = match cause {
             Error::Io { .. } => self.boot_had(&eio),
@@ -139,22 +125,13 @@ impl Process {
             _ => false,
         };
         if !explained {
-            world.violate(
-                invariant,
-                format!("{during} failed without a reason: {error}"),
-            );
+            world.violate(invariant, format!("{during} failed without a reason: {error}"));
             return Err(Over);
         }
-        let no_space_at = no_space
-            .iter()
-            .filter_map(|kind| world.last_fault(kind))
-            .max();
+        let no_space_at = no_space.iter().filter_map(|kind| world.last_fault(kind)).max();
         let waited = world.now().saturating_sub(no_space_at.unwrap_or_default());
         if matches!(error, Error::NoSpace { .. }) && waited > RESUMES_WITHIN {
-            world.violate(
-                "I-9",
-                format!("{during}: {waited:?} after the disk was full: {error}"),
-            );
+            world.violate("I-9", format!("{during}: {waited:?} after the disk was full: {error}"));
             return Err(Over);
         }
         Ok(())
@@ -194,9 +171,7 @@ impl Session {
 
     /// What recovery brought back is a prefix of the history, with all that was promised.
     fn check_recovered(&mut self) -> Result<(), Over> {
-        let names = self
-            .process
-            .checked_read("listing the keyspaces", self.db.keyspaces())?;
+        let names = self.process.checked_read("listing the keyspaces", self.db.keyspaces())?;
         let mut spaces = BTreeMap::new();
         for name in &names {
             spaces.insert(name.clone(), self.recovered_space(name)?);
@@ -205,53 +180,32 @@ impl Session {
             let model = self.model();
             let gone =
                 |(_, space): &(&String, &Space)| space.now.is_some() && space.maybe != Some(None);
-            let known = model
-                .spaces
-                .iter()
-                .filter(gone)
-                .map(|(name, _)| name.clone());
-            known
-                .filter(|name| !spaces.contains_key(name))
-                .collect::<Vec<_>>()
+            let known = model.spaces.iter().filter(gone).map(|(name, _)| name.clone());
+            known.filter(|name| !spaces.contains_key(name)).collect::<Vec<_>>()
         };
         if let Some(name) = missing.first() {
             let message = format!("keyspace {name:?} is gone, though it was created");
             self.process.world().violate("I-1", message);
             return Err(Over);
         }
-        let snapshot = self
-            .process
-            .checked_read("a snapshot", self.db.snapshot())?;
+        let snapshot = self.process.checked_read("a snapshot", self.db.snapshot())?;
         let mut contents = Contents::new();
         for (name, id) in &spaces {
-            let keyspace = self
-                .process
-                .checked_read("a keyspace", self.db.keyspace(name))?;
+            let keyspace = self.process.checked_read("a keyspace", self.db.keyspace(name))?;
             contents.insert(*id, self.read_space(&snapshot.of(&keyspace))?);
         }
         let world = self.process.world();
         let entries: usize = contents.values().map(BTreeMap::len).sum();
         let seq = snapshot.seq().0;
         world.record("recovered", &[seq, entries as u64], || {
-            format!(
-                "SeqNo {seq}, {entries} entries in {} keyspaces",
-                contents.len()
-            )
+            format!("SeqNo {seq}, {entries} entries in {} keyspaces", contents.len())
         });
         // What a failed sync lost may have gone with the page cache, as in a loss of power.
         let took_back = self.process.boot.env.sim_disk().took_back();
         self.model().crashed(took_back);
         let result = self.model().recovered(seq, contents);
         self.process.check(result)?;
-        let settle = |(name, id)| {
-            (
-                name,
-                Space {
-                    now: Some(id),
-                    maybe: None,
-                },
-            )
-        };
+        let settle = |(name, id)| (name, Space { now: Some(id), maybe: None });
         self.model().spaces = spaces.into_iter().map(settle).collect();
         Ok(())
     }
@@ -260,11 +214,7 @@ impl Session {
     fn recovered_space(&self, name: &str) -> Result<SpaceId, Over> {
         let space = self.model().spaces.get(name).copied().unwrap_or_default();
         match space {
-            Space {
-                maybe: Some(Some(id)),
-                ..
-            }
-            | Space { now: Some(id), .. } => Ok(id),
+            Space { maybe: Some(Some(id)), .. } | Space { now: Some(id), .. } => Ok(id),
             _ => {
                 let message =
                     format!("keyspace {name:?} is there, though it was dropped or never created");
@@ -290,18 +240,10 @@ impl Session {
                 1 => false,
                 _ => dice.chance(0.5),
             };
-            let next = if forwards {
-                scan.next()
-            } else {
-                scan.next_back()
-            };
+            let next = if forwards { scan.next() } else { scan.next_back() };
             let Some(entry) = next else { break };
             let entry = process.checked_read("a scan", entry)?;
-            if forwards {
-                front.push(entry)
-            } else {
-                back.push(entry)
-            }
+            if forwards { front.push(entry) } else { back.push(entry) }
         }
         front.extend(back.into_iter().rev());
         if let Some(pair) = front.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
@@ -318,9 +260,7 @@ impl Session {
             match self.create_keyspace(&name) {
                 Ok(space) => self.shared.push(space),
                 // The default one is always there.
-                Err(error) => self
-                    .process
-                    .check_error("I-9", "creating a keyspace", &error)?,
+                Err(error) => self.process.check_error("I-9", "creating a keyspace", &error)?,
             }
         }
         match self.shared.is_empty() {
@@ -336,28 +276,19 @@ impl Session {
             Some(id) => id,
             None => {
                 let id = self.model().new_space();
-                let space = Space {
-                    now: None,
-                    maybe: Some(Some(id)),
-                };
+                let space = Space { now: None, maybe: Some(Some(id)) };
                 self.model().spaces.insert(name.into(), space);
                 id
             }
         };
         let keyspace = self.db.keyspace(name)?;
-        let space = Space {
-            now: Some(id),
-            maybe: None,
-        };
+        let space = Space { now: Some(id), maybe: None };
         self.model().spaces.insert(name.into(), space);
         Ok((keyspace, id))
     }
 
     pub(super) fn drop_keyspace(&self, name: &str, id: SpaceId) -> Result<()> {
-        let space = Space {
-            now: Some(id),
-            maybe: Some(None),
-        };
+        let space = Space { now: Some(id), maybe: Some(None) };
         self.model().spaces.insert(name.into(), space);
         self.db.drop_keyspace(name)?;
         self.model().spaces.insert(name.into(), Space::default());
@@ -391,9 +322,7 @@ impl Session {
     /// What readers see now agrees with the history.
     fn check_all(&self) -> Result<(), Over> {
         let began = self.model().begin_read();
-        let snapshot = self
-            .process
-            .checked_read("a snapshot", self.db.snapshot())?;
+        let snapshot = self.process.checked_read("a snapshot", self.db.snapshot())?;
         let mut contents = Contents::new();
         for (keyspace, id) in &self.shared {
             contents.insert(*id, self.read_space(&snapshot.of(keyspace))?);
@@ -422,16 +351,10 @@ impl Session {
 
     /// Closes the database, or lets it go.
     fn end(self) -> Result<(), Over> {
-        let Session {
-            process,
-            db,
-            shared,
-        } = self;
+        let Session { process, db, shared } = self;
         let last = process.boot.last;
         let acknowledged = process.model.lock().acknowledged_seq();
-        process
-            .world()
-            .count_by("commits acknowledged", process.model.lock().acknowledged());
+        process.world().count_by("commits acknowledged", process.model.lock().acknowledged());
         let way = process.dice("end").below(4);
         if !last && way == 0 {
             drop(shared);
@@ -459,10 +382,7 @@ impl Process {
     /// a page of the engine lists what it names.
     fn check_files(&self, _last: bool) -> Result<(), Over> {
         let listed = self.boot.env.disk().list(Path::new(DIR));
-        self.world().count_by(
-            "files after closing",
-            listed.map_or(0, |names| names.len() as u64),
-        );
+        self.world().count_by("files after closing", listed.map_or(0, |names| names.len() as u64));
         Ok(())
     }
 }

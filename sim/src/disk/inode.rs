@@ -62,10 +62,7 @@ fn blocks(offset: u64, len: u64, size: u64) -> std::ops::Range<u64> {
 impl Inode {
     /// An empty file with one name.
     pub(super) fn named() -> Inode {
-        Inode {
-            links: 1,
-            ..Inode::default()
-        }
+        Inode { links: 1, ..Inode::default() }
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -101,8 +98,7 @@ impl Inode {
     /// A write begins; it is in the page cache once [`end_write`](Inode::end_write) is called.
     pub(super) fn begin_write(&mut self, offset: u64, bytes: &[u8]) -> u64 {
         let bytes = bytes.to_vec();
-        self.in_flight
-            .insert(self.next_flight, InFlight { offset, bytes });
+        self.in_flight.insert(self.next_flight, InFlight { offset, bytes });
         self.next_flight += 1;
         self.next_flight - 1
     }
@@ -214,11 +210,7 @@ struct Survivor<'a> {
 
 impl<'a> Survivor<'a> {
     fn new(old: &'a [u8], changes: &'a [Change], power: &'a PowerLoss) -> Survivor<'a> {
-        Survivor {
-            old,
-            changes,
-            power,
-        }
+        Survivor { old, changes, power }
     }
 
     fn decide(&self, dice: &mut Dice) -> Vec<u8> {

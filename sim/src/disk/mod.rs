@@ -231,11 +231,10 @@ impl Shared {
         all[0] = code;
         all[1..=words.len()].copy_from_slice(words);
         let error = result.as_ref().err().map(io::Error::to_string);
-        self.world
-            .record(what, &all[..=words.len()], || match error {
-                None => text(),
-                Some(error) => format!("{} -> {error}", text()),
-            });
+        self.world.record(what, &all[..=words.len()], || match error {
+            None => text(),
+            Some(error) => format!("{} -> {error}", text()),
+        });
         result
     }
 
@@ -264,17 +263,12 @@ impl Shared {
             return 0;
         }
         let now = self.world.now();
-        let full = self
-            .plan
-            .full
-            .filter(|f| (f.begins..f.begins + f.lasts).contains(&now));
+        let full = self.plan.full.filter(|f| (f.begins..f.begins + f.lasts).contains(&now));
         let Some(full) = full else {
             state.limit_bytes = None;
             return wanted;
         };
-        let limit = *state
-            .limit_bytes
-            .get_or_insert(state.used_bytes + full.left_bytes);
+        let limit = *state.limit_bytes.get_or_insert(state.used_bytes + full.left_bytes);
         let room = wanted.min(limit.saturating_sub(state.used_bytes));
         if room < wanted {
             self.world.fault("disk full");
@@ -321,9 +315,7 @@ impl Shared {
             }
             Err(error)
         });
-        self.end(what, result, &[inode, upto], || {
-            format!("file {inode} up to change {upto}")
-        })
+        self.end(what, result, &[inode, upto], || format!("file {inode} up to change {upto}"))
     }
 
     fn sync_failure(&self, dice: &mut Dice) -> Option<io::Error> {
@@ -363,11 +355,7 @@ impl Disk for SimDisk {
             state.inode(number)?.handles += 1;
             Ok(number)
         })?;
-        Ok(Arc::new(SimFile {
-            shared: self.shared.clone(),
-            inode,
-            mode,
-        }))
+        Ok(Arc::new(SimFile { shared: self.shared.clone(), inode, mode }))
     }
 
     fn kind(&self, path: &Path) -> io::Result<PathKind> {
@@ -381,14 +369,13 @@ impl Disk for SimDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.shared
-            .on_names("mkdir", path, Kind::Write, |state, dice| {
-                if self.shared.room(state, 1, dice) == 0 {
-                    return Err(no_space());
-                }
-                let (dir, name) = state.tree.parent(path)?;
-                state.tree.create_directory(dir, name)
-            })
+        self.shared.on_names("mkdir", path, Kind::Write, |state, dice| {
+            if self.shared.room(state, 1, dice) == 0 {
+                return Err(no_space());
+            }
+            let (dir, name) = state.tree.parent(path)?;
+            state.tree.create_directory(dir, name)
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -401,24 +388,22 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.shared
-            .on_names("remove", path, Kind::Write, |state, _| {
-                let (dir, name) = state.tree.parent(path)?;
-                let removed = state.tree.unlink(dir, name)?;
-                state.unlinked(&removed);
-                Ok(())
-            })
+        self.shared.on_names("remove", path, Kind::Write, |state, _| {
+            let (dir, name) = state.tree.parent(path)?;
+            let removed = state.tree.unlink(dir, name)?;
+            state.unlinked(&removed);
+            Ok(())
+        })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.shared
-            .on_names("list", dir, Kind::Read, |state, dice| {
-                let dir = state.tree.find_directory(dir)?;
-                let names = state.tree.list(dir)?;
-                // In no particular order, as promised.
-                let order = dice.shuffled(names.len());
-                Ok(order.into_iter().map(|n| names[n].clone()).collect())
-            })
+        self.shared.on_names("list", dir, Kind::Read, |state, dice| {
+            let dir = state.tree.find_directory(dir)?;
+            let names = state.tree.list(dir)?;
+            // In no particular order, as promised.
+            let order = dice.shuffled(names.len());
+            Ok(order.into_iter().map(|n| names[n].clone()).collect())
+        })
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
@@ -442,12 +427,10 @@ impl Disk for SimDisk {
     }
 
     fn lock_dir(&self, dir: &Path) -> io::Result<Option<Box<dyn DirLock>>> {
-        let token = self
-            .shared
-            .on_names("lock dir", dir, Kind::Read, |state, _| {
-                let number = state.tree.find_directory(dir)?;
-                state.tree.lock(number)
-            })?;
+        let token = self.shared.on_names("lock dir", dir, Kind::Read, |state, _| {
+            let number = state.tree.find_directory(dir)?;
+            state.tree.lock(number)
+        })?;
         let shared = self.shared.clone();
         Ok(token.map(|token| Box::new(SimDirLock { shared, token }) as Box<dyn DirLock>))
     }
@@ -544,22 +527,15 @@ impl SimFile {
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let plan = &self.shared.plan;
-        self.on_file(
-            "read",
-            Kind::Read,
-            &[offset, buf.len() as u64],
-            |state, dice| {
-                let n = self.transfer(buf.len(), plan.short_read, dice)?;
-                let evict = self
-                    .shared
-                    .fires(dice, plan.evict_clean, "clean pages dropped");
-                let inode = state.inode(self.inode)?;
-                let took_back = evict && inode.evict_clean();
-                let n = inode.read(&mut buf[..n], offset);
-                state.took_back |= took_back;
-                Ok(n)
-            },
-        )
+        self.on_file("read", Kind::Read, &[offset, buf.len() as u64], |state, dice| {
+            let n = self.transfer(buf.len(), plan.short_read, dice)?;
+            let evict = self.shared.fires(dice, plan.evict_clean, "clean pages dropped");
+            let inode = state.inode(self.inode)?;
+            let took_back = evict && inode.evict_clean();
+            let n = inode.read(&mut buf[..n], offset);
+            state.took_back |= took_back;
+            Ok(n)
+        })
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
@@ -621,9 +597,7 @@ impl File for SimFile {
             }
             inode.handles += 1; // a mapping keeps the file like a handle
             let (shared, inode) = (self.shared.clone(), self.inode);
-            Ok(Some(
-                Box::new(SimMap { shared, inode, len }) as Box<dyn FileMap>
-            ))
+            Ok(Some(Box::new(SimMap { shared, inode, len }) as Box<dyn FileMap>))
         })
     }
 }

@@ -15,11 +15,7 @@ use std::{
 };
 
 fn power(block_bytes: u64) -> PowerLoss {
-    PowerLoss {
-        block_bytes,
-        directory_subset: true,
-        ..FaultPlan::none().power
-    }
+    PowerLoss { block_bytes, directory_subset: true, ..FaultPlan::none().power }
 }
 
 fn contents(inode: &Inode) -> Vec<u8> {
@@ -57,23 +53,10 @@ fn what_was_synced_always_survives() {
 fn blocks_survive_each_on_its_own_and_length_on_its_own() {
     let all = survivors(&power(512), |inode| inode.write(0, &[1; 1024]));
     let blocks = |first: u8, second: u8| [[first; 512], [second; 512]].concat();
-    for possible in [
-        vec![],
-        blocks(0, 0),
-        blocks(1, 0),
-        blocks(0, 1),
-        blocks(1, 1),
-    ] {
-        assert!(
-            all.contains(&possible),
-            "{} bytes never seen",
-            possible.len()
-        );
+    for possible in [vec![], blocks(0, 0), blocks(1, 0), blocks(0, 1), blocks(1, 1)] {
+        assert!(all.contains(&possible), "{} bytes never seen", possible.len());
     }
-    assert!(
-        all.iter().all(|c| c.is_empty() || c.len() == 1024),
-        "no other length without a fault"
-    );
+    assert!(all.iter().all(|c| c.is_empty() || c.len() == 1024), "no other length without a fault");
 }
 
 #[test]
@@ -97,52 +80,26 @@ fn torn_blocks_are_mixtures_or_garbage_but_leave_their_neighbours_alone() {
     let clean = survivors(&power(512), build);
     assert_eq!(clean.len(), 2, "old or new");
     for (mixture, garbage) in [(1.0, 0.0), (0.0, 1.0)] {
-        let all = survivors(
-            &PowerLoss {
-                mixture,
-                garbage,
-                ..power(512)
-            },
-            build,
-        );
+        let all = survivors(&PowerLoss { mixture, garbage, ..power(512) }, build);
         assert!(all.len() > 3);
         let untouched = |c: &Vec<u8>| c[..512] == [1; 512] && c[1024..] == [1; 512];
         assert!(all.iter().all(|c| c.len() == 1536 && untouched(c)));
         let durable_bytes_hit = all.iter().any(|c| c[512..600] != [1; 88]);
-        assert_eq!(
-            durable_bytes_hit,
-            garbage > 0.0,
-            "garbage takes the whole block"
-        );
+        assert_eq!(durable_bytes_hit, garbage > 0.0, "garbage takes the whole block");
     }
 }
 
 #[test]
 fn a_length_may_be_durable_before_its_data() {
-    let first = PowerLoss {
-        length_first: 1.0,
-        ..power(512)
-    };
+    let first = PowerLoss { length_first: 1.0, ..power(512) };
     let all = survivors(&first, |inode| inode.write(0, &[1; 512]));
     assert!(all.contains(&vec![0; 512]), "zeros");
-    assert!(
-        all.iter().any(|c| !c.is_empty() && c.len() < 512),
-        "a part of the length"
-    );
-    let stale = PowerLoss {
-        stale_tail: true,
-        ..first
-    };
+    assert!(all.iter().any(|c| !c.is_empty() && c.len() < 512), "a part of the length");
+    let stale = PowerLoss { stale_tail: true, ..first };
     let all = survivors(&stale, |inode| inode.write(0, &[1; 512]));
-    assert!(
-        all.iter().any(|c| c.iter().any(|b| *b > 1)),
-        "what the device held before"
-    );
+    assert!(all.iter().any(|c| c.iter().any(|b| *b > 1)), "what the device held before");
     let all = survivors(&stale, |inode| inode.set_len(512));
-    assert!(
-        all.iter().flatten().all(|b| *b == 0),
-        "room that was never written has no garbage"
-    );
+    assert!(all.iter().flatten().all(|b| *b == 0), "room that was never written has no garbage");
 }
 
 #[test]
@@ -182,16 +139,12 @@ fn names_survive_as_any_subset_and_a_rename_in_one_piece() {
         tree.link(ROOT, "old".into(), Entry::File(0)).unwrap();
         tree.synced(ROOT, tree.sync_upto());
         tree.link(ROOT, "a".into(), Entry::File(1)).unwrap();
-        tree.rename((ROOT, "a".into()), (ROOT, "old".into()))
-            .unwrap();
+        tree.rename((ROOT, "a".into()), (ROOT, "old".into())).unwrap();
         tree.link(ROOT, "b".into(), Entry::File(2)).unwrap();
         tree.power_loss(&mut Dice::new(1, "test", n), true);
         let find = |name: &str| tree.find(Path::new(name)).unwrap();
         let old = find("old").unwrap();
-        assert!(
-            [Entry::File(0), Entry::File(1)].contains(&old),
-            "a rename replaces or does not"
-        );
+        assert!([Entry::File(0), Entry::File(1)].contains(&old), "a rename replaces or does not");
         seen.insert((find("a").is_some(), old, find("b").is_some()));
     }
     // "a" beside a renamed "old" cannot be: the rename takes the name away.
@@ -200,11 +153,7 @@ fn names_survive_as_any_subset_and_a_rename_in_one_piece() {
         seen,
         [false, true]
             .into_iter()
-            .flat_map(|b| [
-                possible(false, 0, b),
-                possible(true, 0, b),
-                possible(false, 1, b)
-            ])
+            .flat_map(|b| [possible(false, 0, b), possible(true, 0, b), possible(false, 1, b)])
             .collect()
     );
 }
@@ -225,11 +174,7 @@ fn a_directory_whose_own_entry_was_not_synced_takes_its_files_along() {
 
 /// Runs `body` on a machine where nothing fails unless `faults` say so.
 fn on_machine(faults: FaultPlan, body: impl Fn(&dyn Disk) + Send + Sync + 'static) {
-    let plan = Plan {
-        faults,
-        crashes: vec![(When::Never, Crash::Ended)],
-        ..Plan::draw(1)
-    };
+    let plan = Plan { faults, crashes: vec![(When::Never, Crash::Ended)], ..Plan::draw(1) };
     let outcome = run(plan, move |boot| {
         if !boot.last {
             body(boot.env.disk());
@@ -245,35 +190,21 @@ fn a_full_disk_refuses_what_is_new_and_overwrites_what_is_there() {
         lasts: std::time::Duration::from_secs(1),
         left_bytes: 8192,
     };
-    on_machine(
-        FaultPlan {
-            full: Some(full),
-            ..FaultPlan::none()
-        },
-        |disk| {
-            let file = disk.open(Path::new("/a"), OpenMode::CreateNew).unwrap();
-            file.allocate(8192).unwrap();
-            let code = |result: io::Result<()>| result.unwrap_err().raw_os_error();
-            assert_eq!(code(file.allocate(8193)), Some(28));
-            assert_eq!(
-                file.write_at(&[1; 6000], 4096).unwrap(),
-                4096,
-                "as much as there is room for"
-            );
-            assert_eq!(code(file.write_at(&[1; 10], 8192).map(drop)), Some(28));
-            assert_eq!(file.write_at(&[2; 8192], 0).unwrap(), 8192);
-            let open = disk.open(Path::new("/b"), OpenMode::CreateNew);
-            assert_eq!(code(open.map(drop)), Some(28));
-            disk.remove(Path::new("/a")).unwrap();
-            assert_eq!(
-                code(disk.create_dir(Path::new("/d"))),
-                Some(28),
-                "the file is still open"
-            );
-            drop(file);
-            disk.create_dir(Path::new("/d")).unwrap();
-        },
-    );
+    on_machine(FaultPlan { full: Some(full), ..FaultPlan::none() }, |disk| {
+        let file = disk.open(Path::new("/a"), OpenMode::CreateNew).unwrap();
+        file.allocate(8192).unwrap();
+        let code = |result: io::Result<()>| result.unwrap_err().raw_os_error();
+        assert_eq!(code(file.allocate(8193)), Some(28));
+        assert_eq!(file.write_at(&[1; 6000], 4096).unwrap(), 4096, "as much as there is room for");
+        assert_eq!(code(file.write_at(&[1; 10], 8192).map(drop)), Some(28));
+        assert_eq!(file.write_at(&[2; 8192], 0).unwrap(), 8192);
+        let open = disk.open(Path::new("/b"), OpenMode::CreateNew);
+        assert_eq!(code(open.map(drop)), Some(28));
+        disk.remove(Path::new("/a")).unwrap();
+        assert_eq!(code(disk.create_dir(Path::new("/d"))), Some(28), "the file is still open");
+        drop(file);
+        disk.create_dir(Path::new("/d")).unwrap();
+    });
 }
 
 #[test]
@@ -317,11 +248,7 @@ fn random_operations(disk: &dyn Disk, root: &Path, seed: u64) -> Vec<String> {
             })),
             (4, _) => say(disk.kind(&path).map(|kind: PathKind| format!("{kind:?}"))),
             (5 | 6, _) | (_, None) => {
-                let mode = if dice.chance(0.7) {
-                    OpenMode::CreateNew
-                } else {
-                    OpenMode::Write
-                };
+                let mode = if dice.chance(0.7) { OpenMode::CreateNew } else { OpenMode::Write };
                 say(disk.open(&path, mode).map(|file| {
                     open.push(file);
                     "opened".into()

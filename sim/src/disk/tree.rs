@@ -180,9 +180,7 @@ impl Tree {
             return Ok(Unlinked(None));
         }
         self.directory_mut(from.0)?.entries.remove(&from.1);
-        self.directory_mut(to.0)?
-            .entries
-            .insert(to.1.clone(), entry);
+        self.directory_mut(to.0)?.entries.insert(to.1.clone(), entry);
         self.push(Operation::Rename { from, to, entry });
         Ok(Unlinked(replaced))
     }
@@ -273,8 +271,7 @@ impl Tree {
             directory.entries = directory.durable.clone();
         }
         let reachable = self.reachable();
-        self.directories
-            .retain(|number, _| reachable.contains(number));
+        self.directories.retain(|number, _| reachable.contains(number));
     }
 
     fn reachable(&self) -> BTreeSet<u64> {
