@@ -104,7 +104,6 @@ pub(crate) fn current_slot() -> Option<usize> {
 /// Blocks the running task until `future` is ready.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
-    SPINS.set(0);
     loop {
         let (waker, yielder) = RUNNING.with_borrow(|running| {
             let running = running.as_ref().expect("only a simulated task can block");
@@ -158,6 +157,7 @@ fn resume(id: u64, waker: &Waker) -> Poll<()> {
         waker: waker.clone(),
         yielder: task.yielder,
     }));
+    SPINS.set(0);
     let result = task.thread.resume(());
     let running = RUNNING.replace(outer).expect("set above");
     match result {
