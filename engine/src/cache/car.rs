@@ -1,8 +1,8 @@
 //! One shard: the two clocks, the two lists of ghosts, and the replacement between them. Sizes
 //! are bytes, where the paper counts pages of one size.
 
-use super::{CacheStats, Key, table::Table};
-use crate::types::FileId;
+use super::{CacheStats, Hint, Key, table::Table};
+use crate::{sync::Ordering, types::FileId};
 use std::sync::Arc;
 
 /// What holding a block costs beside its bytes: its slot and its share of the table, and those
@@ -24,18 +24,22 @@ enum Place {
     Free,
 }
 
-struct Slot<V: ?Sized> {
+/// What a hit reads: half a cache line.
+#[repr(align(32))]
+struct Block<V: ?Sized> {
     key: Key,
+    /// Held exactly while on one of the two clocks.
+    value: Option<Arc<V>>,
+}
+
+/// What else there is to know of a block.
+struct Slot {
     /// The low half of the key's hash.
     hash: u32,
     place: Place,
-    /// Set by a hit, cleared when the hand passes.
-    referenced: bool,
     prev: u32,
     next: u32,
     bytes: usize,
-    /// Held exactly while on one of the two clocks.
-    value: Option<Arc<V>>,
 }
 
 /// A doubly linked list through the slots. A clock's hand points at `first`.
@@ -50,7 +54,10 @@ pub(super) struct Shard<V: ?Sized> {
     limit: usize,
     /// The bytes that `Once` should have. Between 0 and `limit`.
     once_target: usize,
-    slots: Vec<Slot<V>>,
+    blocks: Vec<Block<V>>,
+    /// Set by a hit, cleared when the hand passes. One for each of `blocks`, as are `slots`.
+    referenced: Vec<bool>,
+    slots: Vec<Slot>,
     free: Vec<u32>,
     table: Table,
     lists: [List; 4],
@@ -67,6 +74,8 @@ impl<V: ?Sized> Shard<V> {
         Shard {
             limit,
             once_target: 0,
+            blocks: vec![],
+            referenced: vec![],
             slots: vec![],
             free: vec![],
             table: Table::new(),
@@ -93,15 +102,22 @@ impl<V: ?Sized> Shard<V> {
     #[inline]
     fn find(&self, key: Key, hash: u64) -> Option<u32> {
         self.table
-            .find(hash as u32, |i| self.slots[i as usize].key == key)
+            .find(hash as u32, |i| self.blocks[i as usize].key == key)
     }
 
     #[inline]
-    pub(super) fn get(&mut self, key: Key, hash: u64) -> Option<Arc<V>> {
-        if let Some(index) = self.find(key, hash) {
-            let slot = &mut self.slots[index as usize];
-            if let Some(value) = &slot.value {
-                slot.referenced = true;
+    pub(super) fn get(&mut self, key: Key, hash: u64, hint: &Hint) -> Option<Arc<V>> {
+        let hinted = hint.0.load(Ordering::Relaxed);
+        let found = match self.blocks.get(hinted as usize) {
+            Some(block) if block.key == key && block.value.is_some() => Some(hinted),
+            _ => self.find(key, hash),
+        };
+        if let Some(index) = found {
+            if index != hinted {
+                hint.0.store(index, Ordering::Relaxed);
+            }
+            if let Some(value) = &self.blocks[index as usize].value {
+                self.referenced[index as usize] = true;
                 self.stats.hits += 1;
                 return Some(value.clone());
             }
@@ -120,7 +136,7 @@ impl<V: ?Sized> Shard<V> {
     ) -> Vec<Arc<V>> {
         let bytes = bytes.saturating_add(SLOT_BYTES);
         let known = self.find(key, hash);
-        let held = known.is_some_and(|i| self.slots[i as usize].value.is_some());
+        let held = known.is_some_and(|i| self.blocks[i as usize].value.is_some());
         if bytes > self.limit || held {
             return vec![];
         }
@@ -133,16 +149,15 @@ impl<V: ?Sized> Shard<V> {
                 Place::Often
             }
         };
-        let index = self.slot(Slot {
-            key,
+        let slot = Slot {
             hash: hash as u32,
             place: Place::Free,
-            referenced: false,
             prev: NONE,
             next: NONE,
             bytes,
-            value: Some(value),
-        });
+        };
+        let value = Some(value);
+        let index = self.fill(Block { key, value }, slot);
         self.table.insert(hash as u32, index);
         self.link(index, place);
         self.drop_ghosts();
@@ -162,11 +177,10 @@ impl<V: ?Sized> Shard<V> {
                 true => (once.first, Place::OnceGone),
                 false => (often.first, Place::OftenGone),
             };
-            let slot = &mut self.slots[index as usize];
-            let to = if std::mem::take(&mut slot.referenced) {
+            let to = if std::mem::take(&mut self.referenced[index as usize]) {
                 Place::Often
             } else {
-                evicted.extend(slot.value.take());
+                evicted.extend(self.blocks[index as usize].value.take());
                 ghosts
             };
             self.unlink(index);
@@ -206,23 +220,27 @@ impl<V: ?Sized> Shard<V> {
     pub(super) fn remove_file(&mut self, file: FileId) -> Vec<Arc<V>> {
         let mut removed = vec![];
         for index in 0..self.slots.len() {
-            let slot = &mut self.slots[index];
-            if slot.key.file == file && slot.place != Place::Free {
-                removed.extend(slot.value.take());
+            let block = &mut self.blocks[index];
+            if block.key.file == file && self.slots[index].place != Place::Free {
+                removed.extend(block.value.take());
                 self.forget(index as u32);
             }
         }
         removed
     }
 
-    /// A free slot filled with `slot`.
-    fn slot(&mut self, slot: Slot<V>) -> u32 {
+    /// Puts a block where there is none and returns where.
+    fn fill(&mut self, block: Block<V>, slot: Slot) -> u32 {
         match self.free.pop() {
             Some(index) => {
+                self.blocks[index as usize] = block;
+                self.referenced[index as usize] = false;
                 self.slots[index as usize] = slot;
                 index
             }
             None => {
+                self.blocks.push(block);
+                self.referenced.push(false);
                 self.slots.push(slot);
                 (self.slots.len() - 1) as u32
             }
@@ -232,9 +250,9 @@ impl<V: ?Sized> Shard<V> {
     /// Frees a slot that is on a list.
     fn forget(&mut self, index: u32) {
         self.unlink(index);
+        self.blocks[index as usize].value = None;
         let slot = &mut self.slots[index as usize];
         slot.place = Place::Free;
-        slot.value = None;
         self.table.remove(slot.hash, index);
         self.free.push(index);
     }

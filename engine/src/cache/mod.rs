@@ -12,7 +12,10 @@
 mod car;
 mod table;
 
-use crate::{sync::Mutex, types::FileId};
+use crate::{
+    sync::{AtomicU32, Mutex},
+    types::FileId,
+};
 use car::Shard;
 use std::sync::Arc;
 
@@ -25,6 +28,12 @@ pub(crate) struct Cache<V: ?Sized> {
     /// A power of two of them, chosen by the highest bits of the hash.
     shards: Vec<Mutex<Shard<V>>>,
 }
+
+/// Remembers for whoever asks for one place again and again where in the cache it was found,
+/// which saves a search, one access to far memory. A hint that is out of date, or another
+/// place's, costs that search and nothing else.
+#[derive(Default)]
+pub(crate) struct Hint(AtomicU32);
 
 /// What a cache did since it was made, and what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -69,12 +78,12 @@ impl<V: ?Sized> Cache<V> {
         &self.shards[((hash >> 32) as usize * self.shards.len()) >> 32]
     }
 
-    /// The value at this place, if it is held.
+    /// The value at this place, if it is held. `hint` belongs to this place.
     #[inline]
-    pub(crate) fn get(&self, file: FileId, offset: u64) -> Option<Arc<V>> {
+    pub(crate) fn get(&self, file: FileId, offset: u64, hint: &Hint) -> Option<Arc<V>> {
         let key = Key { file, offset };
         let hash = key.hash();
-        self.shard(hash).lock().get(key, hash)
+        self.shard(hash).lock().get(key, hash, hint)
     }
 
     /// Holds `value`, which weighs `bytes`, unless that is more than a shard may hold. What is

@@ -1,8 +1,12 @@
 use super::*;
 
+fn get(cache: &Cache<[u8]>, file: u64, offset: u64) -> Option<Arc<[u8]>> {
+    cache.get(FileId(file), offset, &Hint::default())
+}
+
 /// A key's worth of reading through the cache: whether it was a hit.
 fn touch(cache: &Cache<[u8]>, file: u64, offset: u64, bytes: usize) -> bool {
-    if let Some(value) = cache.get(FileId(file), offset) {
+    if let Some(value) = get(cache, file, offset) {
         assert_eq!(value[..], (file * 1000 + offset).to_le_bytes());
         return true;
     }
@@ -37,7 +41,7 @@ fn never_holds_more_than_its_limit() {
                 assert!(cache.stats().bytes <= limit);
                 if random.below(1_000) == 0 {
                     cache.remove_file(FileId(file));
-                    assert!((0..300).all(|offset| cache.get(FileId(file), offset).is_none()));
+                    assert!((0..300).all(|offset| get(&cache, file, offset).is_none()));
                 }
             }
             cache.stats()
@@ -102,4 +106,28 @@ fn a_block_larger_than_the_limit_is_not_kept() {
     assert!(!touch(&cache, 1, 2, 20_000));
     assert!(!touch(&cache, 1, 2, 20_000));
     assert!(touch(&cache, 1, 1, 1_000));
+}
+
+/// A hint may come from any time and any place: what it leads to is the right block or none.
+#[test]
+fn an_old_hint_never_leads_to_another_block() {
+    let cache: Cache<[u8]> = Cache::new(20_000);
+    let hints: Vec<Hint> = (0..60).map(|_| Hint::default()).collect();
+    let mut random = Random(9);
+    let mut hits = 0;
+    for _ in 0..20_000 {
+        let (file, offset) = (random.below(2), random.below(30));
+        let hint = &hints[random.below(60).min(file * 30 + offset) as usize];
+        match cache.get(FileId(file), offset, hint) {
+            Some(value) => {
+                assert_eq!(value[..], (file * 1000 + offset).to_le_bytes());
+                hits += 1;
+            }
+            None => _ = touch(&cache, file, offset, 800),
+        }
+        if random.below(500) == 0 {
+            cache.remove_file(FileId(file));
+        }
+    }
+    assert!(hits > 1_000, "{hits}");
 }

@@ -71,14 +71,17 @@ impl Db {
             payload_len: payload_len as u32,
             payload_crc,
         };
-        self.wal.write(&place.log, batch.record, stamp)?;
-        let payload = &batch.record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload_len];
-        insert(&place.memtable, &mut place.entries, payload, place.first_seq);
         let sync = match durability {
             Durability::Default => self.syncs_by_default(),
             Durability::Sync => true,
             Durability::Async => false,
         };
+        if !sync {
+            self.wal.populate(&place.log);
+        }
+        self.wal.write(&place.log, batch.record, stamp)?;
+        let payload = &batch.record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + payload_len];
+        insert(&place.memtable, &mut place.entries, payload, place.first_seq);
         if sync {
             self.sync_through(place.log.end)?;
         }

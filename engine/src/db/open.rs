@@ -14,7 +14,7 @@
 
 use super::{Db, Sequencer, background::Background, commit::insert};
 use crate::{
-    config::LightningDbConfig,
+    config::{LightningDbConfig, WalSyncMode},
     env::{DirLock, Env, NamedFile, OpenMode, PathKind, Signal},
     error::{Error, Poison, Result},
     format::{
@@ -33,7 +33,7 @@ use crate::{
         cell::VersionCell,
         manifest::{Manifest, generation_of, is_manifest},
     },
-    wal::{LogStart, SegmentSizes, Stamp, Tail, Wal, replay::{self, FoundSegment}},
+    wal::{LogStart, SegmentPlan, Stamp, Tail, Wal, replay::{self, FoundSegment}},
 };
 use std::{
     path::{Path, PathBuf},
@@ -184,6 +184,8 @@ struct Recovered {
     /// Commits above the durable mark, as they were written.
     suffix: Vec<(RecordHeader, Vec<u8>)>,
     durable: Lsn,
+    /// Where the last record below the durable mark ends.
+    durable_end: Lsn,
     /// Positions from here on were never used.
     base: Lsn,
     epoch: u64,
@@ -285,6 +287,7 @@ impl Opening {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
             durable: Lsn(BLOCK_BYTES),
+            durable_end: Lsn(BLOCK_BYTES),
             base: Lsn(BLOCK_BYTES),
             epoch: 1,
             next_seq: SeqNo(1),
@@ -329,7 +332,7 @@ impl Opening {
         let mut sequencer = self.sequencer(&recovered);
         let published = match self.begin_log(&wal, &mut sequencer, &recovered) {
             Ok((piece, published)) => {
-                let mut log = ended_at(&manifest.state().log, recovered.durable);
+                let mut log = ended_at(&manifest.state().log, recovered.durable_end);
                 log.push(piece);
                 manifest.append(&[
                     Change::Log(log),
@@ -364,6 +367,7 @@ impl Opening {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
             durable: Lsn(0),
+            durable_end: Lsn(0),
             base: Lsn(BLOCK_BYTES),
             epoch: 0,
             next_seq: SeqNo(state.flushed.0 + 1),
@@ -385,8 +389,9 @@ impl Opening {
             }
             // What has ended was made durable before it was ended.
             let durable = piece.end.unwrap_or(replayed.durable);
-            recovered.durable = durable;
             recovered.suffix.retain(|(record, _)| record.lsn >= durable);
+            recovered.durable = durable;
+            recovered.durable_end = piece.end.unwrap_or(replayed.durable_end);
             recovered.base = recovered.base.max(replayed.end);
             recovered.epoch = recovered.epoch.max(piece.epoch);
         }
@@ -440,7 +445,7 @@ impl Opening {
         recovered: &Recovered,
     ) -> Result<(Vec<crate::wal::Segment>, Vec<crate::wal::Segment>)> {
         let (mut live, mut idle) = (vec![], vec![]);
-        let pieces = ended_at(&manifest.state().log, recovered.durable);
+        let pieces = ended_at(&manifest.state().log, recovered.durable_end);
         for segment in segments {
             let needed = pieces.iter().any(|piece| {
                 piece.epoch == segment.header.epoch
@@ -465,17 +470,21 @@ impl Opening {
         durable_edit: EditNo,
     ) -> Wal {
         let max = self.config.wal_segment_size.next_multiple_of(BLOCK_BYTES);
-        let sizes = SegmentSizes { first: max.min(FIRST_SEGMENT_BYTES), max };
+        let plan = SegmentPlan {
+            first: max.min(FIRST_SEGMENT_BYTES),
+            max,
+            written: self.config.wal_sync_mode == WalSyncMode::Sync,
+        };
         let start = LogStart {
             epoch: recovered.epoch,
-            continues: recovered.durable,
+            continues: recovered.durable_end,
             base: recovered.base,
             live,
             idle,
             durable_edit,
         };
         let (dir, poison) = (self.dir.clone(), Arc::clone(&self.poison));
-        Wal::new(&self.env, dir, uuid, poison, Arc::clone(file_ids), sizes, start)
+        Wal::new(&self.env, dir, uuid, poison, Arc::clone(file_ids), plan, start)
     }
 
     fn sequencer(&self, recovered: &Recovered) -> Sequencer {

@@ -42,35 +42,31 @@ pub(crate) struct RawEntry<'a> {
     pub(crate) value_at: usize,
 }
 
-/// Where the parts of a block lie.
+/// Where the parts of a block lie: the count, tags, offsets, entries. What a get reads first
+/// stands together at the front.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    /// End of the entries, begin of the offsets.
-    entries_end: usize,
-    /// Begin of the tags. They end where the count begins; without tags, here.
-    tags_at: usize,
     count: usize,
+    /// End of the tags, begin of the offsets.
+    tags_end: usize,
+    /// End of the offsets, begin of the entries.
+    offsets_end: usize,
 }
 
 impl Layout {
     /// `None` if the parts do not fit into `contents`.
     #[inline]
     pub(crate) fn of(contents: &[u8]) -> Option<Layout> {
-        let (rest, count) = contents.split_last_chunk::<COUNT_BYTES>()?;
-        let count = u32::from_le_bytes(*count) as usize;
-        let tags = if count <= TAGGED_ENTRIES_MAX {
-            count
-        } else {
-            0
-        };
-        let tags_at = rest.len().checked_sub(tags)?;
+        let count = u32::from_le_bytes(*contents.first_chunk::<COUNT_BYTES>()?) as usize;
+        let tags_end = COUNT_BYTES + tags_of(count);
         let offsets = count.checked_mul(offset_bytes(contents.len()))?;
-        let entries_end = tags_at.checked_sub(offsets)?;
-        let enough = count > 0 && count.checked_mul(ENTRY_BYTES_MIN)? <= entries_end;
+        let offsets_end = tags_end.checked_add(offsets)?;
+        let entries = contents.len().checked_sub(offsets_end)?;
+        let enough = count > 0 && count.checked_mul(ENTRY_BYTES_MIN)? <= entries;
         enough.then_some(Layout {
-            entries_end,
-            tags_at,
             count,
+            tags_end,
+            offsets_end,
         })
     }
 
@@ -78,6 +74,16 @@ impl Layout {
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.count
+    }
+}
+
+/// How many tags a block of so many entries has.
+#[inline]
+fn tags_of(count: usize) -> usize {
+    if count <= TAGGED_ENTRIES_MAX {
+        count
+    } else {
+        0
     }
 }
 
@@ -130,7 +136,7 @@ impl<'a> Block<'a> {
     fn offset(&self, index: usize) -> Option<usize> {
         let offsets = self
             .contents
-            .get(self.layout.entries_end..self.layout.tags_at)?;
+            .get(self.layout.tags_end..self.layout.offsets_end)?;
         if offset_bytes(self.contents.len()) == 2 {
             let (bytes, _) = offsets.get(index * 2..)?.split_first_chunk()?;
             Some(usize::from(u16::from_le_bytes(*bytes)))
@@ -144,7 +150,7 @@ impl<'a> Block<'a> {
     #[inline]
     pub(crate) fn entry(&self, index: usize) -> Option<RawEntry<'a>> {
         let at = self.offset(index)?;
-        let bytes = self.contents.get(at..self.layout.entries_end)?;
+        let bytes = self.contents.get(at..)?;
         let (fixed, _) = bytes.split_first_chunk::<ENTRY_BYTES_MIN>()?;
         let (head, lengths) = fixed.split_first_chunk::<FIXED_BYTES>()?;
         let (seq_kind, flags) = head.split_first_chunk::<8>()?;
@@ -195,8 +201,7 @@ impl<'a> Block<'a> {
     /// The entry with this key and hash.
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Option<RawEntry<'a>>> {
-        let end = self.contents.len() - COUNT_BYTES;
-        let tags = self.contents.get(self.layout.tags_at..end)?;
+        let tags = self.contents.get(COUNT_BYTES..self.layout.tags_end)?;
         if tags.is_empty() {
             return self.find_by_search(key);
         }
@@ -260,21 +265,22 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// Why an entry was refused: the first thing that makes no sense, from `index` on.
+    /// Why a method returned `None`: the first entry from `index` on that makes no sense.
     #[cold]
     pub(crate) fn refuse(&self, index: usize) -> Refused {
-        let bytes = self.offset(index).and_then(|at| self.contents.get(at..));
-        match bytes {
-            Some([kind, rest @ ..]) if *kind != 0 && rest.len() > 8 => {
-                if Kind::from_byte(*kind).is_none_or(|k| k == Kind::RangeDelete) {
-                    return Refused::Unsupported(format!("an entry of kind {kind}"));
-                }
-                if rest[7] != 0 {
-                    return Refused::Unsupported(format!("an entry with flags {:#x}", rest[7]));
-                }
-                Refused::Corrupt("an entry within its block", "impossible lengths".into())
+        let corrupt = |found: &str| Refused::Corrupt("entries within their block", found.into());
+        let bad = (index..self.len()).find(|i| self.entry(*i).is_none());
+        let Some(offset) = bad.map(|i| self.offset(i)) else {
+            return corrupt("a key that shares more than there is");
+        };
+        let bytes = offset.and_then(|at| self.contents.get(at..));
+        match bytes.and_then(<[u8]>::first_chunk::<FIXED_BYTES>) {
+            None => corrupt("an impossible offset"),
+            Some([kind @ (3..), ..]) => Refused::Unsupported(format!("an entry of kind {kind}")),
+            Some([1 | 2, .., flags]) if *flags != 0 => {
+                Refused::Unsupported(format!("an entry with flags {flags:#x}"))
             }
-            _ => Refused::Corrupt("an entry within its block", "an impossible offset".into()),
+            Some(_) => corrupt("impossible lengths"),
         }
     }
 }
@@ -334,11 +340,13 @@ pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
 /// Collects the entries of one block.
 #[derive(Default)]
 pub(crate) struct BlockBuilder {
-    contents: Vec<u8>,
+    entries: Vec<u8>,
+    /// Where in `entries` each begins.
     offsets: Vec<u32>,
     tags: Vec<u8>,
-    /// Where in `contents` the first key of the present group is.
+    /// Where in `entries` the first key of the present group is.
     base: Range<usize>,
+    contents: Vec<u8>,
 }
 
 impl BlockBuilder {
@@ -348,7 +356,7 @@ impl BlockBuilder {
 
     /// Length of the block as it stands.
     pub(crate) fn len(&self) -> usize {
-        self.contents.len() + self.offsets.len() * 3 + COUNT_BYTES
+        COUNT_BYTES + self.offsets.len() * 3 + self.entries.len()
     }
 
     /// What one more entry may add to the length.
@@ -363,11 +371,11 @@ impl BlockBuilder {
         let shared = if starts_group {
             0
         } else {
-            common_prefix(&self.contents[self.base.clone()], key)
+            common_prefix(&self.entries[self.base.clone()], key)
         };
-        self.offsets.push(self.contents.len() as u32);
+        self.offsets.push(self.entries.len() as u32);
         self.tags.push(tag(hash));
-        let out = &mut self.contents;
+        let out = &mut self.entries;
         out.extend_from_slice(&SeqKind::new(seq, kind).0.to_le_bytes());
         out.push(0); // flags
         super::bytes::put_varint(out, shared as u32);
@@ -383,24 +391,25 @@ impl BlockBuilder {
     /// The whole block. [`BlockBuilder::clear`] starts the next one.
     pub(crate) fn finish(&mut self) -> &[u8] {
         let count = self.offsets.len();
-        if count > TAGGED_ENTRIES_MAX {
-            self.tags.clear();
-        }
-        let narrow_len = self.contents.len() + count * 2 + self.tags.len() + COUNT_BYTES;
-        let narrow = offset_bytes(narrow_len) == 2;
-        for offset in &self.offsets {
-            let bytes = offset.to_le_bytes();
-            self.contents
-                .extend_from_slice(if narrow { &bytes[..2] } else { &bytes });
-        }
-        self.contents.extend_from_slice(&self.tags);
+        let tags = tags_of(count);
+        let len_but_offsets = COUNT_BYTES + tags + self.entries.len();
+        let width = offset_bytes(len_but_offsets + count * 2);
+        let entries_at = (COUNT_BYTES + tags + count * width) as u32;
+        self.contents.clear();
+        self.contents.reserve(len_but_offsets + count * width);
         self.contents
             .extend_from_slice(&(count as u32).to_le_bytes());
+        self.contents.extend_from_slice(&self.tags[..tags]);
+        for offset in &self.offsets {
+            let bytes = (entries_at + offset).to_le_bytes();
+            self.contents.extend_from_slice(&bytes[..width]);
+        }
+        self.contents.extend_from_slice(&self.entries);
         &self.contents
     }
 
     pub(crate) fn clear(&mut self) {
-        self.contents.clear();
+        self.entries.clear();
         self.offsets.clear();
         self.tags.clear();
         self.base = 0..0;

@@ -23,7 +23,7 @@
 use crate::{
     env::Memory,
     error::{Error, Result},
-    sync::{AtomicU32, AtomicU64, Ordering},
+    sync::{AtomicU32, AtomicU64, CachePadded, Ordering},
     types::{KeyspaceId, Kind, SeqKind, SeqNo},
 };
 use std::{cmp, marker::PhantomData, num::NonZeroU32, slice};
@@ -57,17 +57,11 @@ pub(crate) struct Reservation {
     end: u32,
 }
 
-impl Reservation {
-    /// Whether every reserved byte was used.
-    pub(super) fn is_filled(&self) -> bool {
-        self.next == self.end
-    }
-}
-
 pub(super) struct Arena {
     memory: Memory,
-    /// Reserved so far: entries in the upper half, the first free unit in the lower.
-    reserved: AtomicU64,
+    /// Reserved so far: entries in the upper half, the first free unit in the lower. Every write
+    /// changes it, and no read of the fields around it should wait for that.
+    reserved: CachePadded<AtomicU64>,
 }
 
 /// What was reserved at some moment.
@@ -98,7 +92,7 @@ impl Arena {
         }
         Ok(Arena {
             memory: Memory::zeroed(units * UNIT_BYTES)?,
-            reserved: AtomicU64::new(FIRST_UNIT.into()),
+            reserved: CachePadded(AtomicU64::new(FIRST_UNIT.into())),
         })
     }
 
@@ -126,10 +120,12 @@ impl Arena {
             let then = (all as u64) << 32 | u64::from(end);
             // Relaxed: what is reserved says nothing of what is written. A reader that knows of
             // an entry through its publication also knows of its reservation.
-            match self
-                .reserved
-                .compare_exchange(now.0, then, Ordering::Relaxed, Ordering::Relaxed)
-            {
+            match self.reserved.0.compare_exchange(
+                now.0,
+                then,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
                 Ok(_) => {
                     return Some(Reservation {
                         arena: self.base() as usize,
@@ -144,7 +140,7 @@ impl Arena {
 
     #[inline]
     pub(super) fn reserved(&self) -> Reserved {
-        Reserved(self.reserved.load(Ordering::Relaxed))
+        Reserved(self.reserved.0.load(Ordering::Relaxed))
     }
 
     /// Copies an entry into the next place of the reservation and makes it ready.
@@ -194,6 +190,12 @@ impl Arena {
             base: self.at(place.0.get()),
             arena: PhantomData,
         }
+    }
+
+    /// Brings the beginning of the entry near, ahead of its use.
+    #[inline]
+    pub(super) fn prefetch(&self, place: Place) {
+        prefetch(self.at(place.0.get()));
     }
 
     /// The place after those walked so far, if its entry is ready. `end` was read before.
@@ -380,15 +382,8 @@ impl Slots {
     /// Brings the slot numbered `i` near, ahead of its use.
     #[inline]
     pub(super) fn prefetch(&self, i: usize) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            let slot: *const AtomicU64 = self.slot(i).0;
-            // SAFETY: a prefetch never faults, and every x86-64 has the instruction.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(slot.cast()) };
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = i;
+        let slot: *const AtomicU64 = self.slot(i).0;
+        prefetch(slot.cast());
     }
 
     pub(super) fn memory(&self) -> &Memory {
@@ -433,4 +428,16 @@ impl Slot<'_> {
         let place = NonZeroU32::new(word as u32)?;
         Some(((word >> 32) as u32, Place(place)))
     }
+}
+
+#[inline]
+fn prefetch(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch never faults, and every x86-64 has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = at;
 }

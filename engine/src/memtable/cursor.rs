@@ -2,7 +2,8 @@
 
 use super::{
     Memtable,
-    order::{Item, Run, Sorted},
+    order::Sorted,
+    run::{Item, Run},
 };
 use crate::{
     error::Result,
@@ -10,6 +11,9 @@ use crate::{
     types::SeqNo,
 };
 use std::sync::Arc;
+
+/// Entries of a run whose memory is asked for before they are reached.
+const PREFETCH_AHEAD: usize = 8;
 
 /// A cursor over the runs that there were when it was made.
 ///
@@ -20,7 +24,7 @@ pub(crate) struct MemtableCursor {
     memtable: Arc<Memtable>,
     sorted: Arc<Sorted>,
     direction: Direction,
-    /// Where each run stands. Its length, or `usize::MAX` for "before the first", if it is past its end.
+    /// Where each run stands: its length if past the last, `usize::MAX` if before the first.
     at: Vec<usize>,
     /// The runs that are not past their end, as a heap; the current entry is at the top.
     heap: Vec<Top>,
@@ -119,9 +123,17 @@ impl MemtableCursor {
             debug_assert!(false, "an unpositioned cursor was moved");
             return;
         };
+        let run = &self.sorted.runs[top.run];
         let at = &mut self.at[top.run];
         *at = step(*at, direction);
-        match self.sorted.runs[top.run].get(*at) {
+        let ahead = match direction {
+            Direction::Forward => at.wrapping_add(PREFETCH_AHEAD),
+            Direction::Backward => at.wrapping_sub(PREFETCH_AHEAD),
+        };
+        if let Some(item) = run.get(ahead) {
+            self.memtable.arena.prefetch(item.place);
+        }
+        match run.get(*at) {
             Some(item) => top.item = *item,
             None => {
                 self.heap.swap_remove(0);

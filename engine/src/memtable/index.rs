@@ -24,7 +24,7 @@ pub(super) struct Index {
     slots: Slots,
 }
 
-/// What an index needs to know of a key's versions.
+/// What a lookup found.
 pub(super) enum Found<'a> {
     /// No version that is old enough.
     Nothing,
@@ -42,6 +42,11 @@ impl Index {
         Ok(Index {
             slots: Slots::new((capacity / BYTES_PER_SLOT).max(8))?,
         })
+    }
+
+    /// A capacity whose index may hold so many keys.
+    pub(super) fn capacity_for(keys: usize) -> usize {
+        (keys.div_ceil(3) * 4).saturating_mul(BYTES_PER_SLOT)
     }
 
     /// How many keys it may hold: three quarters of the slots, so that probes stay short.

@@ -23,6 +23,7 @@ mod cursor;
 mod index;
 mod order;
 mod ranges;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +33,7 @@ pub(crate) use cursor::MemtableCursor;
 use crate::{
     error::Result,
     iter::tombstones::{RangeTombstone, RangeTombstones},
-    sync::{AtomicUsize, Ordering, point},
+    sync::{AtomicUsize, CachePadded, Ordering, point},
     types::{KeyspaceId, Kind, SeqKind, SeqNo},
 };
 use arena::Arena;
@@ -53,7 +54,7 @@ pub(crate) struct Memtable {
     range_deletes: RangeDeletes,
     first_seq: SeqNo,
     /// Entries of keys that were there before: they claim no slot.
-    updates: AtomicUsize,
+    updates: CachePadded<AtomicUsize>,
     /// Bytes of the arena that were made present.
     populated: AtomicUsize,
 }
@@ -68,9 +69,15 @@ impl Memtable {
             order: Order::new(),
             range_deletes: RangeDeletes::new(),
             first_seq,
-            updates: AtomicUsize::new(0),
+            updates: CachePadded(AtomicUsize::new(0)),
             populated: AtomicUsize::new(0),
         })
+    }
+
+    /// A capacity with which an empty memtable has room for `entries` entries of `bytes` bytes:
+    /// for a commit that no memtable of the usual capacity has room for.
+    pub(crate) fn capacity_for(entries: usize, bytes: usize) -> usize {
+        bytes.max(Index::capacity_for(entries))
     }
 
     pub(crate) fn first_seq(&self) -> SeqNo {
@@ -105,7 +112,7 @@ impl Memtable {
             return None;
         }
         // Updates that are not counted yet only make this stricter.
-        let entries_max = self.index.keys_max() + self.updates.load(Ordering::Relaxed);
+        let entries_max = self.index.keys_max() + self.updates.0.load(Ordering::Relaxed);
         self.arena.reserve(entries, bytes, entries_max)
     }
 
@@ -131,7 +138,7 @@ impl Memtable {
         point("memtable entry ready");
         let is_new = (self.index).insert(&self.arena, hash, keyspace, key, place);
         if !is_new {
-            self.updates.fetch_add(1, Ordering::Relaxed);
+            self.updates.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -7,69 +7,22 @@
 //! every write; large ones are merged by doubling, by the background thread and without the lock.
 //!
 //! Runs never change. A cursor keeps those that it began with.
-//!
-//! A run is an array of [`Item`]s: 12 bytes of the key, after the prefix that all keys of the
-//! keyspace share, and the entry's place, in 16 bytes. Most comparisons end there.
 
-use super::arena::{Arena, EntryRef, Place, Reserved, Walk};
+use super::{
+    arena::{Arena, EntryRef, Place, Reserved, Walk},
+    run::{Item, Run},
+};
 use crate::{
-    sync::{AtomicBool, AtomicU32, AtomicUsize, Mutex, Ordering},
+    sync::{AtomicBool, AtomicU32, AtomicUsize, CachePadded, Mutex, Ordering},
     types::{KeyspaceId, Kind, SeqNo},
 };
-use std::{cmp, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Entries that an ordering pass sorts at a time.
 pub(super) const CHUNK: usize = if cfg!(miri) { 16 } else { 4096 };
 /// After so many shrinkings of a keyspace's common prefix it is given up, because every
 /// shrinking makes all heads anew.
 const SHRINKINGS_MAX: u32 = 8;
-
-/// An entry in a run.
-#[derive(Clone, Copy)]
-pub(super) struct Item {
-    head: u64,
-    more: u32,
-    pub(super) place: Place,
-}
-
-impl Item {
-    fn new(arena: &Arena, skip: usize, place: Place) -> Item {
-        let (head, more) = head(&arena.entry(place).key()[skip..]);
-        Item { head, more, place }
-    }
-
-    /// Key ascending, then SeqNo descending; both of one keyspace and with the same prefix cut off.
-    #[inline]
-    pub(super) fn order(&self, other: &Item, arena: &Arena) -> cmp::Ordering {
-        self.heads()
-            .cmp(&other.heads())
-            .then_with(|| arena.entry(self.place).order(arena.entry(other.place)))
-    }
-
-    #[inline]
-    fn heads(&self) -> (u64, u32) {
-        (self.head, self.more)
-    }
-}
-
-/// The first 12 bytes, padded with zeros: they order keys as far as they differ.
-#[inline]
-fn head(key: &[u8]) -> (u64, u32) {
-    let padded = match key.first_chunk::<12>() {
-        Some(twelve) => *twelve,
-        None => {
-            let mut padded = [0; 12];
-            padded[..key.len()].copy_from_slice(key);
-            padded
-        }
-    };
-    let all = padded
-        .iter()
-        .fold(0u128, |all, byte| all << 8 | u128::from(*byte));
-    ((all >> 32) as u64, all as u32)
-}
-
-pub(super) type Run = Arc<Vec<Item>>;
 
 /// The ordered entries of one keyspace.
 #[derive(Clone, Default)]
@@ -78,7 +31,7 @@ pub(super) struct Sorted {
     prefix: Vec<u8>,
     shrinkings: u32,
     /// Longest first.
-    pub(super) runs: Vec<Run>,
+    pub(super) runs: Vec<Arc<Run>>,
 }
 
 impl Sorted {
@@ -92,16 +45,7 @@ impl Sorted {
                 run.len()
             };
         };
-        let heads = head(rest);
-        run.partition_point(|item| {
-            item.heads()
-                .cmp(&heads)
-                .then_with(|| {
-                    let entry = arena.entry(item.place);
-                    entry.key().cmp(key).then_with(|| newest.cmp(&entry.seq()))
-                })
-                .is_lt()
-        })
+        run.before(arena, key, rest, newest)
     }
 
     /// The newest version of `key` not above `visible`.
@@ -122,35 +66,30 @@ impl Sorted {
     /// Adds the entries at `places` as a run, then merges small runs.
     fn add(&mut self, arena: &Arena, places: impl Iterator<Item = Place> + Clone) {
         self.share_prefix(arena, places.clone());
-        let mut run: Vec<Item> = places
-            .map(|place| Item::new(arena, self.prefix.len(), place))
-            .collect();
-        run.sort_unstable_by(|a, b| a.order(b, arena));
+        let mut run = Run::sort(arena, self.prefix.len(), places);
         // Each run at least three times as long as the next.
         while let Some(small) = self
             .runs
             .pop_if(|last| last.len() < 3 * run.len() && last.len() + run.len() <= CHUNK)
         {
-            run = merge(arena, &small, &run);
+            run = Run::merge(arena, &small, &run);
         }
         self.push(Arc::new(run));
     }
 
-    fn push(&mut self, run: Run) {
+    fn push(&mut self, run: Arc<Run>) {
         let at = self.runs.partition_point(|r| r.len() >= run.len());
         self.runs.insert(at, run);
     }
 
     /// Cuts the prefix down to what the keys at `places` have in common with it.
     fn share_prefix(&mut self, arena: &Arena, places: impl Iterator<Item = Place>) {
+        let mut keys = places.map(|place| arena.entry(place).key());
+        if self.runs.is_empty() {
+            self.prefix = keys.next().unwrap_or_default().to_vec();
+        }
         let mut len = self.prefix.len();
-        for place in places {
-            let key = arena.entry(place).key();
-            if self.runs.is_empty() && self.prefix.is_empty() && self.shrinkings == 0 {
-                self.prefix = key.to_vec();
-                self.shrinkings = 1;
-                len = key.len();
-            }
+        for key in keys {
             if !key.starts_with(&self.prefix[..len]) {
                 len = (self.prefix.iter().zip(key))
                     .take_while(|(a, b)| a == b)
@@ -168,14 +107,13 @@ impl Sorted {
         });
         let skip = self.prefix.len();
         for run in &mut self.runs {
-            let anew = run.iter().map(|item| Item::new(arena, skip, item.place));
-            *run = Arc::new(anew.collect());
+            *run = Arc::new(run.with_skip(arena, skip));
         }
     }
 
     /// Two runs that are to become one: the longest two neighbours of which one is less than
     /// twice the other. Only those too long to be merged at once count.
-    fn mergeable(&self) -> Option<(Run, Run)> {
+    fn mergeable(&self) -> Option<(Arc<Run>, Arc<Run>)> {
         self.runs.windows(2).find_map(|two| {
             let (long, short) = (&two[0], &two[1]);
             (long.len() < 2 * short.len() && long.len() + short.len() > CHUNK)
@@ -184,8 +122,8 @@ impl Sorted {
     }
 
     /// Replaces two runs by what they were merged to, unless they are gone by now.
-    fn replace(&mut self, old: &(Run, Run), merged: Vec<Item>) {
-        let is_old = |run: &Run| Arc::ptr_eq(run, &old.0) || Arc::ptr_eq(run, &old.1);
+    fn replace(&mut self, old: &(Arc<Run>, Arc<Run>), merged: Run) {
+        let is_old = |run: &Arc<Run>| Arc::ptr_eq(run, &old.0) || Arc::ptr_eq(run, &old.1);
         if self.runs.iter().filter(|run| is_old(run)).count() == 2 {
             self.runs.retain(|run| !is_old(run));
             self.push(Arc::new(merged));
@@ -193,23 +131,9 @@ impl Sorted {
     }
 }
 
-fn merge(arena: &Arena, a: &[Item], b: &[Item]) -> Vec<Item> {
-    let mut merged = Vec::with_capacity(a.len() + b.len());
-    let (mut i, mut j) = (0, 0);
-    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
-        let first = x.order(y, arena).is_lt();
-        merged.push(if first { *x } else { *y });
-        i += usize::from(first);
-        j += usize::from(!first);
-    }
-    merged.extend_from_slice(&a[i..]);
-    merged.extend_from_slice(&b[j..]);
-    merged
-}
-
 /// The runs of all keyspaces.
 pub(super) struct Order {
-    state: Mutex<State>,
+    state: CachePadded<Mutex<State>>,
     /// How many entries were walked. Written under the lock.
     walked: AtomicU32,
     /// Whether long runs wait to be merged. Written under the lock.
@@ -229,11 +153,11 @@ struct State {
 impl Order {
     pub(super) fn new() -> Order {
         Order {
-            state: Mutex::new(State {
+            state: CachePadded(Mutex::new(State {
                 walk: Walk::new(),
                 last: None,
                 keyspaces: BTreeMap::new(),
-            }),
+            })),
             walked: AtomicU32::new(0),
             mergeable: AtomicBool::new(false),
             merging: Mutex::new(()),
@@ -250,7 +174,7 @@ impl Order {
         visible: SeqNo,
     ) -> Arc<Sorted> {
         let end = arena.reserved();
-        let mut state = self.state.lock();
+        let mut state = self.state.0.lock();
         while state.last.is_none_or(|last| last < visible)
             && self.order_chunk(arena, end, &mut state)
         {}
@@ -260,7 +184,7 @@ impl Order {
     /// The keyspaces of all entries that are ready.
     pub(super) fn keyspaces(&self, arena: &Arena) -> Vec<KeyspaceId> {
         let end = arena.reserved();
-        let mut state = self.state.lock();
+        let mut state = self.state.0.lock();
         while self.order_chunk(arena, end, &mut state) {}
         state.keyspaces.keys().copied().collect()
     }
@@ -279,7 +203,7 @@ impl Order {
         if !self.has_work(end) {
             return false;
         }
-        let mut state = self.state.lock();
+        let mut state = self.state.0.lock();
         let unordered = end
             .entries()
             .saturating_sub(self.walked.load(Ordering::Relaxed));
@@ -296,7 +220,7 @@ impl Order {
             return false;
         };
         let found = {
-            let state = self.state.lock();
+            let state = self.state.0.lock();
             let mut all = state.keyspaces.iter();
             let found = all.find_map(|(id, sorted)| Some((*id, sorted.mergeable()?)));
             self.mergeable.store(found.is_some(), Ordering::Relaxed);
@@ -305,8 +229,8 @@ impl Order {
         let Some((keyspace, old)) = found else {
             return false;
         };
-        let merged = merge(arena, &old.0, &old.1);
-        let mut state = self.state.lock();
+        let merged = Run::merge(arena, &old.0, &old.1);
+        let mut state = self.state.0.lock();
         if let Some(sorted) = state.keyspaces.get_mut(&keyspace) {
             Arc::make_mut(sorted).replace(&old, merged);
         }

@@ -1,4 +1,5 @@
 mod concurrent;
+mod measure;
 
 use super::*;
 use crate::iter::{Cursor, Entry};
@@ -320,6 +321,12 @@ fn a_full_memtable_reserves_nothing_and_keeps_everything() {
     assert_eq!((seq, value), (SeqNo(100), &[9; 100][..]));
     assert_eq!(memtable.keyspaces(), [KeyspaceId(0)]);
 
+    let few_keys = Memtable::new(1 << 16, SeqNo(1)).unwrap();
+    let updates = few_keys.index.keys_max() as u64 + 100;
+    for seq in 1..=updates {
+        put(&few_keys, &key(0, &[(seq % 5) as u8]), seq, b"");
+    }
+
     let tiny_entries = Memtable::new(1 << 16, SeqNo(1)).unwrap();
     let keys_max = tiny_entries.index.keys_max() as u64;
     for seq in 1..=keys_max {
@@ -330,6 +337,23 @@ fn a_full_memtable_reserves_nothing_and_keeps_everything() {
         assert!(get(&tiny_entries, &key(0, &seq.to_be_bytes()), keys_max).is_some());
     }
     assert!(get(&tiny_entries, &key(0, b"none"), keys_max).is_none());
+}
+
+/// A commit that even a memtable made for it has no room for.
+#[test]
+fn a_memtable_made_for_a_commit_has_room_for_it() {
+    for entries in [1, 2, 3, 4, 1000, 33_333] {
+        for entry_bytes in [24, 32, 88, 200] {
+            let capacity = Memtable::capacity_for(entries, entries * entry_bytes);
+            let memtable = Memtable::new(capacity, SeqNo(1)).unwrap();
+            assert!(memtable.reserve(entries, entries * entry_bytes).is_some());
+        }
+    }
+    let too_large = Memtable::new(40 << 30, SeqNo(1));
+    assert!(matches!(
+        too_large,
+        Err(crate::Error::InvalidArgument { .. })
+    ));
 }
 
 /// Keys with the same hash taken for each other, or lost where the probing wraps around.
@@ -346,7 +370,7 @@ fn keys_with_equal_hashes_stay_apart() {
             let mut r = reserve_one(&memtable, &key, b"");
             let kind = SeqKind::new(SeqNo(seq), Kind::Put);
             let place = (memtable.arena).write(&mut r, KeyspaceId(i.into()), &key, kind, b"");
-            assert!(r.is_filled());
+            assert_eq!(memtable.arena.reserved().entries() as u64, seq);
             let keyspace = KeyspaceId(i.into());
             assert!((memtable.index).insert(&memtable.arena, hash, keyspace, &key, place));
         }

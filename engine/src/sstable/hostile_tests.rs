@@ -187,11 +187,44 @@ fn blocks_of_nonsense_never_panic() {
         };
         let key = random.key();
         let _ = block.find(random.next(), &key);
-        let _ = block.find(u64::from(bad[bad.len() - 5]), &key);
+        let _ = block.find(u64::from(bad[5 % bad.len()]), &key);
         let _ = block.lower_bound(&key);
         for i in 0..block.len().min(100) {
             let _ = (block.entry(i), block.base(i), block.refuse(i));
         }
+    }
+}
+
+/// A kind or a flag of a newer version must not be taken for rot, nor skipped.
+#[test]
+fn kinds_and_flags_of_newer_versions_are_unsupported() {
+    let mut random = Random(8);
+    let (model, built) = small(&mut random, Compression::None);
+    let table = built.open().unwrap();
+    let whole = built.file.bytes.lock().clone();
+    let place = table.place(1);
+    let block = table.block(1).unwrap().to_vec();
+    let second = Block::parse(&block).unwrap().entry(1).unwrap();
+    // Kind and flags of the second entry: nine bytes, three lengths and the key before its value.
+    let entry_at = second.value_at - second.suffix.len() - 12;
+    for (at, newer) in [(0, 3), (0, 4), (0, 200), (8, 1), (8, 0x80)] {
+        let mut bad = block.clone();
+        bad[entry_at + at] = newer;
+        let seal = trailer(
+            &bad,
+            Compression::None,
+            bad.len() as u32,
+            built.summary.identity,
+            place.start,
+        );
+        bad.extend_from_slice(&seal);
+        let mut file = whole.clone();
+        file[place.start as usize..place.end as usize].copy_from_slice(&bad);
+        built.file.bytes.lock().clone_from(&file);
+        let found = built.open().unwrap().check();
+        assert!(matches!(found, Err(Error::Unsupported { .. })), "{found:?}");
+        let found = read_all(&built, &model);
+        assert!(matches!(found, Err(Error::Unsupported { .. })), "{found:?}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{SharedBlocks, cursor::SstableCursor, filter::Filter, filter_hash, index::Index};
 use crate::{
+    cache::Hint,
     env::NamedFile,
     error::{Error, Result},
     format::{
@@ -26,6 +27,8 @@ pub(crate) struct Sstable {
     summary: SstableSummary,
     properties: Properties,
     index: Index,
+    /// One for each block.
+    hints: Vec<Hint>,
     filter: Filter,
     range_tombstones: Arc<RangeTombstones>,
     shared: Arc<SharedBlocks>,
@@ -108,6 +111,7 @@ impl Sstable {
             summary: expected.clone(),
             file,
             properties,
+            hints: (0..index.len()).map(|_| Hint::default()).collect(),
             index,
             filter,
             shared,
@@ -132,7 +136,8 @@ impl Sstable {
 
     /// Bytes of memory that the open file occupies beside blocks in the cache.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.index.memory_bytes() + self.filter.memory_bytes()
+        let hints = self.hints.len() * size_of::<Hint>();
+        self.index.memory_bytes() + hints + self.filter.memory_bytes()
     }
 
     /// Whether a key with this [`filter_hash`] may be here. Touches one cache line.
@@ -228,7 +233,8 @@ impl Sstable {
     /// A block out of the cache.
     pub(super) fn cached_block(&self, block_no: usize) -> Option<Arc<[u8]>> {
         let offset = self.index.place(block_no).start;
-        self.shared.cache.get(self.summary.file_id, offset)
+        let cache = &self.shared.cache;
+        cache.get(self.summary.file_id, offset, &self.hints[block_no])
     }
 
     /// A block out of the cache, or read, verified and cached.

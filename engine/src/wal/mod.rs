@@ -25,16 +25,24 @@ use crate::{
         BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SWITCH_BYTES, SegmentHeader,
         Switch, record_bytes,
     },
-    sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst, point},
+    sync::{
+        AtomicBool, AtomicU64, InOrder, Mutex,
+        Ordering::{Relaxed, SeqCst},
+        point,
+    },
     types::{EditNo, FileId, Lsn, SeqNo},
 };
 use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
-/// Sizes that new segments get.
+/// How new segments are made.
 #[derive(Clone, Copy)]
-pub(crate) struct SegmentSizes {
+pub(crate) struct SegmentPlan {
+    /// Bytes of the first one.
     pub(crate) first: u64,
+    /// Bytes of the largest.
     pub(crate) max: u64,
+    /// Whether they are written before use, not only allocated.
+    pub(crate) written: bool,
 }
 
 pub(crate) struct Wal {
@@ -43,7 +51,9 @@ pub(crate) struct Wal {
     uuid: [u8; 16],
     poison: Arc<Poison>,
     file_ids: Arc<AtomicU64>,
-    sizes: SegmentSizes,
+    plan: SegmentPlan,
+    /// Pages below this position were made present.
+    populated: AtomicU64,
     /// How far the log is in the kernel's hands, in order.
     filled: InOrder,
     filled_moved: Signal,
@@ -103,11 +113,13 @@ pub(crate) struct LogStart {
     pub(crate) durable_edit: EditNo,
 }
 
+/// How far ahead pages are made present.
+const POPULATE_BYTES: u64 = 256 << 10;
 /// How many prepared segments are kept ready.
 const READY_SEGMENTS: usize = 2;
 /// How many segments are kept that nothing needs, besides those.
 const IDLE_SEGMENTS: usize = 1;
-/// A segment that filled faster than this is followed by one of twice the size.
+/// A segment that filled faster than this is followed by one of four times the size.
 const BUSY_SEGMENT: Duration = Duration::from_secs(1);
 
 impl Wal {
@@ -117,7 +129,7 @@ impl Wal {
         uuid: [u8; 16],
         poison: Arc<Poison>,
         file_ids: Arc<AtomicU64>,
-        sizes: SegmentSizes,
+        plan: SegmentPlan,
         start: LogStart,
     ) -> Wal {
         Wal {
@@ -126,7 +138,8 @@ impl Wal {
             uuid,
             poison,
             file_ids,
-            sizes,
+            plan,
+            populated: AtomicU64::new(0),
             filled: InOrder::new(start.base.0),
             filled_moved: Signal::new(env),
             durable: AtomicU64::new(start.base.0),
@@ -140,7 +153,7 @@ impl Wal {
                 ready: VecDeque::new(),
                 idle: start.idle.into_iter().map(Arc::new).collect(),
                 base: start.base,
-                next_bytes: sizes.first,
+                next_bytes: plan.first,
                 switched_at: Duration::ZERO,
             }),
             preparing: Mutex::new(()),
@@ -327,7 +340,8 @@ impl Wal {
             return idle.recycle(self.uuid, header);
         }
         let id = FileId(self.file_ids.fetch_add(1, SeqCst));
-        let segment = match Segment::create(self.env.disk(), &self.dir, self.uuid, id, header) {
+        let disk = self.env.disk();
+        let segment = match Segment::create(disk, &self.dir, self.uuid, id, header, self.plan.written) {
             Err(full @ Error::NoSpace { .. }) => {
                 let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
                 let capacity = idle.header.capacity;
@@ -376,8 +390,8 @@ impl Wal {
         let busy = now - segments.switched_at < BUSY_SEGMENT;
         segments.switched_at = now;
         segments.next_bytes = match busy {
-            true => (segments.next_bytes * 2).min(self.sizes.max),
-            false => self.sizes.first,
+            true => (segments.next_bytes * 4).min(self.plan.max),
+            false => self.plan.first,
         };
         Some(next)
     }
@@ -428,12 +442,20 @@ impl Wal {
         all.map(|s| s.header.capacity + BLOCK_BYTES).sum()
     }
 
-    /// Makes the pages ahead of the tail present.
-    pub(crate) fn populate(&self, from: Lsn, to: Lsn) {
-        let segments: Vec<_> = {
-            let s = self.segments.lock();
-            s.live.back().into_iter().chain(s.ready.front()).cloned().collect()
-        };
-        segments.iter().for_each(|s| s.populate(from, to));
+    /// Makes the next pages of a segment present before they are written, many in one call: each
+    /// would fault otherwise. Only for commits that do not wait for the disk, because the next sync
+    /// writes these pages too.
+    #[inline]
+    pub(crate) fn populate(&self, slot: &LogSlot) {
+        if slot.end.0 > self.populated.load(Relaxed) {
+            self.populate_from(slot);
+        }
+    }
+
+    #[cold]
+    fn populate_from(&self, slot: &LogSlot) {
+        let to = Lsn(slot.end.0 + POPULATE_BYTES);
+        self.populated.store(to.0.min(slot.segment.end().0), Relaxed);
+        slot.segment.populate(slot.lsn, to);
     }
 }

@@ -87,6 +87,8 @@ pub(crate) struct Replayed {
     pub(crate) end: Lsn,
     /// Up to here the log is known durable.
     pub(crate) durable: Lsn,
+    /// Where the last record below `durable` ends.
+    pub(crate) durable_end: Lsn,
     /// The newest manifest edit that a record names.
     pub(crate) durable_edit: EditNo,
     /// The first SeqNo not used.
@@ -147,14 +149,18 @@ pub(crate) fn replay(
     let mut out = Replayed {
         end: piece.start,
         durable: piece.start,
+        durable_end: piece.start,
         durable_edit: EditNo(0),
         next_seq: SeqNo(0),
         clean: false,
     };
     let mut first = true;
     let mut data = segment.read()?;
+    // Records at or above the durable mark: where they begin, and where the one before ended.
+    let mut above: Vec<(Lsn, Lsn)> = vec![];
     loop {
-        if piece.end.is_some_and(|end| block_end(out.end) >= end) {
+        out.durable_end = above.first().map_or(out.end, |(_, before)| *before);
+        if piece.end.is_some_and(|end| out.end >= end) {
             return Ok(out);
         }
         let records = Records::new(&segment.header, &data);
@@ -163,8 +169,12 @@ pub(crate) fn replay(
             return Ok(out);
         };
         first = false;
-        out.end = record.end();
         out.durable = out.durable.max(record.durable);
+        above.retain(|(lsn, _)| *lsn >= out.durable);
+        if record.lsn >= out.durable {
+            above.push((record.lsn, out.end));
+        }
+        out.end = record.end();
         out.durable_edit = out.durable_edit.max(record.durable_edit);
         out.clean = record.kind == RecordKind::Mark && record.flags & FLAG_CLEAN != 0;
         match record.kind {

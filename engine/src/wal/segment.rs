@@ -11,8 +11,7 @@ use crate::{
 };
 use std::path::Path;
 
-/// A prepared segment: its file is as long as it will be, all written, its header durable.
-/// Overwriting its blocks changes no metadata, so a sync has only the data to write.
+/// A prepared segment: its file is as long as it will be, every byte zero, its header durable.
 pub(crate) struct Segment {
     pub(crate) id: FileId,
     pub(crate) header: SegmentHeader,
@@ -26,16 +25,21 @@ pub(crate) fn segment_name(id: FileId) -> String {
 
 impl Segment {
     /// Makes a new file into a segment. The caller makes its directory entry durable.
+    ///
+    /// Written blocks can be overwritten without a change of metadata, so that a commit's sync has only
+    /// its data to write; blocks that are only allocated cost each sync a journal entry, once. So
+    /// `written` is for logs whose commits wait for the disk.
     pub(crate) fn create(
         disk: &dyn Disk,
         dir: &Path,
         uuid: [u8; 16],
         id: FileId,
         header: SegmentHeader,
+        written: bool,
     ) -> Result<Segment> {
         let path = dir.join(segment_name(id));
         let file = NamedFile::open(disk, path.clone(), OpenMode::CreateNew)?;
-        let prepared = Self::fill(&file, header.capacity)
+        let prepared = Self::fill(&file, header.capacity, written)
             .and_then(|()| Self::write_header(&file, uuid, id, &header))
             .and_then(|()| file.sync_all());
         if let Err(error) = prepared {
@@ -46,9 +50,12 @@ impl Segment {
         Segment::open(file, id, header)
     }
 
-    fn fill(file: &NamedFile, capacity: u64) -> Result<()> {
+    fn fill(file: &NamedFile, capacity: u64, written: bool) -> Result<()> {
         let len = BLOCK_BYTES + capacity;
         file.allocate(len)?;
+        if !written {
+            return Ok(());
+        }
         let zeros = vec![0; len.min(1 << 20) as usize];
         let mut at = 0;
         while at < len {

@@ -58,6 +58,46 @@ fn an_ordering_pass_stops_at_an_entry_that_is_not_ready() {
     assert_eq!(keys(3), b"abc");
 }
 
+/// A version lost between two threads that insert the same new key at once: each claims a slot
+/// for it, or both link their older versions to the same newer one.
+#[test]
+fn two_threads_may_insert_versions_of_one_key() {
+    let keys = scaled(10_000) as u64;
+    let memtable = Memtable::new(8 << 20, SeqNo(1)).unwrap();
+    let reserved: Vec<Mutex<Reservation>> = (0..4 * keys)
+        .map(|_| Mutex::new(reserve_one(&memtable, &[0; 8], b"")))
+        .collect();
+    let done = [AtomicU64::new(0), AtomicU64::new(0)];
+    let insert_all = |me: usize| {
+        for i in 0..keys {
+            // In step with the other thread, unless that sleeps.
+            for _ in 0..300 {
+                if done[1 - me].load(Ordering::Relaxed) >= i {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            let key = key(0, &i.to_be_bytes());
+            for at in [4 * i + 2 + me as u64, 4 * i + me as u64] {
+                let mut r = reserved[at as usize].lock();
+                insert(&memtable, &mut r, &key, at + 1, Some(b""));
+            }
+            done[me].store(i + 1, Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| insert_all(1));
+        insert_all(0);
+    });
+    for i in 0..keys {
+        let key = key(0, &i.to_be_bytes());
+        for seq in 4 * i + 1..=4 * i + 4 {
+            assert_eq!(get(&memtable, &key, seq).unwrap().0, SeqNo(seq));
+        }
+    }
+    assert_eq!(memtable.updates.0.load(Ordering::Relaxed) as u64, 3 * keys);
+}
+
 /// Threads that insert, publish in order, read and order, all at once: a published entry that a
 /// get or a cursor misses, a chain that does not descend, bytes seen before they are whole.
 #[test]

@@ -1,0 +1,43 @@
+//! Measures this engine against what the machine can do, in one run.
+//!
+//! `cargo run --release -p lightning_benches -- [NAME..] [--rounds N] [--dir DIR]`. Every comparison
+//! is interleaved and given as a ratio of medians: times alone mean little on a shared machine.
+#![expect(clippy::unwrap_used, reason = "a benchmark that fails should say where and stop")]
+
+mod durable;
+mod memory;
+mod report;
+mod settled;
+
+use report::Report;
+use std::path::PathBuf;
+
+/// What all benchmarks are given.
+pub(crate) struct Bench {
+    pub(crate) rounds: usize,
+    pub(crate) dir: PathBuf,
+}
+
+type Run = fn(&Bench, &mut Report);
+
+fn main() {
+    let all: [(&str, Run); 3] =
+        [("memory", memory::run), ("settled", settled::run), ("durable", durable::run)];
+    let mut bench = Bench { rounds: 5, dir: std::env::temp_dir() };
+    let mut chosen = vec![];
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--rounds" => bench.rounds = args.next().unwrap().parse().unwrap(),
+            "--dir" => bench.dir = args.next().unwrap().into(),
+            name => chosen.push(name.to_string()),
+        }
+    }
+    let mut report = Report::default();
+    for (name, run) in all {
+        if chosen.is_empty() || chosen.iter().any(|c| c == name) {
+            run(&bench, &mut report);
+        }
+    }
+    println!("{report}");
+}

@@ -1,0 +1,6 @@
+//! Integration tests, one binary. `--features integration_tests` adds the heavy half.
+#![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods, missing_docs)]
+
+mod api;
+mod layering;
+mod model;
