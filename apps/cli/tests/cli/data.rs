@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 fn json_lines(text: &str) -> Vec<Value> {
     text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
         .collect()
 }
 
