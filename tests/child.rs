@@ -40,9 +40,7 @@ fn child() {
 /// Tells the parent. Used by children only.
 pub(crate) fn say(line: &str) {
     // The line before may be one that the test harness has begun.
-    std::io::stdout()
-        .write_all(format!("\n{MARK}{line}\n").as_bytes())
-        .unwrap();
+    std::io::stdout().write_all(format!("\n{MARK}{line}\n").as_bytes()).unwrap();
     std::io::stdout().flush().unwrap();
 }
 
@@ -60,46 +58,28 @@ pub(crate) struct Child {
 
 impl Child {
     pub(crate) fn start(role: &str, dir: &Path, argument: &str) -> Child {
-        Child::start_as(
-            Command::new(std::env::current_exe().unwrap()),
-            role,
-            dir,
-            argument,
-        )
+        Child::start_as(Command::new(std::env::current_exe().unwrap()), role, dir, argument)
     }
 
     /// With at most `files` open files.
     pub(crate) fn start_with_few_files(files: u32, role: &str, dir: &Path) -> Child {
         let mut shell = Command::new("sh");
-        shell
-            .arg("-c")
-            .arg(format!("ulimit -n {files}; exec \"$0\" \"$@\""));
+        shell.arg("-c").arg(format!("ulimit -n {files}; exec \"$0\" \"$@\""));
         shell.arg(std::env::current_exe().unwrap());
         Child::start_as(shell, role, dir, "")
     }
 
     fn start_as(mut command: Command, role: &str, dir: &Path, argument: &str) -> Child {
         command.args(["--exact", "child::child", "--nocapture", "--test-threads=1"]);
-        command
-            .env(ROLE, role)
-            .env(DIR, dir)
-            .env(ARGUMENT, argument);
-        let mut process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.env(ROLE, role).env(DIR, dir).env(ARGUMENT, argument);
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = process.stdout.take().unwrap();
         let said = Arc::new((Mutex::new(Said::default()), Condvar::new()));
         let reader = std::thread::spawn({
             let said = Arc::clone(&said);
             move || listen(BufReader::new(stdout), &said)
         });
-        Child {
-            process,
-            said,
-            reader,
-        }
+        Child { process, said, reader }
     }
 
     /// Returns once the child has said a line that begins so, or has ended. Tells which.
@@ -114,10 +94,7 @@ impl Child {
                 return false;
             }
             let (next, timeout) = more.wait_timeout(said, Duration::from_secs(60)).unwrap();
-            assert!(
-                !timeout.timed_out(),
-                "the child hangs before it says {line:?}"
-            );
+            assert!(!timeout.timed_out(), "the child hangs before it says {line:?}");
             said = next;
         }
     }

@@ -44,7 +44,5 @@ impl Drop for Scratch {
 pub(crate) fn contents_of_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
     let name = |e: &std::fs::DirEntry| e.file_name().into_string().unwrap();
-    entries
-        .map(|e| (name(&e), std::fs::read(e.path()).unwrap()))
-        .collect()
+    entries.map(|e| (name(&e), std::fs::read(e.path()).unwrap())).collect()
 }

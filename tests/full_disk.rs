@@ -46,10 +46,7 @@ impl SmallDisk {
     fn new() -> Option<SmallDisk> {
         let scratch = Scratch::new();
         let (image, mount) = (scratch.path().join("image"), scratch.path().join("mount"));
-        fs::File::create(&image)
-            .unwrap()
-            .set_len(DISK_BYTES)
-            .unwrap();
+        fs::File::create(&image).unwrap().set_len(DISK_BYTES).unwrap();
         fs::create_dir(&mount).unwrap();
         let mounted = cfg!(target_os = "linux")
             && run("mkfs.ext4", &["-q"], &[&image])
@@ -71,11 +68,7 @@ impl SmallDisk {
 
     /// Takes up `bytes`, or all that is left.
     fn load(&self, bytes: u64) {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.ballast())
-            .unwrap();
+        let mut file = OpenOptions::new().create(true).append(true).open(self.ballast()).unwrap();
         let mut left = bytes;
         // Smaller and smaller pieces, until not one byte goes in.
         for piece in [1 << 20, 4096, 1] {
@@ -92,11 +85,7 @@ impl SmallDisk {
     }
 
     fn remount(&self, how: &str) {
-        assert!(run(
-            "mount",
-            &["-o", &format!("remount,{how}")],
-            &[&self.mount]
-        ));
+        assert!(run("mount", &["-o", &format!("remount,{how}")], &[&self.mount]));
     }
 }
 
@@ -119,10 +108,7 @@ fn config(name: &str) -> LightningDbConfig {
     };
     match name {
         "small" => small,
-        "small, sync" => LightningDbConfig {
-            wal_sync_mode: WalSyncMode::Sync,
-            ..small
-        },
+        "small, sync" => LightningDbConfig { wal_sync_mode: WalSyncMode::Sync, ..small },
         "default" => LightningDbConfig::default(),
         other => panic!("no such configuration: {other}"),
     }
@@ -155,14 +141,9 @@ fn put_until_full(db: &Database, dir: &Path, mut number: u64) -> u64 {
 
 /// The error says what is wrong, what was tried, and where.
 fn check_no_space(error: &Error, dir: &Path) {
-    let Error::NoSpace { op, path } = error else {
-        panic!("not NoSpace: {error} ({error:?})")
-    };
+    let Error::NoSpace { op, path } = error else { panic!("not NoSpace: {error} ({error:?})") };
     assert!(!op.is_empty() && path.starts_with(dir), "{error}");
-    assert!(
-        error.is_retryable() && error.to_string().contains("no space left"),
-        "{error}"
-    );
+    assert!(error.is_retryable() && error.to_string().contains("no space left"), "{error}");
 }
 
 /// All numbers below `end` are there, and nothing else.
@@ -176,11 +157,7 @@ fn check(db: &Database, end: u64) {
     .unwrap();
     assert_eq!(number, end);
     for number in (0..end).step_by(97) {
-        assert_eq!(
-            db.get(number.to_be_bytes()).unwrap().unwrap(),
-            value(number),
-            "{number}"
-        );
+        assert_eq!(db.get(number.to_be_bytes()).unwrap().unwrap(), value(number), "{number}");
     }
 }
 
@@ -189,10 +166,7 @@ fn put_until_it_works(db: &Database, dir: &Path, number: u64) {
     let start = Instant::now();
     while let Err(error) = put(db, number) {
         check_no_space(&error, dir);
-        assert!(
-            start.elapsed() < NEVER,
-            "there is space, but no write succeeds: {error}"
-        );
+        assert!(start.elapsed() < NEVER, "there is space, but no write succeeds: {error}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -205,10 +179,7 @@ fn fill_the_disk(name: &str) {
 
     // Filled by the database itself, then to the brim.
     let mut end = put_until_full(&db, &dir, 0);
-    println!(
-        "{name}: full after {end} puts, {} free blocks",
-        free_blocks(&disk.mount)
-    );
+    println!("{name}: full after {end} puts, {} free blocks", free_blocks(&disk.mount));
     check(&db, end);
     disk.load(u64::MAX);
     end = put_until_full(&db, &dir, end);
@@ -217,10 +188,7 @@ fn fill_the_disk(name: &str) {
     if let Err(error) = &keyspace {
         check_no_space(error, &dir);
     }
-    assert!(matches!(
-        db.checkpoint(),
-        Ok(()) | Err(Error::NoSpace { .. })
-    ));
+    assert!(matches!(db.checkpoint(), Ok(()) | Err(Error::NoSpace { .. })));
 
     // It opens while the disk is full: after a close, and after each of two kills.
     drop(keyspace);
@@ -236,15 +204,10 @@ fn fill_the_disk(name: &str) {
     drop(db);
     for _ in 0..2 {
         let child = Child::start("fill", &dir, name);
-        assert!(
-            child.wait_for("full"),
-            "the child could not open the database on a full disk"
-        );
+        assert!(child.wait_for("full"), "the child could not open the database on a full disk");
         let said = child.kill();
         let acknowledged = said.iter().filter_map(|line| line.strip_prefix("ack "));
-        end = acknowledged
-            .last()
-            .map_or(end, |number| number.parse::<u64>().unwrap() + 1);
+        end = acknowledged.last().map_or(end, |number| number.parse::<u64>().unwrap() + 1);
     }
     let db = Database::open(&dir, config(name)).expect("open on a full disk after two kills");
     check(&db, end);
@@ -266,20 +229,15 @@ fn fill_the_disk(name: &str) {
 }
 
 fn free_blocks(mount: &Path) -> String {
-    let output = Command::new("stat")
-        .args(["-f", "-c", "%a"])
-        .arg(mount)
-        .output()
-        .unwrap();
+    let output = Command::new("stat").args(["-f", "-c", "%a"]).arg(mount).output().unwrap();
     String::from_utf8_lossy(&output.stdout).trim().into()
 }
 
 /// Writes until the disk is full, and goes on trying until killed.
 pub(crate) fn fill(dir: &Path, name: &str) {
     let db = Database::open(dir, config(name)).unwrap();
-    let mut number = db.last().unwrap().map_or(0, |(key, _)| {
-        u64::from_be_bytes(key.try_into().unwrap()) + 1
-    });
+    let mut number =
+        db.last().unwrap().map_or(0, |(key, _)| u64::from_be_bytes(key.try_into().unwrap()) + 1);
     let mut full = 0;
     loop {
         match put(&db, number) {
@@ -370,10 +328,7 @@ fn a_disk_that_cannot_be_written_is_left_as_it_is() {
     for error in tries.map(Result::unwrap_err) {
         assert!(matches!(error, Error::Io { .. }), "{error:?}");
         let text = error.to_string();
-        assert!(
-            text.contains("Read-only") && text.contains("mount"),
-            "{text}"
-        );
+        assert!(text.contains("Read-only") && text.contains("mount"), "{text}");
     }
     assert!(contents_of_files(&dir) == before, "something was written");
     disk.remount("rw");
@@ -419,10 +374,7 @@ fn too_few_open_files_lose_nothing() {
                 end = number.parse::<u64>().unwrap() + 1;
             }
             if let Some(error) = line.strip_prefix("refused ") {
-                assert!(
-                    error.contains("Too many open files"),
-                    "with {files} files: {error}"
-                );
+                assert!(error.contains("Too many open files"), "with {files} files: {error}");
                 refused += 1;
             }
         }

@@ -14,16 +14,8 @@ use std::{
 };
 
 const WRITERS: usize = 2;
-const ROUNDS: u64 = if cfg!(feature = "integration_tests") {
-    100
-} else {
-    5
-};
-const CREATIONS: u64 = if cfg!(feature = "integration_tests") {
-    100
-} else {
-    10
-};
+const ROUNDS: u64 = if cfg!(feature = "integration_tests") { 100 } else { 5 };
+const CREATIONS: u64 = if cfg!(feature = "integration_tests") { 100 } else { 10 };
 
 /// So small that segments, memtables, runs and manifests follow each other quickly.
 fn config(mode: WalSyncMode) -> LightningDbConfig {
@@ -57,20 +49,13 @@ struct Progress {
 
 impl Progress {
     fn encode(&self) -> Vec<u8> {
-        [self.first, self.last, self.other]
-            .iter()
-            .flat_map(|n| n.to_be_bytes())
-            .collect()
+        [self.first, self.last, self.other].iter().flat_map(|n| n.to_be_bytes()).collect()
     }
 
     fn decode(bytes: &[u8]) -> Progress {
         let word = |i: usize| u64::from_be_bytes(bytes[i * 8..i * 8 + 8].try_into().unwrap());
         assert_eq!(bytes.len(), 24);
-        Progress {
-            first: word(0),
-            last: word(1),
-            other: word(2),
-        }
+        Progress { first: word(0), last: word(1), other: word(2) }
     }
 }
 
@@ -114,11 +99,7 @@ pub(crate) fn count(dir: &Path, argument: &str) {
 
 /// One commit: a few numbers more, now and then the old ones less.
 fn step(db: &Database, mine: &Keyspace, writer: usize, was: Progress, other: u64) -> Progress {
-    let mut now = Progress {
-        last: was.last + 1 + was.last % 3,
-        other,
-        ..was
-    };
+    let mut now = Progress { last: was.last + 1 + was.last % 3, other, ..was };
     let mut batch = WriteBatch::new();
     for number in was.last + 1..=now.last {
         batch.put_in(mine, number.to_be_bytes(), value(writer, number));
@@ -138,26 +119,15 @@ fn step(db: &Database, mine: &Keyspace, writer: usize, was: Progress, other: u64
 
 /// What is there is what was acknowledged, or more, and a prefix of what was written.
 fn check(db: &Database, acknowledged: &[u64]) -> Vec<Progress> {
-    let keyspaces: Vec<_> = (0..WRITERS)
-        .map(|w| db.keyspace(&writer_name(w)).unwrap())
-        .collect();
+    let keyspaces: Vec<_> = (0..WRITERS).map(|w| db.keyspace(&writer_name(w)).unwrap()).collect();
     let snapshot = db.snapshot().unwrap();
-    let progress: Vec<_> = keyspaces
-        .iter()
-        .enumerate()
-        .map(|(w, mine)| check_writer(mine, &snapshot, w))
-        .collect();
+    let progress: Vec<_> =
+        keyspaces.iter().enumerate().map(|(w, mine)| check_writer(mine, &snapshot, w)).collect();
     for (writer, now) in progress.iter().enumerate() {
         let least = acknowledged.get(writer).copied().unwrap_or_default();
-        assert!(
-            now.last >= least,
-            "{writer}: {least} was acknowledged, found {now:?}"
-        );
+        assert!(now.last >= least, "{writer}: {least} was acknowledged, found {now:?}");
         let other = progress[1 - writer];
-        assert!(
-            other.last >= now.other,
-            "a hole: {now:?} is there, the other has {other:?}"
-        );
+        assert!(other.last >= now.other, "a hole: {now:?} is there, the other has {other:?}");
     }
     progress
 }
@@ -179,9 +149,7 @@ fn check_writer(mine: &Keyspace, snapshot: &Snapshot, writer: usize) -> Progress
 }
 
 fn manifest_generation(dir: &Path) -> u64 {
-    let names = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name());
+    let names = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name());
     let numbers = names.filter_map(|n| n.to_str()?.strip_prefix("manifest-")?.parse().ok());
     numbers.max().unwrap_or_default()
 }
@@ -229,10 +197,7 @@ fn kill_and_go_on(name: &str) {
          acknowledged, none lost; {opens} openings, manifest generation {}",
         manifest_generation(&path)
     );
-    assert!(
-        acknowledgements > ROUNDS,
-        "the children hardly got to write"
-    );
+    assert!(acknowledgements > ROUNDS, "the children hardly got to write");
 }
 
 #[test]
@@ -275,10 +240,7 @@ fn a_kill_during_creation_leaves_what_opens() {
             .unwrap_or_else(|error| panic!("round {round}: {error}"));
         let found = db.get("key").unwrap();
         assert!(found.is_none() || found.as_deref() == Some(b"value"));
-        assert!(
-            found.is_some() || !acknowledged,
-            "round {round}: the put is gone"
-        );
+        assert!(found.is_some() || !acknowledged, "round {round}: the put is gone");
         puts += u64::from(found.is_some());
         db.put("another", "value").unwrap();
         drop(db);
