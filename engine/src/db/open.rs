@@ -204,8 +204,8 @@ struct Recovered {
     /// Commits above the durable mark, as they were written.
     suffix: Vec<(RecordHeader, Vec<u8>)>,
     durable: Lsn,
-    /// Behind the last valid record.
-    end: Lsn,
+    /// Salts of the segments that were read.
+    segments: Vec<u64>,
     /// Positions from here on were never used.
     base: Lsn,
     epoch: u64,
@@ -321,7 +321,7 @@ impl Opening {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
             durable: Lsn(BLOCK_BYTES),
-            end: Lsn(BLOCK_BYTES),
+            segments: vec![],
             base: Lsn(BLOCK_BYTES),
             epoch: 1,
             next_seq: SeqNo(1),
@@ -421,7 +421,7 @@ impl Opening {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
             durable: Lsn(0),
-            end: Lsn(0),
+            segments: vec![],
             base: Lsn(BLOCK_BYTES),
             epoch: 0,
             next_seq: SeqNo(state.flushed.0 + 1),
@@ -446,7 +446,7 @@ impl Opening {
             recovered.durable = piece.end.unwrap_or(replayed.durable);
             recovered.suffix.retain(|(record, _)| record.lsn >= recovered.durable);
             recovered.base = recovered.base.max(replayed.end);
-            recovered.end = replayed.end;
+            recovered.segments.extend(replayed.segments);
             clean = replayed.clean;
             recovered.epoch = recovered.epoch.max(piece.epoch);
         }
@@ -509,16 +509,11 @@ impl Opening {
         recovered: &Recovered,
     ) -> Result<(Vec<Segment>, Vec<Segment>)> {
         let (mut live, mut idle) = (vec![], vec![]);
-        // As the manifest says, up to the end that was found: what lies above the durable mark is
-        // needed until its copy is durable. So is a segment that begins at the end: the one before
-        // may name it as the next.
-        let pieces = ended_at(&manifest.state().log, recovered.end);
+        // As the manifest says: what lies above the durable mark is needed until its copy is durable.
+        let pieces = &manifest.state().log;
         for segment in segments {
-            let needed = pieces.iter().any(|piece| {
-                piece.epoch == segment.header.epoch
-                    && segment.end() > piece.start
-                    && piece.end.is_none_or(|end| segment.header.first <= end)
-            });
+            let needed = recovered.segments.contains(&segment.header.salt)
+                && pieces.iter().any(|piece| piece.epoch == segment.header.epoch);
             match needed {
                 true => live.push(segment.into_segment()?),
                 false => idle.push(segment.into_segment()?),

@@ -93,6 +93,8 @@ pub(crate) struct Replayed {
     pub(crate) durable_edit: EditNo,
     /// The last record says that the database was closed.
     pub(crate) clean: bool,
+    /// Salts of the segments that make up the log. Others may claim the same positions.
+    pub(crate) segments: Vec<u64>,
 }
 
 /// Where a record was found.
@@ -151,8 +153,13 @@ pub(crate) fn replay(
     mut commit: impl FnMut(&RecordHeader, &[u8], &Found<'_>) -> Result<()>,
 ) -> Result<Replayed> {
     let mut segment = named(dir, segments, piece.salt, piece.start, piece.epoch)?;
-    let mut out =
-        Replayed { end: piece.start, durable: piece.start, durable_edit: EditNo(0), clean: false };
+    let mut out = Replayed {
+        end: piece.start,
+        durable: piece.start,
+        durable_edit: EditNo(0),
+        clean: false,
+        segments: vec![segment.header.salt],
+    };
     let mut first = true;
     let mut data = segment.read()?;
     loop {
@@ -182,6 +189,7 @@ pub(crate) fn replay(
                 })?;
                 segment = named(dir, segments, next.salt, next.first, piece.epoch)?;
                 out.end = segment.header.first;
+                out.segments.push(segment.header.salt);
                 data = segment.read()?;
             }
         }
