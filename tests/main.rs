@@ -2,5 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods, missing_docs)]
 
 mod api;
+mod child;
+mod files;
+mod full_disk;
+mod kill;
 mod layering;
 mod model;
+mod random;

@@ -361,6 +361,13 @@ impl Opening {
         let file_ids = Arc::new(AtomicU64::new(next_file));
         let mut state = State { clean: false, ..manifest.state().clone() };
         state.next_file = FileId(next_file);
+        if recovered.suffix.is_empty() {
+            // All that is in the log is durable where it is.
+            state.log = ended_at(&state.log, recovered.durable);
+        }
+        // The manifest's name may be known to the page cache only. Older ones are still its safety.
+        let synced = self.env.disk().sync_dir(&self.dir);
+        synced.map_err(|e| Error::io("sync the directory", &self.dir, e))?;
         manifest.adopt_spare(&listing.manifests)?;
         manifest.roll(state)?;
 
@@ -503,13 +510,14 @@ impl Opening {
     ) -> Result<(Vec<Segment>, Vec<Segment>)> {
         let (mut live, mut idle) = (vec![], vec![]);
         // As the manifest says, up to the end that was found: what lies above the durable mark is
-        // needed until its copy is durable.
+        // needed until its copy is durable. So is a segment that begins at the end: the one before
+        // may name it as the next.
         let pieces = ended_at(&manifest.state().log, recovered.end);
         for segment in segments {
             let needed = pieces.iter().any(|piece| {
                 piece.epoch == segment.header.epoch
                     && segment.end() > piece.start
-                    && piece.end.is_none_or(|end| segment.header.first < end)
+                    && piece.end.is_none_or(|end| segment.header.first <= end)
             });
             match needed {
                 true => live.push(segment.into_segment()?),

@@ -1,0 +1,48 @@
+//! `delete`: removes a key, or all keys of a range.
+
+use crate::{
+    failure::{Result, While},
+    session::{self, KEY_BYTES_MAX, Sync, argument, existing_keyspace, keyspace_name},
+    text::Encoding,
+};
+use std::ffi::OsString;
+
+/// Remove a key, or all keys of a range. Keys that are not there are no error
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    db: session::Db,
+    #[arg(required_unless_present = "range")]
+    key: Option<OsString>,
+    /// Remove every key from FROM on, up to TO but without it, at the cost of one write
+    #[arg(long, num_args = 2, value_names = ["FROM", "TO"], conflicts_with = "key")]
+    range: Option<Vec<OsString>>,
+    #[arg(long, default_value = session::DEFAULT_KEYSPACE, value_parser = keyspace_name)]
+    keyspace: String,
+    /// How KEY, FROM and TO are written
+    #[arg(long, value_enum, default_value_t)]
+    encoding: Encoding,
+    #[command(flatten)]
+    sync: Sync,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    let key = args.key.map(|key| argument("KEY", args.encoding, &key)).transpose()?;
+    let range = match args.range.as_deref() {
+        Some([from, to]) => {
+            Some((argument("FROM", args.encoding, from)?, argument("TO", args.encoding, to)?))
+        }
+        _ => None,
+    };
+    // Whatever is there can be removed.
+    session::change(&args.db.path, args.sync.config(KEY_BYTES_MAX), |db| {
+        let keyspace = existing_keyspace(db, &args.db.path, &args.keyspace)?;
+        if let Some(key) = key {
+            keyspace.delete(key)?;
+        }
+        if let Some((from, to)) = range {
+            keyspace.delete_range(from..to).doing(|| "--range".into())?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,124 @@
+//! `inspect`: what is in the directory of a database.
+
+use crate::{
+    failure::{Failure, Result},
+    output::{Out, grouped},
+    session,
+    text::Encoding,
+};
+use lightning_db::{Database, DatabaseStats};
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+
+/// Show what is in a database and in its directory: keyspaces with their tables, log, files
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    db: session::Db,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A file of the database.
+struct File {
+    kind: &'static str,
+    name: String,
+    bytes: u64,
+    /// What it takes on the disk: less than its length where nothing was written yet.
+    disk_bytes: u64,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    session::read(&args.db.path, |db| {
+        let (stats, files) = (db.stats()?, list(&args.db.path)?);
+        let mut out = Out::new();
+        match args.json {
+            true => out.json(&as_json(&args.db.path, &stats, &files))?,
+            false => print(&mut out, &args.db.path, db, &stats, &files)?,
+        }
+        out.finish()
+    })
+}
+
+fn list(dir: &Path) -> Result<Vec<File>> {
+    use std::os::unix::fs::MetadataExt;
+    let fail = |e| Failure::file("list", dir.display(), e);
+    let mut files = vec![];
+    for entry in fs::read_dir(dir).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        // The database may remove a file that it no longer needs while we look.
+        let Ok(metadata) = entry.metadata() else {
+            continue;
+        };
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let (bytes, disk_bytes) = (metadata.len(), metadata.blocks() * 512);
+        files.push(File { kind: kind(&name), name, bytes, disk_bytes });
+    }
+    files.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    Ok(files)
+}
+
+fn kind(name: &str) -> &'static str {
+    match name {
+        _ if name.ends_with(".sst") => "table",
+        _ if name.starts_with("wal-") => "log",
+        _ if name.starts_with("manifest") => "manifest",
+        _ => "other",
+    }
+}
+
+fn print(
+    out: &mut Out,
+    dir: &Path,
+    db: &Database,
+    stats: &DatabaseStats,
+    files: &[File],
+) -> Result<()> {
+    let total = files.iter().map(|file| file.disk_bytes).sum();
+    out.line(format!("{}: {} bytes on disk", dir.display(), grouped(total)))?;
+    out.line(format!("{} operations since creation", grouped(stats.visible_seq)))?;
+    out.line(format!(
+        "{} commits only in the log, not in tables",
+        grouped(stats.recovered_commits)
+    ))?;
+    out.line(format!("\nKEYSPACES ({})", db.keyspaces()?.len()))?;
+    out.line(format!("{:>10} {:>16} {:>16}  NAME", "TABLES", "BYTES", "ENTRIES"))?;
+    for keyspace in &stats.keyspaces {
+        out.line(format!(
+            "{:>10} {:>16} {:>16}  {}",
+            grouped(keyspace.tables),
+            grouped(keyspace.table_bytes),
+            grouped(keyspace.table_entries),
+            Encoding::Text.encode(keyspace.name.as_bytes()),
+        ))?;
+    }
+    out.line(format!("\nFILES ({})", files.len()))?;
+    out.line(format!("{:>10} {:>16} {:>16}  NAME", "KIND", "BYTES", "ON DISK"))?;
+    for File { kind, name, bytes, disk_bytes } in files {
+        let (bytes, on_disk) = (grouped(*bytes), grouped(*disk_bytes));
+        out.line(format!("{kind:>10} {bytes:>16} {on_disk:>16}  {name}"))?;
+    }
+    Ok(())
+}
+
+fn as_json(dir: &Path, stats: &DatabaseStats, files: &[File]) -> Value {
+    let keyspaces = stats.keyspaces.iter().map(|k| {
+        json!({
+            "name": k.name, "tables": k.tables, "table_bytes": k.table_bytes,
+            "table_entries": k.table_entries,
+        })
+    });
+    let files = files.iter().map(|f| {
+        json!({
+            "kind": f.kind, "name": f.name, "bytes": f.bytes, "disk_bytes": f.disk_bytes,
+        })
+    });
+    json!({
+        "directory": dir.to_string_lossy(),
+        "operations": stats.visible_seq,
+        "commits_only_in_log": stats.recovered_commits,
+        "keyspaces": keyspaces.collect::<Value>(),
+        "files": files.collect::<Value>(),
+    })
+}

@@ -1,0 +1,84 @@
+//! `stats`: numbers about a database.
+
+use crate::{
+    failure::Result,
+    output::Out,
+    session::{self},
+    text::Encoding,
+};
+use lightning_db::{DatabaseStats, KeyspaceStats};
+use serde_json::{Map, Value, json};
+
+/// Print numbers about a database. Counters begin when it is opened, that is now
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    db: session::Db,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    session::read(&args.db.path, |db| {
+        let stats = db.stats()?;
+        let mut out = Out::new();
+        if args.json {
+            out.json(&as_json(&stats))?;
+            return out.finish();
+        }
+        for (name, number) in numbers(&stats) {
+            out.line(format!("{name:<18} {number}"))?;
+        }
+        for keyspace in &stats.keyspaces {
+            out.line(format!("keyspace {}", Encoding::Text.encode(keyspace.name.as_bytes())))?;
+            for (name, number) in keyspace_numbers(keyspace) {
+                out.line(format!("  {name:<16} {number}"))?;
+            }
+        }
+        out.finish()
+    })
+}
+
+fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 16] {
+    [
+        ("visible_seq", stats.visible_seq),
+        ("durable_lsn", stats.durable_lsn),
+        ("log_end_lsn", stats.log_end_lsn),
+        ("wal_file_bytes", stats.wal_file_bytes),
+        ("memtable_bytes", stats.memtable_bytes),
+        ("sealed_memtables", stats.sealed_memtables),
+        ("cache_bytes", stats.cache_bytes),
+        ("cache_hits", stats.cache_hits),
+        ("cache_misses", stats.cache_misses),
+        ("flushes", stats.flushes),
+        ("flushed_bytes", stats.flushed_bytes),
+        ("compactions", stats.compactions),
+        ("compacted_bytes", stats.compacted_bytes),
+        ("stalls", stats.stalls),
+        ("recovered_commits", stats.recovered_commits),
+        ("pinned_versions", stats.pinned_versions),
+    ]
+}
+
+fn keyspace_numbers(stats: &KeyspaceStats) -> [(&'static str, u64); 3] {
+    [
+        ("tables", stats.tables),
+        ("table_bytes", stats.table_bytes),
+        ("table_entries", stats.table_entries),
+    ]
+}
+
+fn as_json(stats: &DatabaseStats) -> Value {
+    let object = |numbers: &[(&str, u64)]| -> Map<String, Value> {
+        numbers.iter().map(|(name, number)| ((*name).into(), json!(number))).collect()
+    };
+    let keyspaces = stats.keyspaces.iter().map(|keyspace| {
+        let mut fields = object(&keyspace_numbers(keyspace));
+        fields.insert("name".into(), json!(keyspace.name));
+        Value::Object(fields)
+    });
+    let mut fields = object(&numbers(stats));
+    fields.insert("keyspaces".into(), keyspaces.collect());
+    Value::Object(fields)
+}

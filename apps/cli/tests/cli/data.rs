@@ -1,0 +1,163 @@
+//! Data in, data out: any bytes, in any encoding, through any command.
+
+use crate::Place;
+use lightning_db::{Database, LightningDbConfig};
+use serde_json::{Value, json};
+
+fn json_lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+}
+
+#[test]
+fn put_get_delete() {
+    let place = Place::new();
+    assert_eq!(place.ok("put db key value"), "");
+    assert_eq!(place.ok("get db key"), "value\n");
+    assert_eq!(place.ok("get db key --json"), "{\"key\":\"key\",\"value\":\"value\"}\n");
+    assert_eq!(place.ok("put db key --sync other"), "");
+    assert_eq!(place.ok("get db key --raw"), "other");
+    place.ok("delete db key");
+    place.ok("delete db key");
+    place.fails(3, "get db key");
+}
+
+#[test]
+fn an_empty_key_and_an_empty_value_are_data() {
+    let place = Place::new();
+    assert_eq!(place.run(["put", "db", "", ""]).code, 0);
+    let got = place.run(["get", "db", ""]);
+    assert_eq!((got.code, got.text()), (0, "\n".into()));
+    assert_eq!(place.ok("scan db"), "\t\n");
+    assert_eq!(place.ok("export db"), "lightning-db export 1 text\nkeyspace default\n\t\nend 1\n");
+}
+
+#[test]
+fn a_value_comes_from_a_file_or_a_pipe_as_it_stands() {
+    let place = Place::new();
+    let bytes: Vec<u8> = (0..=255).cycle().take(3 << 20).collect();
+    place.write("value", &bytes);
+    place.ok("put db from-file --file value");
+    assert_eq!(place.run(["get", "db", "from-file", "--raw"]).out, bytes);
+    let put = place.run_with(["put", "db", "from-pipe", "--file", "-"], b"a\\\n");
+    assert_eq!((put.code, put.err.as_str()), (0, ""));
+    assert_eq!(place.ok("get db from-pipe"), "a\\\\\\n\n");
+    assert_eq!(place.ok("get db 66726f6d2d70697065 --encoding hex"), "615c0a\n");
+}
+
+#[test]
+fn arguments_are_read_as_output_is_written() {
+    let place = Place::new();
+    place.ok(r"put db \xff\x00 a\tb\\");
+    assert_eq!(place.ok("scan db"), "\\xff\\x00\ta\\tb\\\\\n");
+    assert_eq!(place.ok("scan db --encoding hex"), "ff00\t6109625c\n");
+    assert_eq!(place.ok("scan db --encoding base64"), "/wA=\tYQliXA==\n");
+    assert_eq!(place.ok("get db FF00 --encoding hex"), "6109625c\n");
+    assert_eq!(place.ok("get db /wA= --encoding base64"), "YQliXA==\n");
+    let entries = json_lines(&place.ok("scan db --json"));
+    assert_eq!(entries, [json!({ "key": { "hex": "ff00" }, "value": "a\tb\\" })]);
+    let entries = json_lines(&place.ok("scan db --json --encoding hex"));
+    assert_eq!(entries, [json!({ "key": "ff00", "value": "6109625c" })]);
+}
+
+#[test]
+fn scans_are_bounded_and_go_both_ways() {
+    let place = Place::new();
+    for key in ["a", "b1", "b2", "c"] {
+        place.ok(&format!("put db {key} -"));
+    }
+    let keys = |words: &str| -> String {
+        place.ok(words).lines().map(|line| line.trim_end_matches("\t-").to_owned() + " ").collect()
+    };
+    assert_eq!(keys("scan db"), "a b1 b2 c ");
+    assert_eq!(keys("scan db --reverse"), "c b2 b1 a ");
+    assert_eq!(keys("scan db --prefix b"), "b1 b2 ");
+    assert_eq!(keys("scan db --prefix b --reverse --limit 1"), "b2 ");
+    assert_eq!(keys("scan db --from b1 --to c"), "b1 b2 ");
+    assert_eq!(keys("scan db --from b2"), "b2 c ");
+    assert_eq!(keys("scan db --to b2 --reverse"), "b1 a ");
+    assert_eq!(keys("scan db --limit 0"), "");
+    place.ok("delete db --range b1 c");
+    assert_eq!(keys("scan db"), "a c ");
+}
+
+#[test]
+fn keyspaces_are_listed_counted_and_dropped() {
+    let place = Place::new();
+    place.ok("put db k v");
+    place.ok("put db k v --keyspace users");
+    place.ok("put db k2 v --keyspace users");
+    assert_eq!(place.ok("keyspaces db"), "default\nusers\n");
+    assert_eq!(place.ok("keyspaces db --count"), "default\t1\nusers\t2\n");
+    let listed = json_lines(&place.ok("keyspaces db --count --json"));
+    assert_eq!(listed[1], json!({ "name": "users", "entries": 2 }));
+    assert_eq!(place.ok("get db k2 --keyspace users"), "v\n");
+    place.ok("keyspaces db --drop users");
+    assert_eq!(place.ok("keyspaces db"), "default\n");
+    place.fails(3, "keyspaces db --drop users");
+    assert!(place.fails(1, "keyspaces db --drop default").contains("cannot be dropped"));
+}
+
+#[test]
+fn any_bytes_survive_export_and_load() {
+    let place = Place::new();
+    {
+        let config = LightningDbConfig { max_key_size: 65_535, ..Default::default() };
+        let db = Database::create(place.path("db"), config).unwrap();
+        let odd = db.keyspace("odd\tname\n\u{e9}").unwrap();
+        db.keyspace("empty").unwrap();
+        for byte in 0..=255u8 {
+            db.put([byte], [byte, b'\n', byte]).unwrap();
+            odd.put([byte; 3], []).unwrap();
+        }
+        db.put("", "").unwrap();
+        db.put(vec![0xff; 65_535], vec![7; 1 << 20]).unwrap();
+        db.close().unwrap();
+    }
+    let plain = place.ok("export db");
+    assert!(plain.ends_with("\nend 514\n") && plain.contains("\nkeyspace odd\\tname\\n\u{e9}\n"));
+    for encoding in ["text", "hex", "base64"] {
+        let export = place.run(["export", "db", "--encoding", encoding]);
+        assert_eq!((export.code, export.err.as_str()), (0, ""));
+        let copy = format!("copy-{encoding}");
+        let loaded = place.run_with(["load", &copy, "-"], &export.out);
+        assert_eq!(loaded.code, 0, "{}", loaded.err);
+        assert!(plain == place.ok(&format!("export {copy}")), "{encoding}");
+    }
+}
+
+#[test]
+fn a_keyspace_is_loaded_under_another_name() {
+    let place = Place::new();
+    place.ok("put db k v --keyspace users");
+    place.write("users", place.ok("export db --keyspace users"));
+    assert_eq!(place.ok("load db users --keyspace people"), "");
+    assert_eq!(place.ok("get db k --keyspace people"), "v\n");
+    let loaded = json_lines(&place.ok("load db users --json"));
+    assert_eq!(loaded[0]["entries"], 1);
+    place.write("all", place.ok("export db"));
+    assert!(place.fails(1, "load db all --keyspace x").contains("all:3: a second keyspace"));
+}
+
+#[test]
+fn numbers_about_a_database() {
+    let place = Place::new();
+    place.ok("put db key value");
+    let stats = place.ok("stats db");
+    assert!(
+        stats.contains("\nwal_file_bytes ") && stats.contains("\nkeyspace default\n"),
+        "{stats}"
+    );
+    let stats = &json_lines(&place.ok("stats db --json"))[0];
+    assert_eq!(stats["visible_seq"], 1);
+    assert_eq!(stats["keyspaces"][0]["name"], "default");
+
+    let shown = place.ok("inspect db");
+    assert!(shown.contains("  default\n") && shown.contains("  manifest-0"), "{shown}");
+    let inspected = &json_lines(&place.ok("inspect db --json"))[0];
+    assert_eq!(inspected["commits_only_in_log"], 1);
+    let files = inspected["files"].as_array().unwrap();
+    for kind in ["log", "manifest"] {
+        assert!(files.iter().any(|f| f["kind"] == kind && f["bytes"].as_u64() > Some(0)));
+    }
+    assert!(files.iter().all(|file| file["kind"] != "other"), "{files:?}");
+}

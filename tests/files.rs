@@ -1,0 +1,48 @@
+//! Directories of databases and what lies in them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// A directory of a test's own. If the test fails it stays, to be looked at.
+pub(crate) struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    pub(crate) fn new() -> Scratch {
+        Scratch(tempfile::tempdir().unwrap())
+    }
+
+    /// In memory, where syncing costs nothing, if the system has such a place.
+    pub(crate) fn in_memory() -> Scratch {
+        match tempfile::tempdir_in("/dev/shm") {
+            Ok(dir) => Scratch(dir),
+            Err(_) => Scratch::new(),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Where a database may be made.
+    pub(crate) fn db(&self) -> PathBuf {
+        self.path().join("db")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.disable_cleanup(true);
+            eprintln!("left as it failed: {}", self.path().display());
+        }
+    }
+}
+
+/// The bytes of every file of a directory, by name.
+pub(crate) fn contents_of_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let name = |e: &std::fs::DirEntry| e.file_name().into_string().unwrap();
+    entries.map(|e| (name(&e), std::fs::read(e.path()).unwrap())).collect()
+}
