@@ -20,7 +20,12 @@ use crate::{
     upkeep::{output::Outputs, pick},
     version::{KeyspaceVersion, Sealed},
 };
-use std::{io, ops::Bound, sync::Arc, time::Duration};
+use std::{
+    io,
+    ops::Bound,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 pub(crate) struct Background {
     stop: AtomicBool,
@@ -191,14 +196,17 @@ impl Db {
     /// Keeps segments and a memtable prepared, sorts chunks, and frees what nobody looks at.
     fn run_prepare(&self) {
         let background = &self.background;
-        let mut left = 0;
+        let (mut left, mut sorted) = (0, Sorted::default());
         loop {
             let wanted = || {
-                let work = !self.wal.is_prepared_for(0)
-                    || background.state.lock().memtable.is_none()
-                    || wants_work(&self.versions.load().active)
-                    || self.wants_pages();
-                (background.stopped() || work).then_some(())
+                let active = &self.versions.load().active;
+                let writes = self.poison.check().is_ok();
+                let work = writes
+                    && (!self.wal.is_prepared_for(0)
+                        || background.state.lock().memtable.is_none()
+                        || !active.is_populated(POPULATE_BYTES / 2)
+                        || self.wants_pages());
+                (background.stopped() || work || sorted.wants_more(active)).then_some(())
             };
             match left {
                 0 => background.prepare_wanted.wait(wanted),
@@ -207,7 +215,7 @@ impl Db {
             if background.stopped() {
                 return;
             }
-            let prepared = self.prepare();
+            let prepared = self.prepare(&mut sorted);
             left = self.collect();
             if let Err(error) = prepared {
                 tracing::warn!(%error, "cannot prepare a log segment or memtable");
@@ -217,7 +225,7 @@ impl Db {
         }
     }
 
-    fn prepare(&self) -> Result<()> {
+    fn prepare(&self, sorted: &mut Sorted) -> Result<()> {
         let active = Arc::clone(&self.versions.load().active);
         // What commits are about to need comes before what readers like.
         loop {
@@ -233,6 +241,7 @@ impl Db {
                 break;
             }
         }
+        *sorted = Sorted::now(&active);
         drop(active);
         if self.background.state.lock().memtable.is_none() {
             let memtable = Arc::new(Memtable::new(self.config.memtable_size)?);
@@ -482,6 +491,26 @@ impl Db {
         self.background.wake_flush();
         self.background.wake_prepare();
         Ok(())
+    }
+}
+
+/// How far a memtable could be sorted: up to the first entry that is reserved and not yet written. There
+/// is no use in trying again before there are more.
+#[derive(Default)]
+struct Sorted {
+    memtable: Weak<Memtable>,
+    bytes: usize,
+}
+
+impl Sorted {
+    fn now(memtable: &Arc<Memtable>) -> Sorted {
+        Sorted { memtable: Arc::downgrade(memtable), bytes: memtable.reserved_bytes() }
+    }
+
+    fn wants_more(&self, memtable: &Arc<Memtable>) -> bool {
+        let tried = std::ptr::eq(self.memtable.as_ptr(), Arc::as_ptr(memtable))
+            && self.bytes == memtable.reserved_bytes();
+        !tried && memtable.has_full_unsorted_chunk()
     }
 }
 

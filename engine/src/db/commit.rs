@@ -276,11 +276,15 @@ impl Db {
         if self.published.is_complete_below(ticket + 1) {
             return Ok(());
         }
+        let mut cancelled = false;
         self.published_moved.wait(|| {
             if self.published.is_complete_below(ticket + 1) {
                 return Some(Ok(()));
             }
-            self.poison.check().err().map(Err)
+            // What fails is not published later; what is on its way to be has not failed.
+            let poisoned = self.poison.check().err()?;
+            cancelled = cancelled || self.published.cancel(ticket);
+            cancelled.then_some(Err(poisoned))
         })
     }
 }

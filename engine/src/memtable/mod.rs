@@ -238,6 +238,11 @@ impl Memtable {
         self.populated.load(Ordering::Relaxed) >= wanted.min(self.arena.memory().len())
     }
 
+    /// Bytes of the arena given out so far.
+    pub(crate) fn reserved_bytes(&self) -> usize {
+        self.arena.reserved().bytes()
+    }
+
     /// The keyspaces that have entries or range deletes, in order.
     pub(crate) fn keyspaces(&self) -> Vec<KeyspaceId> {
         let mut all: BTreeSet<KeyspaceId> = self.order.keyspaces(&self.arena).into_iter().collect();

@@ -5,7 +5,8 @@ use super::{AtomicU64, CachePadded, Ordering::Relaxed, Ordering::SeqCst, point};
 /// Tickets are given out one by one by the caller, under a lock. A ticket goes through two steps, each
 /// taken by its holder whenever it is ready: it is *filled*, then *complete* with a value, which never falls
 /// from ticket to ticket. [`InOrder::watermark`] is the value of the last ticket before which none is
-/// incomplete.
+/// incomplete. A complete ticket that waits for earlier ones can be cancelled: then the watermark never
+/// passes it.
 ///
 /// A ticket uses the place `ticket % PLACES`, so it may be given out only while
 /// [`InOrder::has_room`] says so.
@@ -16,17 +17,24 @@ pub(crate) struct InOrder {
     watermark: CachePadded<AtomicU64>,
 }
 
-/// The steps hold `ticket + 1` of the last ticket that took them: never cleared, so there is no race to
-/// clear them, and growing, because a place is reused only once its ticket is complete.
+/// The steps tell the last ticket that took them: never cleared, so there is no race to clear them, and
+/// growing, because a place is reused only once its ticket was passed.
 #[derive(Default)]
 #[repr(align(32))]
 struct Place {
+    /// `ticket + 1` once it is filled.
     filled: AtomicU64,
+    /// [`complete_mark`] once it is complete; one more once it is decided: either the watermark passes
+    /// it, or it was cancelled.
     done: AtomicU64,
     value: AtomicU64,
 }
 
 const PLACES: u64 = 1024;
+
+const fn complete_mark(ticket: u64) -> u64 {
+    (ticket + 1) * 2
+}
 
 impl InOrder {
     /// No ticket was given yet; the watermark is `value`.
@@ -80,27 +88,34 @@ impl InOrder {
         place.value.store(value, Relaxed); // published by the store below
         // Sequentially consistent, as is the load in `advance`: of two who complete neighbouring
         // tickets at once, at least one sees the other's mark.
-        place.done.store(ticket + 1, SeqCst);
+        place.done.store(complete_mark(ticket), SeqCst);
         point("in_order.done");
         self.advance();
+    }
+
+    /// Cancels a complete ticket. False: too late, the watermark passes it.
+    pub(crate) fn cancel(&self, ticket: u64) -> bool {
+        let mark = complete_mark(ticket);
+        self.place(ticket).done.compare_exchange(mark, mark + 1, SeqCst, SeqCst).is_ok()
     }
 
     #[inline]
     fn advance(&self) {
         loop {
             let head = self.head.0.load(SeqCst);
-            let place = self.place(head);
-            if place.done.load(SeqCst) != head + 1 {
+            let (place, mark) = (self.place(head), complete_mark(head));
+            if place.done.load(SeqCst) != mark {
                 return;
             }
-            let value = place.value.load(Relaxed);
-            point("in_order.advance");
-            // If the head still stands here the place was not reused, so the value is its ticket's.
-            // The watermark moves first: whoever sees the head behind a ticket may rely on it.
-            if self.head.0.load(SeqCst) == head {
-                self.watermark.0.fetch_max(value, SeqCst);
+            // Whoever decides the ticket moves the head: nobody else does until it has moved. Who
+            // comes too late may go: the winner looks at the next place after moving.
+            if place.done.compare_exchange(mark, mark + 1, SeqCst, SeqCst).is_err() {
+                return;
             }
-            let _lost = self.head.0.compare_exchange(head, head + 1, SeqCst, SeqCst);
+            point("in_order.advance");
+            // The watermark first: whoever sees the head behind a ticket may rely on it.
+            self.watermark.0.store(place.value.load(Relaxed), SeqCst);
+            self.head.0.store(head + 1, SeqCst);
         }
     }
 }
@@ -119,6 +134,18 @@ mod tests {
         assert_eq!(order.watermark(), 30);
         assert!(order.is_complete_below(3) && !order.is_complete_below(4));
         assert!(order.has_room(3 + PLACES - 1) && !order.has_room(3 + PLACES));
+    }
+
+    #[test]
+    fn a_cancelled_ticket_is_never_passed() {
+        let order = InOrder::new(0);
+        order.complete(1, 2);
+        order.complete(2, 3);
+        assert!(order.cancel(2) && !order.cancel(2));
+        order.complete(0, 1);
+        assert_eq!(order.watermark(), 2);
+        assert!(!order.cancel(1), "it was passed");
+        assert!(!order.is_complete_below(3));
     }
 
     #[test]
