@@ -332,24 +332,22 @@ impl Model {
         after_boot: bool,
     ) -> Result<Vec<CommitId>, Broken> {
         self.reach(seq);
-        let from_base = after_boot || seq < self.reached.seq;
-        let may_be_in = |commit: &Commit| match commit.answer {
-            Answer::InFlight => true,
-            Answer::Unknown => after_boot,
-            Answer::Acknowledged(_) | Answer::Refused => false,
-        };
-        let unheard = self.commits.iter().enumerate();
-        let mut search = Search {
-            model: self,
-            from: if from_base { &self.base } else { &self.reached },
-            seq,
-            read,
-            unheard: unheard.filter(|(_, c)| may_be_in(c)).map(|(id, _)| id).collect(),
-            difference: None,
-        };
+        let mut search = self.search(seq, read, after_boot, after_boot);
         let mut order = vec![];
         if search.fill(search.from.seq + 1, &mut order) {
             return Ok(order);
+        }
+        let mut lenient = self.search(seq, read, after_boot, true);
+        if lenient.fill(lenient.from.seq + 1, &mut order) {
+            let told = |id: &&CommitId| self.commits[**id].answer == Answer::Unknown;
+            let commit = order.iter().find(told).map(|id| self.describe(*id));
+            let commit = commit.unwrap_or_default();
+            return broken(
+                "I-8",
+                format!(
+                    "{commit} is visible, though its client was told that the database is poisoned"
+                ),
+            );
         }
         match search.difference {
             Some(difference) if self.commits.is_empty() => broken("I-10", difference),
@@ -368,6 +366,30 @@ impl Model {
         }
     }
 
+    fn search<'a>(
+        &'a self,
+        seq: u64,
+        read: &'a Contents,
+        after_boot: bool,
+        poisoned_count: bool,
+    ) -> Search<'a> {
+        let from_base = after_boot || seq < self.reached.seq;
+        let may_be_in = |commit: &Commit| match commit.answer {
+            Answer::InFlight => true,
+            Answer::Unknown => poisoned_count,
+            Answer::Acknowledged(_) | Answer::Refused => false,
+        };
+        let unheard = self.commits.iter().enumerate();
+        Search {
+            model: self,
+            from: if from_base { &self.base } else { &self.reached },
+            seq,
+            read,
+            unheard: unheard.filter(|(_, c)| may_be_in(c)).map(|(id, _)| id).collect(),
+            difference: None,
+        }
+    }
+
     /// Checks the value that a get returned between two moments.
     pub(super) fn read_key(
         &mut self,
@@ -383,7 +405,7 @@ impl Model {
                 floor = floor.max(commit.last_seq().filter(|seq| *seq <= began.acknowledged_seq));
             }
         }
-        let mut explaining = vec![];
+        let (mut explaining, mut poisoned) = (vec![], None);
         for (id, commit) in self.commits.iter().enumerate() {
             if commit.effect(space, key) != Some(got) {
                 continue;
@@ -391,11 +413,21 @@ impl Model {
             match commit.answer {
                 Answer::Acknowledged(seq) if Some(seq) >= floor => return Ok(()),
                 Answer::InFlight => explaining.push(id),
-                _ => {}
+                Answer::Unknown => poisoned = Some(id),
+                Answer::Acknowledged(_) | Answer::Refused => {}
             }
         }
         if floor.is_none() && base.map(Vec::as_slice) == got {
             return Ok(());
+        }
+        if let (Some(id), []) = (poisoned, &explaining[..]) {
+            let commit = self.describe(id);
+            return broken(
+                "I-8",
+                format!(
+                    "{commit} is visible, though its client was told that the database is poisoned"
+                ),
+            );
         }
         match explaining[..] {
             [] => broken(

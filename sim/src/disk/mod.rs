@@ -9,6 +9,7 @@
 //! open, holes read as zeros, overwriting allocated space never lacks space, locks end with
 //! the process.
 
+mod file;
 mod inode;
 #[cfg(test)]
 mod tests;
@@ -17,11 +18,11 @@ mod tree;
 use crate::{
     env::killed,
     scheduler::{self, block_on, can_suspend},
-    trace::content_hash,
     world::World,
 };
+use file::SimFile;
 use inode::{Inode, SPACE_BLOCK};
-use lightning_db::env::{DirLock, Disk, File, FileMap, OpenMode, PathKind};
+use lightning_db::env::{DirLock, Disk, File, OpenMode, PathKind};
 use lightning_faults::{Dice, FaultPlan};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, io, path::Path, sync::Arc};
@@ -446,211 +447,5 @@ impl DirLock for SimDirLock {}
 impl Drop for SimDirLock {
     fn drop(&mut self) {
         self.shared.state.lock().tree.unlock(self.token);
-    }
-}
-
-struct SimFile {
-    shared: Arc<Shared>,
-    inode: u64,
-    mode: OpenMode,
-}
-
-impl Drop for SimFile {
-    fn drop(&mut self) {
-        self.shared.state.lock().release(self.inode, 0, 1);
-    }
-}
-
-impl SimFile {
-    /// An operation on this file; `body` does it, after its time has passed.
-    fn on_file<T>(
-        &self,
-        what: &'static str,
-        kind: Kind,
-        words: &[u64],
-        body: impl FnOnce(&mut State, &mut Dice) -> io::Result<T>,
-    ) -> io::Result<T> {
-        let shared = &self.shared;
-        let result = shared.begin(what, kind).and_then(|mut dice| {
-            shared.wait(Waits::ForCache, &mut dice);
-            body(&mut shared.state.lock(), &mut dice)
-        });
-        let mut all = [self.inode, 0, 0];
-        all[1..=words.len()].copy_from_slice(words);
-        let text = || format!("file {} {words:?}", self.inode);
-        shared.end(what, result, &all[..=words.len()], text)
-    }
-
-    /// A signal, or the system, cuts a transfer of `len` bytes short.
-    fn transfer(&self, len: usize, short: f64, dice: &mut Dice) -> io::Result<usize> {
-        let plan = &self.shared.plan;
-        if self.shared.fires(dice, plan.interrupted, "EINTR") {
-            return Err(interrupted());
-        }
-        if len > 1 && self.shared.fires(dice, short, "short transfer") {
-            return Ok(1 + dice.below(len as u64 - 1) as usize);
-        }
-        Ok(len)
-    }
-
-    fn write(&self, buf: &[u8], offset: u64, dice: &mut Dice) -> io::Result<usize> {
-        if self.mode == OpenMode::Read {
-            return Err(io::Error::from_raw_os_error(9));
-        }
-        let shared = &self.shared;
-        let wanted = self.transfer(buf.len(), shared.plan.short_write, dice)?;
-        let (flight, n) = {
-            let state = &mut *shared.state.lock();
-            let n = shared.allocate(state, self.inode, offset, wanted as u64, dice)? as usize;
-            if n == 0 && wanted > 0 {
-                return Err(no_space());
-            }
-            (state.inode(self.inode)?.begin_write(offset, &buf[..n]), n)
-        };
-        shared.wait(Waits::ForCache, dice);
-        let fails = shared.fires(dice, shared.plan.write_error, "EIO in a write");
-        let state = &mut *shared.state.lock();
-        let inode = state.inode(self.inode)?;
-        match fails {
-            true => {
-                inode.tear_write(flight, dice);
-                Err(eio())
-            }
-            false => {
-                inode.end_write(flight);
-                Ok(n)
-            }
-        }
-    }
-}
-
-impl File for SimFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let plan = &self.shared.plan;
-        self.on_file("read", Kind::Read, &[offset, buf.len() as u64], |state, dice| {
-            let n = self.transfer(buf.len(), plan.short_read, dice)?;
-            let evict = self.shared.fires(dice, plan.evict_clean, "clean pages dropped");
-            let inode = state.inode(self.inode)?;
-            let took_back = evict && inode.evict_clean();
-            let n = inode.read(&mut buf[..n], offset);
-            state.took_back |= took_back;
-            Ok(n)
-        })
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        let shared = &self.shared;
-        let result = shared.begin("write", Kind::Write);
-        let result = result.and_then(|mut dice| self.write(buf, offset, &mut dice));
-        let n = *result.as_ref().unwrap_or(&0) as u64;
-        let hash = content_hash(buf);
-        let words = [self.inode, offset, buf.len() as u64, n, hash];
-        shared.end("write", result, &words, || {
-            let (inode, len) = (self.inode, buf.len());
-            format!("file {inode} at {offset}: {n} of {len} bytes, hash {hash:016x}")
-        })
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.shared.sync_file("sync data", self.inode)
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.shared.sync_file("sync all", self.inode)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        if !can_suspend() {
-            return Err(killed());
-        }
-        Ok(self.shared.state.lock().inode(self.inode)?.len())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.on_file("set length", Kind::Write, &[len], |state, _| {
-            let before = state.used_by(self.inode);
-            state.inode(self.inode)?.set_len(len);
-            state.used_bytes -= before - state.used_by(self.inode);
-            Ok(())
-        })
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.on_file("allocate", Kind::Write, &[len], |state, dice| {
-            if self.shared.allocate(state, self.inode, 0, len, dice)? < len {
-                return Err(no_space());
-            }
-            let inode = state.inode(self.inode)?;
-            if inode.len() < len {
-                inode.set_len(len);
-            }
-            Ok(())
-        })
-    }
-
-    fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
-        self.on_file("map", Kind::Read, &[len], |state, _| {
-            let inode = state.inode(self.inode)?;
-            let whole = inode.len() >= len && inode.missing(0, len).next().is_none();
-            if self.shared.plan.map_refused || !whole {
-                return Ok(None);
-            }
-            inode.handles += 1; // a mapping keeps the file like a handle
-            let (shared, inode) = (self.shared.clone(), self.inode);
-            Ok(Some(Box::new(SimMap { shared, inode, len }) as Box<dyn FileMap>))
-        })
-    }
-}
-
-struct SimMap {
-    shared: Arc<Shared>,
-    inode: u64,
-    len: u64,
-}
-
-impl Drop for SimMap {
-    fn drop(&mut self) {
-        self.shared.state.lock().release(self.inode, 0, 1);
-    }
-}
-
-impl FileMap for SimMap {
-    #[expect(unsafe_code, reason = "the trait's method is unsafe; this body is not")]
-    unsafe fn write(&self, bytes: &[u8], offset: u64) {
-        assert!(
-            offset + bytes.len() as u64 <= self.len,
-            "a write of {} bytes at {offset} behind a mapping of {}",
-            bytes.len(),
-            self.len
-        );
-        if !can_suspend() {
-            return;
-        }
-        let shared = &self.shared;
-        let hash = content_hash(bytes);
-        let words = [self.inode, offset, bytes.len() as u64, hash];
-        shared.world.record("map write", &words, || {
-            let (inode, len) = (self.inode, bytes.len());
-            format!("file {inode} at {offset}: {len} bytes, hash {hash:016x}")
-        });
-        // Stores to memory: a kill may come between any two.
-        let middle = shared.world.dice("map write").below(bytes.len() as u64 + 1) as usize;
-        let (first, second) = bytes.split_at(middle);
-        self.store(first, offset);
-        scheduler::point("map write");
-        self.store(second, offset + middle as u64);
-    }
-
-    fn populate(&self, _offset: u64, _len: u64) {
-        scheduler::point("populate");
-    }
-}
-
-impl SimMap {
-    fn store(&self, bytes: &[u8], offset: u64) {
-        let state = &mut *self.shared.state.lock();
-        if let (false, Ok(inode)) = (bytes.is_empty(), state.inode(self.inode)) {
-            inode.write(offset, bytes);
-        }
     }
 }
