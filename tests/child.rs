@@ -2,7 +2,7 @@
 //! does nothing unless a variable names what to do. What the child says stands on lines of its
 //! own, each written by one call, so that a kill never leaves half of one to be believed.
 
-use crate::kill;
+use crate::{full_disk, kill};
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -29,6 +29,8 @@ fn child() {
     match role.as_str() {
         "count" => kill::count(&dir, &argument),
         "create" => kill::create(&dir),
+        "fill" => full_disk::fill(&dir, &argument),
+        "few files" => full_disk::write_with_few_files(&dir),
         other => panic!("no such role: {other}"),
     }
     say("done");
@@ -64,6 +66,16 @@ impl Child {
             dir,
             argument,
         )
+    }
+
+    /// With at most `files` open files.
+    pub(crate) fn start_with_few_files(files: u32, role: &str, dir: &Path) -> Child {
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg(format!("ulimit -n {files}; exec \"$0\" \"$@\""));
+        shell.arg(std::env::current_exe().unwrap());
+        Child::start_as(shell, role, dir, "")
     }
 
     fn start_as(mut command: Command, role: &str, dir: &Path, argument: &str) -> Child {

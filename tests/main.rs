@@ -4,6 +4,7 @@
 mod api;
 mod child;
 mod files;
+mod full_disk;
 mod kill;
 mod layering;
 mod model;
