@@ -9,3 +9,4 @@ mod kill;
 mod layering;
 mod model;
 mod random;
+mod sweep;
