@@ -3,6 +3,7 @@
 
 mod api;
 mod child;
+mod errors;
 mod files;
 mod full_disk;
 mod kill;
