@@ -6,6 +6,7 @@ mod child;
 mod errors;
 mod files;
 mod full_disk;
+mod golden;
 mod kill;
 mod layering;
 mod model;
