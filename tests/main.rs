@@ -12,3 +12,4 @@ mod layering;
 mod model;
 mod random;
 mod sweep;
+mod threads;
