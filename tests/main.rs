@@ -11,5 +11,6 @@ mod kill;
 mod layering;
 mod model;
 mod random;
+mod seeds;
 mod sweep;
 mod threads;
