@@ -173,3 +173,26 @@ fn commits_of_many_threads_are_whole_and_ordered() {
         assert_eq!(x, db.get(format!("y{k}")).unwrap());
     }
 }
+
+/// For a commit that hangs: more entries than a memtable's index holds, in few bytes.
+#[test]
+fn a_commit_of_many_small_operations_finds_room() {
+    let (_dir, path) = temp();
+    let config = LightningDbConfig { memtable_size: 8 << 10, ..config() };
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let db = Database::create(&path, config.clone()).unwrap();
+        db.put("first", "").unwrap();
+        for operations in [250, 500, 1000] {
+            let mut batch = WriteBatch::new();
+            (0..operations as u32).fold(&mut batch, |b, i| b.put(i.to_be_bytes(), ""));
+            db.write(batch).unwrap();
+            assert_eq!(db.iter().unwrap().count(), operations + 1);
+        }
+        drop(db);
+        let db = Database::open(&path, config).unwrap();
+        assert_eq!(db.iter().unwrap().count(), 1001);
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(60)).expect("a commit hangs, or failed");
+}

@@ -42,7 +42,15 @@ impl Drop for Scratch {
 
 /// The bytes of every file of a directory, by name.
 pub(crate) fn contents_of_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
-    let name = |e: &std::fs::DirEntry| e.file_name().into_string().unwrap();
-    entries.map(|e| (name(&e), std::fs::read(e.path()).unwrap())).collect()
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        match std::fs::read(entry.path()) {
+            Ok(bytes) => {
+                files.insert(entry.file_name().into_string().unwrap(), bytes);
+            }
+            // An open database may have removed it since the directory was read.
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
+        }
+    }
+    files
 }

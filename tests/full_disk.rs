@@ -206,8 +206,8 @@ fn fill_the_disk(name: &str) {
         let child = Child::start("fill", &dir, name);
         assert!(child.wait_for("full"), "the child could not open the database on a full disk");
         let said = child.kill();
-        let acknowledged = said.iter().filter_map(|line| line.strip_prefix("ack "));
-        end = acknowledged.last().map_or(end, |number| number.parse::<u64>().unwrap() + 1);
+        let acknowledged = said.iter().rev().find_map(|line| line.strip_prefix("ack "));
+        end = acknowledged.map_or(end, |number| number.parse::<u64>().unwrap() + 1);
     }
     let db = Database::open(&dir, config(name)).expect("open on a full disk after two kills");
     check(&db, end);

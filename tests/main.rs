@@ -3,9 +3,14 @@
 
 mod api;
 mod child;
+mod errors;
 mod files;
 mod full_disk;
+mod golden;
 mod kill;
 mod layering;
 mod model;
 mod random;
+mod seeds;
+mod sweep;
+mod threads;

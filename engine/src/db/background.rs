@@ -35,6 +35,8 @@ pub(crate) struct Background {
     compact_wanted: Arc<Signal>,
     /// Moved by every flush and merge, successful or not.
     done: Arc<Signal>,
+    /// Moved by `stop`: what a thread that only lets time pass waits for.
+    ended: Arc<Signal>,
     state: Mutex<State>,
 }
 
@@ -67,6 +69,7 @@ impl Background {
             flush_wanted: Signal::new(env),
             compact_wanted: Signal::new(env),
             done: Signal::new(env),
+            ended: Signal::new(env),
             state: Mutex::new(State::default()),
         };
         poison.wakes(&background.done);
@@ -92,7 +95,7 @@ impl Background {
     pub(crate) fn stop(&self) {
         self.stop.store(true, SeqCst);
         let all = [&self.sync_wanted, &self.prepare_wanted, &self.flush_wanted];
-        let all = all.into_iter().chain([&self.compact_wanted, &self.done]);
+        let all = all.into_iter().chain([&self.compact_wanted, &self.done, &self.ended]);
         all.for_each(|signal| signal.notify());
     }
 
@@ -119,6 +122,12 @@ impl Background {
 
     pub(crate) fn wake_compact(&self) {
         self.compact_wanted.notify();
+    }
+
+    /// After a change of what is live that may let any of the threads, or a writer, go on.
+    pub(crate) fn wake_all(&self) {
+        let all = [&self.prepare_wanted, &self.flush_wanted, &self.compact_wanted, &self.done];
+        all.into_iter().for_each(|signal| signal.notify());
     }
 
     /// A memtable of at least `capacity` bytes: the one prepared, if it is large enough.
@@ -185,7 +194,7 @@ impl Db {
                 (background.stopped() || work).then_some(())
             });
             let stopped = || background.stopped().then_some(());
-            if background.sync_wanted.wait_for(interval, stopped).is_some() {
+            if background.ended.wait_for(interval, stopped).is_some() {
                 return;
             }
             // A failure poisons; whoever commits next is told.
@@ -206,7 +215,9 @@ impl Db {
                         || background.state.lock().memtable.is_none()
                         || !active.is_populated(POPULATE_BYTES / 2)
                         || self.wants_pages());
-                (background.stopped() || work || sorted.wants_more(active)).then_some(())
+                let garbage = left == 0 && self.has_garbage();
+                let sort = sorted.wants_more(active);
+                (background.stopped() || work || sort || garbage).then_some(())
             };
             match left {
                 0 => background.prepare_wanted.wait(wanted),
@@ -220,7 +231,7 @@ impl Db {
             if let Err(error) = prepared {
                 tracing::warn!(%error, "cannot prepare a log segment or memtable");
                 let stopped = || background.stopped().then_some(());
-                background.prepare_wanted.wait_for(RETRY, stopped);
+                background.ended.wait_for(RETRY, stopped);
             }
         }
     }
@@ -257,15 +268,20 @@ impl Db {
         !self.syncs_by_default() && self.wal.wants_pages(self.sequencer.lock().tail.next())
     }
 
+    /// Whether there is something that [`collect`](Db::collect) may free.
+    fn has_garbage(&self) -> bool {
+        self.versions.has_retired() || !self.background.state.lock().obsolete.is_empty()
+    }
+
     /// Frees Versions that nobody looks at, then removes files that no Version names. Returns how much is
     /// left to free later.
     pub(crate) fn collect(&self) -> usize {
         let versions = self.versions.collect();
+        let mut state = self.background.state.lock();
         if self.poison.check().is_err() {
             // An edit that failed may be durable all the same, and name any of the files.
-            return 0;
+            return versions + state.obsolete.len();
         }
-        let mut state = self.background.state.lock();
         let (dead, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.obsolete)
             .into_iter()
             .partition(|run| Arc::strong_count(run) == 1);
@@ -319,7 +335,7 @@ impl Db {
             if let Err(error) = self.flush(&sealed) {
                 background.failed("flush", error);
                 let stopped = || background.stopped().then_some(());
-                background.flush_wanted.wait_for(RETRY, stopped);
+                background.ended.wait_for(RETRY, stopped);
             }
         }
     }
@@ -450,7 +466,7 @@ impl Db {
             if let Err(error) = self.compact(&keyspace) {
                 background.failed("merge of runs", error);
                 let stopped = || background.stopped().then_some(());
-                background.compact_wanted.wait_for(RETRY, stopped);
+                background.ended.wait_for(RETRY, stopped);
             }
         }
     }
@@ -475,6 +491,7 @@ impl Db {
         let mut manifest = self.manifest.lock();
         if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             self.background.add_obsolete(merged); // dropped meanwhile
+            self.background.wake_all();
             return Ok(());
         }
         if let Err(error) = manifest.append(&changes) {
@@ -487,9 +504,7 @@ impl Db {
         self.metrics.compactions.add(1);
         self.metrics.compacted_bytes.add(merged.map_or(0, |m| m.summary().file_bytes));
         self.background.add_obsolete(keyspace.runs.iter().cloned());
-        self.background.done.notify();
-        self.background.wake_flush();
-        self.background.wake_prepare();
+        self.background.wake_all();
         Ok(())
     }
 }

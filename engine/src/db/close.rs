@@ -40,13 +40,13 @@ impl Db {
         Ok(())
     }
 
-    /// Ends the log with a mark that names everything as durable. Where there is no room for
-    /// one the log ends as after a kill.
+    /// Ends the log with a mark, and says in the manifest that it is there. A log without a segment, on a
+    /// full disk, is durable as it is and gets neither.
     fn mark_clean(&self) -> Result<()> {
         let mut buf = vec![0; record_bytes(0)];
         let (slot, target, seq) = {
             let mut sequencer = self.sequencer.lock();
-            let Some(slot) = sequencer.tail.reserve(buf.len()) else {
+            let Some(slot) = sequencer.tail.reserve_last(buf.len()) else {
                 return Ok(());
             };
             (slot, Arc::clone(&sequencer.target), sequencer.next_seq)

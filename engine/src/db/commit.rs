@@ -247,6 +247,9 @@ impl Db {
     /// Puts a memtable with room for `need` in place of the one that is full.
     fn seal_memtable(&self, need: &Need, full: &Arc<Memtable>) -> Result<()> {
         self.background.wait_for_flush(self)?;
+        if !Arc::ptr_eq(&self.sequencer.lock().target.memtable, full) {
+            return Ok(()); // another commit was faster
+        }
         let capacity = Memtable::capacity_for(need.entries, need.arena_bytes);
         let next = self.background.new_memtable(&self.config, capacity)?;
         let mut sequencer = self.sequencer.lock();

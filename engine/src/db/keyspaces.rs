@@ -54,12 +54,15 @@ impl Db {
             let why = "the default keyspace cannot be dropped".into();
             return Err(Error::InvalidArgument { what: "keyspace", why });
         }
+        // Commits made before must not be lost where the drop is not: they may have saved elsewhere
+        // what the keyspace held.
+        self.sync()?;
         manifest.append(&[Change::DropKeyspace(keyspace.id), self.next_file()])?;
         self.wal.set_durable_edit(manifest.number());
         self.versions.install(|version| version.without_keyspace(keyspace.id));
         drop(manifest);
         self.background.add_obsolete(keyspace.runs.iter().cloned());
-        self.background.wake_prepare();
+        self.background.wake_all();
         Ok(())
     }
 }

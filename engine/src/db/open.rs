@@ -36,6 +36,7 @@ use crate::{
     wal::{
         LogStart, Segment, SegmentPlan, Stamp, Tail, Wal,
         replay::{self, FoundSegment},
+        segment::segment_id,
     },
 };
 use std::{
@@ -170,7 +171,7 @@ impl Listing {
             if is_manifest(&name) {
                 listing.manifest = listing.manifest.max(generation_of(&name));
                 listing.manifests.push(name);
-            } else if name.starts_with("wal-") {
+            } else if segment_id(&name).is_some() {
                 listing.segments.push(name);
             } else if sstable_id(&name).is_some() {
                 listing.tables.push(name);
@@ -183,8 +184,7 @@ impl Listing {
 
     /// The first file id that no name in the directory uses.
     fn next_file(&self) -> u64 {
-        let segment = |name: &String| name.strip_prefix("wal-")?.parse::<u64>().ok();
-        let segments = self.segments.iter().filter_map(segment);
+        let segments = self.segments.iter().filter_map(|name| segment_id(name)).map(|id| id.0);
         let tables = self.tables.iter().filter_map(|name| sstable_id(name)).map(|id| id.0);
         segments.chain(tables).max().map_or(1, |id| id.saturating_add(1))
     }
@@ -571,7 +571,8 @@ impl Opening {
         published: &InOrder,
     ) -> Result<LogPiece> {
         let sizes = recovered.suffix.iter().map(|(_, payload)| record_bytes(payload.len()));
-        let capacity = Tail::capacity_for(sizes.sum());
+        let mark = record_bytes(0);
+        let capacity = Tail::capacity_for(sizes.sum::<usize>()) + Tail::capacity_for(mark);
         let segment = wal.begin(capacity)?;
         let piece = LogPiece {
             salt: segment.header.salt,
@@ -601,6 +602,21 @@ impl Opening {
         }
         let padded = tail.pad();
         wal.sync_through(padded.durable, &|| padded)?;
+        // Says that the copies are durable: the next opening need not copy them again.
+        if !recovered.suffix.is_empty()
+            && let Some(slot) = tail.reserve(mark)
+        {
+            let stamp = Stamp {
+                kind: RecordKind::Mark,
+                flags: 0,
+                first_seq: recovered.next_seq,
+                operations: 0,
+                payload_len: 0,
+                payload_crc: crc32fast::hash(b""),
+            };
+            wal.write(&segment, &slot, &mut vec![0; mark], stamp)?;
+            published.complete(slot.ticket, recovered.next_seq.0 - 1);
+        }
         Ok(piece)
     }
 
@@ -679,7 +695,13 @@ impl Opening {
             let mut runs = vec![];
             for (file_id, summary) in &keyspace.tables {
                 let path = self.dir.join(sstable_name(*file_id));
-                let file = NamedFile::open(self.env.disk(), path, OpenMode::Read)?;
+                let file = match NamedFile::open(self.env.disk(), path.clone(), OpenMode::Read) {
+                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                        let expected = format!("the file that edit {} names", manifest.number());
+                        return Err(Error::corruption(path, 0, expected, "no such file"));
+                    }
+                    other => other?,
+                };
                 let (uuid, blocks) = (manifest.uuid(), Arc::clone(blocks));
                 runs.push(Arc::new(Sstable::open(file, summary, &uuid, *id, blocks)?));
             }

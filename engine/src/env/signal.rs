@@ -45,7 +45,7 @@ impl Signal {
         if let Some(found) = check() {
             return Some(found);
         }
-        let deadline = self.env.clock().now() + patience;
+        let deadline = self.env.clock().now().saturating_add(patience);
         self.waiters.fetch_add(1, SeqCst);
         let found = loop {
             let seen = self.event.epoch();

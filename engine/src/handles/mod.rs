@@ -26,12 +26,15 @@ use std::sync::Arc;
 pub(crate) struct Handle {
     pub(crate) db: Arc<Db>,
     tasks: Mutex<Vec<Box<dyn Task>>>,
+    /// Held while the database is being closed, so that a second call waits for the first.
+    closing: Mutex<()>,
 }
 
 impl Handle {
     /// Starts the background threads of an opened database.
     pub(crate) fn start(db: Db) -> Result<Arc<Handle>> {
-        let handle = Handle { db: Arc::new(db), tasks: Mutex::new(vec![]) };
+        let (tasks, closing) = (Mutex::new(vec![]), Mutex::new(()));
+        let handle = Handle { db: Arc::new(db), tasks, closing };
         let mut tasks = vec![];
         let started = Background::start(&handle.db, &mut tasks);
         *handle.tasks.lock() = tasks;
@@ -42,6 +45,7 @@ impl Handle {
 
     /// Closes the database; does nothing the second time.
     pub(crate) fn close(&self) -> Result<()> {
+        let _one = self.closing.lock();
         let begun = self.db.begin_close();
         self.db.background.stop();
         let tasks = std::mem::take(&mut *self.tasks.lock());

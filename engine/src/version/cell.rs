@@ -90,6 +90,11 @@ impl VersionCell {
         self.retired.store(inner.retired.len(), SeqCst);
     }
 
+    /// Whether there are replaced Versions that were not dropped yet.
+    pub(crate) fn has_retired(&self) -> bool {
+        self.retired.load(SeqCst) > 0
+    }
+
     /// Drops replaced Versions that nobody looks at any more. Returns how many are left.
     pub(crate) fn collect(&self) -> usize {
         if self.retired.load(SeqCst) == 0 {

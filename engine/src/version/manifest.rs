@@ -225,11 +225,20 @@ impl Manifest {
         bytes.extend(encode_edit(number, &state.snapshot(), identity));
         let at = bytes.len() as u64;
         let spare = self.dir.join(SPARE);
-        let (file, len) = self.spare_file(disk, &spare, FILE_BYTES.max(at * 2))?;
+        let wanted = FILE_BYTES.max(at * 2);
+        let (file, len) = match self.spare_file(disk, &spare, wanted) {
+            // On a full disk the spare that is there does, if only it holds the state.
+            Err(Error::NoSpace { .. }) => self.spare_file(disk, &spare, at)?,
+            other => other?,
+        };
         file.write_all_at(&bytes, 0)?;
         file.sync_all()?;
         let path = self.dir.join(format!("{PREFIX}{generation:06}"));
-        disk.rename(&spare, &path).map_err(|e| Error::io("rename", &spare, e))?;
+        // A rename that fails may have happened, but not for want of space.
+        disk.rename(&spare, &path).map_err(|e| match Error::io("rename", &spare, e) {
+            full @ Error::NoSpace { .. } => full,
+            error => self.poison.set(error),
+        })?;
         // From here on the new file may be the manifest after a crash, or not.
         disk.sync_dir(&self.dir)
             .map_err(|e| self.poison.set(Error::io("sync the directory", &self.dir, e)))?;

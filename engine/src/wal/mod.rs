@@ -395,7 +395,7 @@ impl Wal {
         let next = segments.ready.pop_front()?;
         segments.live.push_back(Arc::clone(&next));
         let now = self.env.clock().now();
-        let busy = now - segments.switched_at < BUSY_SEGMENT;
+        let busy = now.saturating_sub(segments.switched_at) < BUSY_SEGMENT;
         segments.switched_at = now;
         segments.next_bytes = match busy {
             true => (segments.next_bytes * 8).min(self.plan.max),

@@ -56,7 +56,7 @@ impl FoundSegment {
         };
         let ours = uuid.is_none_or(|uuid| found.uuid == uuid)
             && found.identity == header.salt
-            && header.capacity + BLOCK_BYTES == len;
+            && header.capacity.checked_add(BLOCK_BYTES) == Some(len);
         Ok(ours.then_some(FoundSegment { file, id: found.file_id, header }))
     }
 
@@ -184,9 +184,14 @@ pub(crate) fn replay(
             RecordKind::Mark => {}
             RecordKind::Switch => {
                 let at = offset(segment, record.lsn);
-                let next = Switch::decode(payload).ok_or_else(|| {
+                let switch = Switch::decode(payload).filter(|next| next.first == segment.end());
+                let next = switch.ok_or_else(|| {
                     segment.file.corruption(at, "the name of the next segment", "other bytes")
                 })?;
+                if piece.end == Some(next.first) {
+                    out.end = next.first; // the piece ended before the segment was used
+                    return Ok(out);
+                }
                 segment = named(dir, segments, next.salt, next.first, piece.epoch)?;
                 out.end = segment.header.first;
                 out.segments.push(segment.header.salt);

@@ -23,6 +23,13 @@ pub(crate) fn segment_name(id: FileId) -> String {
     format!("wal-{id:06}")
 }
 
+/// The file id in the name of a segment.
+pub(crate) fn segment_id(name: &str) -> Option<FileId> {
+    let digits = name.strip_prefix("wal-")?;
+    let plain = digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse().ok().filter(|_| plain).map(FileId)
+}
+
 impl Segment {
     /// Makes a new file into a segment. The caller makes its directory entry durable.
     ///

@@ -77,9 +77,11 @@ impl Tail {
     /// Reserves `len` bytes. `None`: the segment has no room.
     #[inline]
     pub(crate) fn reserve(&mut self, len: usize) -> Option<LogSlot> {
-        if !self.has_room(len) {
-            return None;
-        }
+        self.has_room(len).then(|| self.give(len))
+    }
+
+    #[inline]
+    fn give(&mut self, len: usize) -> LogSlot {
         let end = Lsn(self.next.0 + len as u64);
         let slot = LogSlot {
             lsn: self.next,
@@ -90,7 +92,13 @@ impl Tail {
         self.ticket += 1;
         self.next = end;
         self.last_end = end;
-        Some(slot)
+        slot
+    }
+
+    /// Reserves `len` bytes for the last record of all: no switch will follow, so its room is free.
+    pub(crate) fn reserve_last(&mut self, len: usize) -> Option<LogSlot> {
+        let fits = |s: &Arc<Segment>| self.next.0 + len as u64 <= s.end().0;
+        self.segment.as_ref().is_some_and(fits).then(|| self.give(len))
     }
 
     /// Ends the block of the last record, because it is about to become durable.

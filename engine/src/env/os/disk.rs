@@ -72,9 +72,16 @@ impl Disk for OsDisk {
     }
 }
 
-/// Unlocked when the descriptor closes.
-struct OsDirLock(#[expect(dead_code, reason = "held for its lock")] fs::File);
+struct OsDirLock(fs::File);
 impl DirLock for OsDirLock {}
+
+impl Drop for OsDirLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is being spawned may hold a copy of the descriptor
+        // until it runs its program.
+        let _ = self.0.unlock();
+    }
+}
 
 struct OsFile(fs::File);
 
@@ -102,13 +109,16 @@ impl File for OsFile {
         use rustix::{fs::FallocateFlags, io::Errno};
         match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
             Ok(()) => Ok(()),
-            // A file system without it: the caller's writes allocate.
+            // A file system without it: what is written is allocated.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                if self.len()? < len {
-                    self.set_len(len)
-                } else {
-                    Ok(())
+                let zeros = vec![0; 64 << 10];
+                let mut at = self.len()?;
+                while at < len {
+                    let part = zeros.len().min((len - at) as usize);
+                    self.0.write_all_at(&zeros[..part], at)?;
+                    at += part as u64;
                 }
+                Ok(())
             }
             Err(e) => Err(e.into()),
         }
