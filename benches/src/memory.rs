@@ -1,6 +1,7 @@
 //! Single puts into one memtable, log included, against a map that grows.
 
 use crate::{Bench, report::Report};
+use crossbeam_skiplist::SkipMap;
 use lightning_db::{Database, LightningDbConfig};
 use std::{collections::HashMap, sync::Arc};
 
@@ -46,6 +47,13 @@ pub(crate) fn run(bench: &Bench, report: &mut Report) {
     for _ in 0..bench.rounds {
         report.time("HashMap<Box, Box>: insert, growing", ENTRIES, || {
             let mut map: HashMap<Box<[u8]>, Box<[u8]>> = HashMap::new();
+            for (key, value) in &entries {
+                map.insert(key.as_slice().into(), value.as_slice().into());
+            }
+            std::mem::forget(std::hint::black_box(map));
+        });
+        report.time("crossbeam SkipMap<Box, Box>: insert", ENTRIES, || {
+            let map: SkipMap<Box<[u8]>, Box<[u8]>> = SkipMap::new();
             for (key, value) in &entries {
                 map.insert(key.as_slice().into(), value.as_slice().into());
             }
