@@ -171,6 +171,9 @@ pub(crate) fn replay(
             torn_or_corrupt(piece, segment, &data, segments, out.end)?;
             return Ok(out);
         };
+        if piece.end.is_some_and(|end| record.lsn >= end) {
+            return Ok(out); // of what lies behind the end, a later piece has a copy
+        }
         first = false;
         out.durable = out.durable.max(record.durable);
         out.end = record.end();
