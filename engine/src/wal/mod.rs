@@ -121,8 +121,8 @@ const POPULATE_BYTES: u64 = 2 << 20;
 const READY_SEGMENTS: usize = 2;
 /// How many segments are kept that nothing needs, besides those.
 const IDLE_SEGMENTS: usize = 1;
-/// A segment that filled faster than this is followed by one of eight times the size.
-const BUSY_SEGMENT: Duration = Duration::from_secs(1);
+/// A log that filled faster than this for each MiB goes on in segments of eight times the size.
+const BUSY_MIB: Duration = Duration::from_millis(20);
 
 impl Wal {
     #[expect(clippy::too_many_arguments, reason = "what a log is made of")]
@@ -344,7 +344,7 @@ impl Wal {
     /// a file of another size is taken, as long as it has `least` bytes.
     fn prepare_one(&self, header: SegmentHeader, least: u64) -> Result<Segment> {
         if let Some(idle) = self.take_idle(|s| s.header.capacity == header.capacity) {
-            return idle.recycle(self.uuid, header);
+            return idle.recycle(self.uuid, header, !self.plan.written);
         }
         let id = FileId(self.file_ids.fetch_add(1, SeqCst));
         let disk = self.env.disk();
@@ -353,7 +353,8 @@ impl Wal {
                 Err(full @ Error::NoSpace { .. }) => {
                     let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
                     let capacity = idle.header.capacity;
-                    return idle.recycle(self.uuid, SegmentHeader { capacity, ..header });
+                    let header = SegmentHeader { capacity, ..header };
+                    return idle.recycle(self.uuid, header, !self.plan.written);
                 }
                 other => other?,
             };
@@ -393,9 +394,10 @@ impl Wal {
             return None;
         }
         let next = segments.ready.pop_front()?;
+        let filled = segments.live.back().map_or(0, |s| s.header.capacity >> 20);
         segments.live.push_back(Arc::clone(&next));
         let now = self.env.clock().now();
-        let busy = now.saturating_sub(segments.switched_at) < BUSY_SEGMENT;
+        let busy = now.saturating_sub(segments.switched_at) < BUSY_MIB * filled.max(1) as u32;
         segments.switched_at = now;
         segments.next_bytes = match busy {
             true => (segments.next_bytes * 8).min(self.plan.max),

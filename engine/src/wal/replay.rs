@@ -64,9 +64,9 @@ impl FoundSegment {
         Lsn(self.header.first.0 + self.header.capacity)
     }
 
-    /// Takes the file up for writing.
+    /// Takes the file up, to be recycled or let go: the log never goes on in it.
     pub(crate) fn into_segment(self) -> Result<Segment> {
-        Segment::open(self.file, self.id, self.header)
+        Segment::open(self.file, self.id, self.header, false)
     }
 
     /// All that the segment holds, as long as the file is.

@@ -54,7 +54,7 @@ impl Segment {
             let _ = disk.remove(&path);
             return Err(error);
         }
-        Segment::open(file, id, header)
+        Segment::open(file, id, header, !written)
     }
 
     fn fill(file: &NamedFile, capacity: u64, written: bool) -> Result<()> {
@@ -75,11 +75,16 @@ impl Segment {
 
     /// Gives a segment that is no longer needed a new place in the log. What it holds is of
     /// another salt.
-    pub(crate) fn recycle(&self, uuid: [u8; 16], header: SegmentHeader) -> Result<Segment> {
+    pub(crate) fn recycle(
+        &self,
+        uuid: [u8; 16],
+        header: SegmentHeader,
+        mapped: bool,
+    ) -> Result<Segment> {
         debug_assert_eq!(header.capacity, self.header.capacity);
         Self::write_header(&self.file, uuid, self.id, &header)?;
         self.file.sync_data()?;
-        Segment::open(self.file.clone(), self.id, header)
+        Segment::open(self.file.clone(), self.id, header, mapped)
     }
 
     fn write_header(
@@ -97,9 +102,21 @@ impl Segment {
         file.write_all_at(&block, 0)
     }
 
-    /// Takes up a segment whose header was read or written by the caller.
-    pub(crate) fn open(file: NamedFile, id: FileId, header: SegmentHeader) -> Result<Segment> {
-        let map = file.file.map(BLOCK_BYTES + header.capacity).map_err(|e| file.error("map", e))?;
+    /// Takes up a segment whose header was read or written by the caller. `mapped` writes go through a
+    /// mapping where there can be one, without a system call each. Where each commit waits for the disk
+    /// that is no gain, and its sync would have to take the page from all processors first.
+    pub(crate) fn open(
+        file: NamedFile,
+        id: FileId,
+        header: SegmentHeader,
+        mapped: bool,
+    ) -> Result<Segment> {
+        let map = match mapped {
+            true => {
+                file.file.map(BLOCK_BYTES + header.capacity).map_err(|e| file.error("map", e))?
+            }
+            false => None,
+        };
         Ok(Segment { id, header, file, map })
     }
 
