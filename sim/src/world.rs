@@ -158,7 +158,7 @@ impl World {
         self.faults_on.store(on, Relaxed);
     }
 
-    /// Records an event of the calling task; see [`Trace::record`].
+    /// Records an event of the calling task.
     pub fn record(&self, what: &str, words: &[u64], text: impl FnOnce() -> String) {
         if what != "preempted" && what != "notify" {
             self.progress.fetch_add(1, Relaxed);
