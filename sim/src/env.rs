@@ -71,6 +71,11 @@ impl Env for SimEnv {
         Ok(Box::new(SimTask(ended)))
     }
 
+    fn yield_now(&self) {
+        // Time must pass: whoever yields may be waiting for that.
+        self.sleep(Duration::from_micros(1));
+    }
+
     fn task_slot(&self) -> usize {
         scheduler::current_slot().unwrap_or(usize::MAX)
     }

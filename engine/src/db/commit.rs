@@ -92,14 +92,10 @@ impl Db {
         };
         self.wal.write(segment, &place.log, batch.record, stamp)?;
         insert(memtable, &mut place.entries, batch.payload(), place.first_seq);
-        if sync {
-            self.sync_through(place.log.end)?;
+        self.publish(&place, sync)?;
+        if !sync {
+            self.background.after_commit(self, memtable, place.log.end);
         }
-        self.publish(place.log.ticket, place.last_seq)?;
-        if sync {
-            return Ok(place.last_seq);
-        }
-        self.background.after_commit(self, memtable, place.log.end);
         Ok(place.last_seq)
     }
 
@@ -270,11 +266,20 @@ impl Db {
         Ok(())
     }
 
-    /// Makes the commit visible, after all before it.
-    fn publish(&self, ticket: u64, last_seq: SeqNo) -> Result<()> {
+    /// Makes the commit visible, after all before it, and if `sync` not before it is durable: then
+    /// whoever leads the sync publishes it, so that the commit's thread wakes once.
+    fn publish(&self, place: &Place, sync: bool) -> Result<()> {
         point("commit.publish");
         self.poison.check()?;
-        self.published.complete(ticket, last_seq.0);
+        let ticket = place.log.ticket;
+        let level = if sync { place.log.end.0 } else { 0 };
+        self.published.complete_at(ticket, place.last_seq.0, level);
+        if sync
+            && let Err(poisoned) = self.sync_through(place.log.end)
+            && self.published.cancel(ticket)
+        {
+            return Err(poisoned); // what cannot be cancelled was made durable: it has not failed
+        }
         self.published_moved.notify();
         if self.published.is_complete_below(ticket + 1) {
             return Ok(());

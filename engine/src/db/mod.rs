@@ -143,6 +143,8 @@ impl Db {
     }
 
     pub(crate) fn sync_through(&self, end: crate::types::Lsn) -> Result<()> {
-        self.wal.sync_through(end, &|| self.sequencer.lock().tail.pad())
+        let synced = self.wal.sync_through(end, &|| self.sequencer.lock().tail.pad());
+        self.published_moved.notify(); // leading it has published the commits that waited
+        synced
     }
 }

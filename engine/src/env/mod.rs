@@ -42,6 +42,8 @@ pub trait Env: Send + Sync + 'static {
     fn event(&self) -> Arc<dyn Event>;
     /// Starts a thread.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Task>>;
+    /// Lets other threads go on for a moment.
+    fn yield_now(&self);
     /// A small number that no other living task has, the same for the life of the
     /// calling task. Numbers of ended tasks are given out again.
     fn task_slot(&self) -> usize;

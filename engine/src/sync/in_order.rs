@@ -5,8 +5,8 @@ use super::{AtomicU64, CachePadded, Ordering::Relaxed, Ordering::SeqCst, point};
 /// Tickets are given out one by one by the caller, under a lock. A ticket goes through two steps, each
 /// taken by its holder whenever it is ready: it is *filled*, then *complete* with a value, which never falls
 /// from ticket to ticket. [`InOrder::watermark`] is the value of the last ticket before which none is
-/// incomplete. A complete ticket that waits for earlier ones can be cancelled: then the watermark never
-/// passes it.
+/// incomplete. A complete ticket may also wait for a level, which someone else raises; it holds up those
+/// behind it meanwhile. A complete ticket that waits can be cancelled: then the watermark never passes it.
 ///
 /// A ticket uses the place `ticket % PLACES`, so it may be given out only while
 /// [`InOrder::has_room`] says so.
@@ -15,6 +15,8 @@ pub(crate) struct InOrder {
     /// The first ticket not known to be complete.
     head: CachePadded<AtomicU64>,
     watermark: CachePadded<AtomicU64>,
+    /// What tickets wait for; see [`InOrder::raise`].
+    level: CachePadded<AtomicU64>,
 }
 
 /// The steps tell the last ticket that took them: never cleared, so there is no race to clear them, and
@@ -28,6 +30,8 @@ struct Place {
     /// it, or it was cancelled.
     done: AtomicU64,
     value: AtomicU64,
+    /// The level that a complete ticket waits for.
+    level: AtomicU64,
 }
 
 const PLACES: u64 = 1024;
@@ -43,6 +47,7 @@ impl InOrder {
             places: (0..PLACES).map(|_| Place::default()).collect(),
             head: CachePadded(AtomicU64::new(0)),
             watermark: CachePadded(AtomicU64::new(value)),
+            level: CachePadded(AtomicU64::new(0)),
         }
     }
 
@@ -84,12 +89,28 @@ impl InOrder {
     /// Completes `ticket`, whose value is `value`, and moves the watermark as far as it goes.
     #[inline]
     pub(crate) fn complete(&self, ticket: u64, value: u64) {
+        self.complete_at(ticket, value, 0);
+    }
+
+    /// Completes `ticket`; the watermark passes it once the level is `level`.
+    #[inline]
+    pub(crate) fn complete_at(&self, ticket: u64, value: u64, level: u64) {
         let place = self.place(ticket);
-        place.value.store(value, Relaxed); // published by the store below
+        place.value.store(value, Relaxed); // these two are published by the store below
+        place.level.store(level, Relaxed);
         // Sequentially consistent, as is the load in `advance`: of two who complete neighbouring
         // tickets at once, at least one sees the other's mark.
         place.done.store(complete_mark(ticket), SeqCst);
         point("in_order.done");
+        self.advance();
+    }
+
+    /// Raises the level, and moves the watermark over the tickets that waited for it.
+    pub(crate) fn raise(&self, level: u64) {
+        // Sequentially consistent, like a ticket's mark: of one who completes a ticket and one who
+        // raises the level at once, at least one sees both.
+        self.level.0.fetch_max(level, SeqCst);
+        point("in_order.raised");
         self.advance();
     }
 
@@ -104,7 +125,11 @@ impl InOrder {
         loop {
             let head = self.head.0.load(SeqCst);
             let (place, mark) = (self.place(head), complete_mark(head));
-            if place.done.load(SeqCst) != mark {
+            // If the ticket is decided meanwhile, and its place taken by a later one, the level read may be
+            // the later one's: but then it is not this call's to decide.
+            if place.done.load(SeqCst) != mark
+                || place.level.load(Relaxed) > self.level.0.load(SeqCst)
+            {
                 return;
             }
             // Whoever decides the ticket moves the head: nobody else does until it has moved. Who
@@ -146,6 +171,34 @@ mod tests {
         assert_eq!(order.watermark(), 2);
         assert!(!order.cancel(1), "it was passed");
         assert!(!order.is_complete_below(3));
+    }
+
+    #[test]
+    fn a_ticket_waits_for_its_level_and_holds_up_the_next() {
+        let order = InOrder::new(0);
+        order.complete_at(0, 1, 100);
+        order.complete(1, 2);
+        order.complete_at(2, 3, 300);
+        assert_eq!(order.watermark(), 0);
+        order.raise(99);
+        assert_eq!(order.watermark(), 0);
+        order.raise(100);
+        assert_eq!(order.watermark(), 2);
+        assert!(order.cancel(2));
+        order.raise(300);
+        assert_eq!(order.watermark(), 2);
+    }
+
+    #[test]
+    fn no_ticket_is_left_behind_by_a_level_raised_meanwhile() {
+        for _ in 0..2_000 {
+            let order = InOrder::new(0);
+            std::thread::scope(|s| {
+                s.spawn(|| order.complete_at(0, 1, 10));
+                s.spawn(|| order.raise(10));
+            });
+            assert_eq!(order.watermark(), 1);
+        }
     }
 
     #[test]

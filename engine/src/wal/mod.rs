@@ -26,7 +26,7 @@ use crate::{
         Switch, record_bytes,
     },
     sync::{
-        AtomicBool, AtomicU64, InOrder, Mutex,
+        AtomicBool, AtomicU32, AtomicU64, InOrder, Mutex,
         Ordering::{Relaxed, SeqCst},
         point,
     },
@@ -65,6 +65,11 @@ pub(crate) struct Wal {
     durable_edit: AtomicU64,
     durable_moved: Arc<Signal>,
     leading: AtomicBool,
+    /// How many wait for a sync now, and how many did when the last one ended.
+    waiting: AtomicU32,
+    crowd: AtomicU32,
+    /// How long the last sync took, in nanoseconds.
+    sync_nanos: AtomicU64,
     segments: Mutex<Segments>,
     /// One thread prepares segments at a time. Held across I/O.
     preparing: Mutex<()>,
@@ -115,6 +120,10 @@ pub(crate) struct LogStart {
     pub(crate) durable_edit: EditNo,
 }
 
+/// A leader waits for others no longer than this part of the last sync's time, and never longer than
+/// [`GATHER_MAX`].
+const GATHER_PART: u64 = 2;
+const GATHER_MAX: Duration = Duration::from_millis(1);
 /// How far ahead pages are made present.
 const POPULATE_BYTES: u64 = 2 << 20;
 /// How many prepared segments are kept ready.
@@ -154,6 +163,9 @@ impl Wal {
             durable_edit: AtomicU64::new(start.durable_edit.0),
             durable_moved,
             leading: AtomicBool::new(false),
+            waiting: AtomicU32::new(0),
+            crowd: AtomicU32::new(0),
+            sync_nanos: AtomicU64::new(0),
             segments: Mutex::new(Segments {
                 epoch: start.epoch,
                 continues: start.continues,
@@ -244,6 +256,13 @@ impl Wal {
     /// Returns once everything below `target` is durable. `pad` ends the block of the last
     /// record, under the sequencer lock.
     pub(crate) fn sync_through(&self, target: Lsn, pad: &dyn Fn() -> Padded) -> Result<()> {
+        self.waiting.fetch_add(1, SeqCst);
+        let synced = self.wait_or_lead(target, pad);
+        self.waiting.fetch_sub(1, SeqCst);
+        synced
+    }
+
+    fn wait_or_lead(&self, target: Lsn, pad: &dyn Fn() -> Padded) -> Result<()> {
         loop {
             let lead = self.durable_moved.wait(|| {
                 if self.durable() >= target {
@@ -268,6 +287,7 @@ impl Wal {
     /// Makes durable what is in the log now, for all who wait. Only the leader is here.
     fn lead(&self, pad: &dyn Fn() -> Padded) -> Result<()> {
         self.poison.check()?;
+        self.gather();
         let padded = pad();
         self.filled_moved.wait(|| {
             let filled = self.tickets.is_filled_below(self.filled.load(Relaxed), padded.tickets);
@@ -281,12 +301,33 @@ impl Wal {
             let unsynced = |s: &&Arc<Segment>| s.end() > from && s.first() < padded.durable;
             segments.live.iter().filter(unsynced).cloned().collect()
         };
+        let began = self.env.clock().now();
         // Oldest first: nothing in a segment counts as durable before those below it are.
         for segment in segments {
             segment.sync().map_err(|error| self.poison.set(error))?;
         }
+        let took = self.env.clock().now().saturating_sub(began);
+        self.sync_nanos.store(took.as_nanos() as u64, Relaxed);
+        self.crowd.store(self.waiting.load(SeqCst), Relaxed);
+        // Published first: whoever finds its commit durable finds it published.
+        self.tickets.raise(padded.durable.0);
         self.durable.fetch_max(padded.durable.0, SeqCst);
         Ok(())
+    }
+
+    /// Gives those whom the last sync woke a moment to be back with their next commit: alone, the leader
+    /// would be off with the first of them, and the others would wait for two syncs. The moment is short against
+    /// a sync, and there is none for a thread that was alone.
+    fn gather(&self) {
+        let crowd = self.crowd.load(Relaxed);
+        if self.waiting.load(SeqCst) >= crowd {
+            return;
+        }
+        let patience = Duration::from_nanos(self.sync_nanos.load(Relaxed) / GATHER_PART);
+        let deadline = self.env.clock().now() + patience.min(GATHER_MAX);
+        while self.waiting.load(SeqCst) < crowd && self.env.clock().now() < deadline {
+            self.env.yield_now();
+        }
     }
 
     /// Prepares segments until one of at least `capacity` bytes can follow and another is

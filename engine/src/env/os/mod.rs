@@ -46,6 +46,9 @@ impl Env for OsEnv {
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Task>> {
         threads::spawn(name, body)
     }
+    fn yield_now(&self) {
+        threads::yield_now();
+    }
     #[inline]
     fn task_slot(&self) -> usize {
         threads::slot()

@@ -1,13 +1,18 @@
 //! Threads, their slots, and events.
-#![expect(clippy::disallowed_types, reason = "the one home of the system's threads and waits")]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "the one home of the system's threads and waits"
+)]
 
 use super::OsClock;
 use crate::env::{Clock, Event, Task};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN};
 use std::{
     io,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 struct OsTask(std::thread::JoinHandle<()>);
@@ -52,25 +57,27 @@ pub(super) fn slot() -> usize {
     SLOT.try_with(|slot| slot.0).unwrap_or(usize::MAX)
 }
 
-/// An event count on a condition variable. Notifying without waiters costs two atomic
-/// operations and no system call.
+/// Lets another thread have the processor.
+pub(super) fn yield_now() {
+    std::thread::yield_now();
+}
+
+/// An event count on parking_lot's queue of waiting threads, keyed by the address of the epoch. Notifying
+/// without waiters costs two atomic operations and no system call; waiters wake all at once, not one
+/// after the other through a lock.
 pub(super) struct OsEvent {
     epoch: AtomicU64,
     waiters: AtomicU64,
-    lock: Mutex<()>,
-    wake: Condvar,
     clock: OsClock,
 }
 
 impl OsEvent {
     pub(super) fn new(clock: OsClock) -> OsEvent {
-        OsEvent {
-            epoch: AtomicU64::new(0),
-            waiters: AtomicU64::new(0),
-            lock: Mutex::new(()),
-            wake: Condvar::new(),
-            clock,
-        }
+        OsEvent { epoch: AtomicU64::new(0), waiters: AtomicU64::new(0), clock }
+    }
+
+    fn key(&self) -> usize {
+        std::ptr::from_ref(&self.epoch) as usize
     }
 }
 
@@ -80,20 +87,30 @@ impl Event for OsEvent {
     }
 
     fn wait(&self, seen: u64, deadline: Option<Duration>) {
-        let mut guard = self.lock.lock();
         // Counted before the epoch is read: a notifier that misses this waiter has moved
         // the epoch before the read below (both sides are sequentially consistent).
         self.waiters.fetch_add(1, SeqCst);
         while self.epoch.load(SeqCst) == seen {
-            match deadline {
-                None => self.wake.wait(&mut guard),
-                Some(deadline) => {
-                    let now = self.clock.now();
-                    if now >= deadline {
-                        break;
-                    }
-                    self.wake.wait_for(&mut guard, deadline - now);
-                }
+            let until = match deadline.map(|deadline| deadline.checked_sub(self.clock.now())) {
+                None => None,
+                Some(Some(left)) if !left.is_zero() => Some(Instant::now() + left),
+                Some(_) => break,
+            };
+            #[expect(
+                unsafe_code,
+                reason = "parking_lot's queue is unsafe to use; this is its home"
+            )]
+            // SAFETY: the key is the address of a field of ours, which nobody else parks on; the
+            // closures neither panic nor call parking_lot.
+            unsafe {
+                parking_lot_core::park(
+                    self.key(),
+                    || self.epoch.load(SeqCst) == seen,
+                    || {},
+                    |_, _| {},
+                    DEFAULT_PARK_TOKEN,
+                    until,
+                );
             }
         }
         self.waiters.fetch_sub(1, SeqCst);
@@ -102,9 +119,15 @@ impl Event for OsEvent {
     fn notify_all(&self) {
         self.epoch.fetch_add(1, SeqCst);
         if self.waiters.load(SeqCst) > 0 {
-            // Taking the lock waits for a waiter between its check and its wait.
-            drop(self.lock.lock());
-            self.wake.notify_all();
+            #[expect(
+                unsafe_code,
+                reason = "parking_lot's queue is unsafe to use; this is its home"
+            )]
+            // SAFETY: as in `wait`. A waiter between its check and its sleep is in the queue already or
+            // checks the epoch again under the queue's lock.
+            unsafe {
+                parking_lot_core::unpark_all(self.key(), DEFAULT_UNPARK_TOKEN);
+            }
         }
     }
 }
