@@ -176,6 +176,10 @@ pub trait FileMap: Send + Sync {
     unsafe fn write(&self, bytes: &[u8], offset: u64);
     /// Makes the pages of this range present and writable, so that `write` does not fault.
     fn populate(&self, offset: u64, len: u64);
+    /// Takes the pages of this range out of the mapping, because the file is about to be synced: otherwise
+    /// the sync would have to take each page back from all processors. What was written stays in
+    /// the page cache, and `write` goes on as before, with a fault for each page.
+    fn release(&self, offset: u64, len: u64);
 }
 
 /// Whole reads and writes on top of [`File`].

@@ -301,10 +301,12 @@ impl Wal {
             let unsynced = |s: &&Arc<Segment>| s.end() > from && s.first() < padded.durable;
             segments.live.iter().filter(unsynced).cloned().collect()
         };
+        // Pages made present ahead would be taken back, too.
+        let present = padded.durable.max(Lsn(self.populated.swap(0, Relaxed)));
         let began = self.env.clock().now();
         // Oldest first: nothing in a segment counts as durable before those below it are.
         for segment in segments {
-            segment.sync().map_err(|error| self.poison.set(error))?;
+            segment.sync(from, present).map_err(|error| self.poison.set(error))?;
         }
         let took = self.env.clock().now().saturating_sub(began);
         self.sync_nanos.store(took.as_nanos() as u64, Relaxed);

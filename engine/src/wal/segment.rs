@@ -159,7 +159,12 @@ impl Segment {
         }
     }
 
-    pub(crate) fn sync(&self) -> Result<()> {
+    /// Makes durable what was written, which all lies in `from..to`, where pages may be present.
+    pub(crate) fn sync(&self, from: Lsn, to: Lsn) -> Result<()> {
+        let (from, to) = (from.max(self.first()), to.min(self.end()));
+        if let (Some(map), true) = (&self.map, from < to) {
+            map.release(self.offset(from), to.0 - from.0);
+        }
         self.file.sync_data()
     }
 

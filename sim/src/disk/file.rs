@@ -205,6 +205,10 @@ impl FileMap for SimMap {
     fn populate(&self, _offset: u64, _len: u64) {
         scheduler::point("populate");
     }
+
+    fn release(&self, _offset: u64, _len: u64) {
+        scheduler::point("release");
+    }
 }
 
 impl SimMap {

@@ -3,7 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "the one home of the system's files")]
 
 use crate::env::{DirLock, Disk, File, FileMap, OpenMode, PathKind};
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use std::{
     fs, io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
@@ -161,10 +161,70 @@ impl FileMap for OsMap {
     }
 
     fn populate(&self, offset: u64, len: u64) {
-        // Advice: without it pages come at their first use. Whole pages, as the call demands.
+        // Advice: without it pages come at their first use.
+        let (start, len) = self.pages(offset, len);
+        let _ = self.0.advise_range(Advice::PopulateWrite, start, len);
+    }
+
+    #[expect(unsafe_code, reason = "the advice is unsafe because of private mappings")]
+    fn release(&self, offset: u64, len: u64) {
+        let (start, len) = self.pages(offset, len);
+        // SAFETY: of a shared mapping this takes the pages out and leaves their contents, with all
+        // that was written, to the page cache; the next access maps them again.
+        let _ = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, start, len) };
+    }
+}
+
+impl OsMap {
+    /// The whole pages that hold `len` bytes at `offset`, within the mapping.
+    fn pages(&self, offset: u64, len: u64) -> (usize, usize) {
         const PAGE: usize = 4096;
         let start = (offset as usize).min(self.0.len()) / PAGE * PAGE;
         let end = (offset as usize).saturating_add(len as usize).min(self.0.len());
-        let _ = self.0.advise_range(Advice::PopulateWrite, start, end.saturating_sub(start));
+        (start, end.saturating_sub(start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::FileExt;
+
+    /// Writers go on while pages are made present and taken out, as they do while the log is synced. (Where the
+    /// file system gives no mapping there is nothing to test.)
+    #[test]
+    fn nothing_written_through_a_mapping_is_lost_when_its_pages_are_released() {
+        const LEN: u64 = 1 << 20;
+        const PIECE: u64 = 100; // pieces share pages
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.open(&dir.path().join("log"), OpenMode::CreateNew).unwrap();
+        file.allocate(LEN).unwrap();
+        let Some(map) = file.map(LEN).unwrap() else { return };
+        std::thread::scope(|s| {
+            for thread in 0..2 {
+                let map = &map;
+                s.spawn(move || {
+                    for i in (thread..LEN / PIECE).step_by(2) {
+                        let piece = [i as u8 | 1; PIECE as usize];
+                        #[expect(unsafe_code, reason = "as the log does")]
+                        // SAFETY: each piece is written once, within the mapping.
+                        unsafe {
+                            map.write(&piece, i * PIECE);
+                        }
+                    }
+                });
+            }
+            for _ in 0..50 {
+                map.populate(0, LEN / 2);
+                map.release(0, LEN);
+                file.sync_data().unwrap();
+            }
+        });
+        map.release(LEN - 10, LEN); // behind the end: no more than advice
+        let mut found = vec![0; LEN as usize];
+        file.read_exact_at(&mut found, 0).unwrap();
+        for (i, piece) in found.chunks_exact(PIECE as usize).enumerate() {
+            assert!(piece.iter().all(|byte| *byte == i as u8 | 1), "piece {i}");
+        }
     }
 }
