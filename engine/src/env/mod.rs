@@ -15,6 +15,8 @@
 //! - a rename is atomic: afterwards one of the two states is found
 //! - after a failed sync nothing is known of the data that it should have made durable
 
+#[cfg(all(test, shuttle))]
+pub(crate) mod model;
 mod os;
 mod poison;
 mod signal;

@@ -61,3 +61,34 @@ impl Signal {
         found
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use super::*;
+    use crate::{env::model::ModelEnv, sync::model::explore};
+    use shuttle::thread;
+
+    /// Nobody sleeps through a change: shuttle would call it a deadlock.
+    #[test]
+    fn shuttle_every_waiter_sees_the_change() {
+        explore(|| {
+            let env: Arc<dyn Env> = ModelEnv::new();
+            let signal = Signal::new(&env);
+            let count = Arc::new(AtomicU32::new(0));
+            let threads: Vec<_> = (0..3)
+                .map(|i| {
+                    let (signal, count) = (signal.clone(), count.clone());
+                    thread::spawn(move || {
+                        // Each waits for the one before it.
+                        signal.wait(|| (count.load(SeqCst) >= i).then_some(()));
+                        count.fetch_add(1, SeqCst);
+                        signal.notify();
+                    })
+                })
+                .collect();
+            signal.wait(|| (count.load(SeqCst) == 3).then_some(()));
+            threads.into_iter().for_each(|t| t.join().unwrap());
+            assert_eq!(signal.waiters.load(SeqCst), 0);
+        });
+    }
+}

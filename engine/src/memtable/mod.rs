@@ -24,6 +24,8 @@ mod index;
 mod order;
 mod ranges;
 mod run;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 #[cfg(test)]
 mod tests;
 

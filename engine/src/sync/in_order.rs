@@ -240,3 +240,93 @@ mod tests {
         assert!(order.is_complete_below(50_000));
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use super::{super::model::explore, *};
+    use shuttle::thread;
+    use std::sync::Arc;
+
+    fn all(threads: Vec<thread::JoinHandle<()>>) {
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn shuttle_every_completion_is_passed() {
+        explore(|| {
+            let order = Arc::new(InOrder::new(0));
+            let threads = (0..3).map(|ticket| {
+                let order = order.clone();
+                thread::spawn(move || {
+                    order.complete(ticket, ticket + 1);
+                    let passed = order.is_complete_below(ticket + 1);
+                    assert!(!passed || order.watermark() > ticket);
+                })
+            });
+            all(threads.collect());
+            assert_eq!(order.watermark(), 3);
+            assert!(order.is_complete_below(3));
+        });
+    }
+
+    #[test]
+    fn shuttle_a_raised_level_passes_what_waits_for_it() {
+        explore(|| {
+            let order = Arc::new(InOrder::new(0));
+            let mut threads = vec![];
+            for (ticket, level) in [(0, 10), (1, 0), (2, 20)] {
+                let order = order.clone();
+                threads.push(thread::spawn(move || order.complete_at(ticket, ticket + 1, level)));
+            }
+            for level in [10, 20] {
+                let order = order.clone();
+                threads.push(thread::spawn(move || order.raise(level)));
+            }
+            let seen = order.watermark();
+            assert!(order.level.0.load(SeqCst) >= [0, 10, 10, 20][seen as usize]);
+            all(threads);
+            assert_eq!(order.watermark(), 3);
+        });
+    }
+
+    #[test]
+    fn shuttle_a_ticket_is_passed_or_cancelled_never_both() {
+        explore(|| {
+            let order = Arc::new(InOrder::new(0));
+            order.complete(1, 2);
+            let completes = {
+                let order = order.clone();
+                thread::spawn(move || order.complete(0, 1))
+            };
+            let cancels = {
+                let order = order.clone();
+                thread::spawn(move || order.cancel(1))
+            };
+            completes.join().unwrap();
+            let cancelled = cancels.join().unwrap();
+            assert_eq!(order.watermark(), if cancelled { 1 } else { 2 });
+            assert_eq!(order.is_complete_below(2), !cancelled);
+        });
+    }
+
+    #[test]
+    fn shuttle_what_is_told_filled_was_filled() {
+        explore(|| {
+            let order = Arc::new(InOrder::new(0));
+            let bytes = Arc::new([const { std::sync::atomic::AtomicBool::new(false) }; 2]);
+            let threads = (0..2).map(|ticket| {
+                let (order, bytes) = (order.clone(), bytes.clone());
+                thread::spawn(move || {
+                    bytes[ticket as usize].store(true, SeqCst);
+                    order.fill(ticket);
+                })
+            });
+            let threads = threads.collect();
+            if order.is_filled_below(0, 2) {
+                assert!(bytes.iter().all(|b| b.load(SeqCst)));
+            }
+            all(threads);
+            assert!(order.is_filled_below(0, 2));
+        });
+    }
+}

@@ -6,11 +6,18 @@
 //! would hang the run. Lock-free protocols put [`point`] between their steps, because a
 //! scheduler that preempts only at locks and I/O cannot see them.
 //!
+//! Under `--cfg shuttle`, which only a step of `.ci/run` sets, every atomic operation is a place where
+//! threads may be switched, and tests beside the lock-free structures explore how they interleave.
+//!
 //! Leaf module: it knows nothing of the simulator but the three functions it installs.
 
-pub use std::sync::atomic::{
-    self, AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-};
+#[cfg(shuttle)]
+pub(crate) mod model;
+#[cfg(shuttle)]
+pub use model::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
+pub use std::sync::atomic::{self, Ordering};
+#[cfg(not(shuttle))]
+pub use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
 
 use lock_api::RawMutex as _;
 use std::sync::OnceLock;
@@ -27,7 +34,7 @@ pub struct Hooks {
     pub unpark: fn(usize),
 }
 
-static SIMULATED: AtomicBool = AtomicBool::new(false);
+static SIMULATED: atomic::AtomicBool = atomic::AtomicBool::new(false);
 static HOOKS: OnceLock<Hooks> = OnceLock::new();
 
 /// Sends every lock and every [`point`] of this process through a simulator.

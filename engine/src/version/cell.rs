@@ -154,3 +154,52 @@ impl Drop for SlotPin<'_> {
         self.slot.store(ptr::null_mut(), crate::sync::Ordering::Release);
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use super::*;
+    use crate::{memtable::Memtable, sync::model::explore};
+    use shuttle::thread;
+
+    fn version() -> Version {
+        let active = Arc::new(Memtable::new(64).unwrap());
+        Version { active, sealed: vec![], keyspaces: vec![] }
+    }
+
+    /// A pinned Version, and all it names, lives until the pin goes; then it is dropped.
+    #[test]
+    fn shuttle_what_is_pinned_is_not_dropped() {
+        explore(|| {
+            let cell = Arc::new(VersionCell::new(version()));
+            let readers: Vec<_> = (0..2)
+                .map(|slot| {
+                    let cell = cell.clone();
+                    thread::spawn(move || {
+                        for _ in 0..2 {
+                            let pinned = cell.pin(slot);
+                            let memtable = Arc::downgrade(&pinned.active);
+                            let inner = cell.pin(slot); // the slot is taken: counted
+                            assert!(matches!(inner, Pinned::Counted(_)));
+                            assert!(Arc::strong_count(&inner.active) >= 1);
+                            drop(inner);
+                            assert!(memtable.upgrade().is_some(), "dropped under a pin");
+                        }
+                    })
+                })
+                .collect();
+            let writer = {
+                let cell = cell.clone();
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        cell.install(|_| version());
+                        cell.collect();
+                    }
+                })
+            };
+            readers.into_iter().for_each(|t| t.join().unwrap());
+            writer.join().unwrap();
+            assert_eq!(cell.collect(), 0, "nobody looks any more");
+            assert_eq!(cell.all().len(), 1);
+        });
+    }
+}

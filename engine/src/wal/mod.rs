@@ -13,6 +13,8 @@
 
 pub(crate) mod replay;
 pub(crate) mod segment;
+#[cfg(all(test, shuttle))]
+mod shuttle_tests;
 pub(crate) mod tail;
 
 pub(crate) use segment::Segment;
