@@ -24,7 +24,7 @@ impl Log {
         let base = Lsn(BLOCK_BYTES);
         let (live, idle, durable_edit) = (vec![], vec![], EditNo(1));
         let start = LogStart { epoch: 1, continues: base, base, live, idle, durable_edit };
-        let plan = SegmentPlan { first: 4 * BLOCK_BYTES, max: 4 * BLOCK_BYTES, written: true };
+        let plan = SegmentPlan { first: 16 * BLOCK_BYTES, max: 16 * BLOCK_BYTES, written: true };
         let ids = Arc::new(AtomicU64::new(1));
         let (dir, uuid) = (PathBuf::from("/log"), [7; 16]);
         let wal = Wal::new(&any, dir, uuid, poison.clone(), ids, published.clone(), plan, start);
