@@ -53,6 +53,12 @@ impl KeyspaceId {
     /// The keyspace that exists from the beginning and that the verbs of
     /// [`Database`](crate::Database) use.
     pub(crate) const DEFAULT: KeyspaceId = KeyspaceId(0);
+
+    /// The hash by which memtables, filters and blocks know a key. Part of the format of sstables.
+    #[inline]
+    pub(crate) fn hash(self, key: &[u8]) -> u64 {
+        xxhash_rust::xxh3::xxh3_64_with_seed(key, self.0.into())
+    }
 }
 
 /// What an entry is. The discriminants are written to disk; 0 is no kind, so that

@@ -3,8 +3,7 @@
 use super::Db;
 use crate::{
     error::{Error, Result},
-    memtable::Memtable,
-    sstable::{Found, filter_hash},
+    sstable::Found,
     types::{KeyspaceId, Kind, SeqNo},
     version::Version,
 };
@@ -64,7 +63,7 @@ pub(crate) fn find<'v>(
     key: &[u8],
 ) -> Result<Option<Value<'v>>> {
     check_keyspace(version, keyspace)?;
-    let hash = Memtable::hash(keyspace, key);
+    let hash = keyspace.hash(key);
     let mut covered = None;
     for memtable in version.memtables() {
         covered = covered.max(memtable.covering(keyspace, key, visible));
@@ -76,7 +75,6 @@ pub(crate) fn find<'v>(
     let Some(live) = version.keyspace(keyspace) else {
         return Ok(None);
     };
-    let hash = filter_hash(keyspace, key);
     for run in &live.runs {
         let bounds = &run.summary().contents.bounds;
         if !bounds.as_ref().is_some_and(|bounds| bounds.contains(key)) {

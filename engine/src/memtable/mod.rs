@@ -43,7 +43,6 @@ use index::{Found, Index};
 use order::Order;
 use ranges::RangeDeletes;
 use std::{collections::BTreeSet, sync::Arc};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Memory is made present in steps of this many bytes.
 const POPULATE_STEP_BYTES: usize = 2 << 20;
@@ -90,7 +89,7 @@ impl Memtable {
     /// The hash of a key, which [`insert`](Memtable::insert) and [`get`](Memtable::get) ask for.
     #[inline]
     pub(crate) fn hash(keyspace: KeyspaceId, key: &[u8]) -> u64 {
-        xxh3_64_with_seed(key, keyspace.0.into())
+        keyspace.hash(key)
     }
 
     /// Brings the place of a hash in the index near, ahead of its use.

@@ -120,7 +120,7 @@ impl SstableBuilder {
             self.finish_block()?;
         }
         self.index.separate(&self.last_key, entry.key);
-        let hash = super::filter_hash(self.keyspace, entry.key);
+        let hash = self.keyspace.hash(entry.key);
         self.block.add(hash, entry.key, entry.seq, entry.kind, entry.value);
         self.hashes.push(hash);
         self.count(&entry);

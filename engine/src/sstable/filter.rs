@@ -102,10 +102,10 @@ fn bits_of(hash: u64, probes: u8) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{sstable::filter_hash, types::KeyspaceId};
+    use crate::types::KeyspaceId;
 
     fn hash(n: u64) -> u64 {
-        filter_hash(KeyspaceId(3), format!("user{n:012}").as_bytes())
+        KeyspaceId(3).hash(format!("user{n:012}").as_bytes())
     }
 
     #[test]

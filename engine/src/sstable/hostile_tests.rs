@@ -11,7 +11,7 @@ use crate::{
         sstable::{FOOTER_BYTES, Footer, TRAILER_BYTES, trailer},
     },
     iter::{Cursor, tombstones::RangeTombstone},
-    types::{FileId, SeqNo},
+    types::{FileId, KeyspaceId, SeqNo},
 };
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ fn read_all(built: &Built, model: &Model) -> Result<()> {
     let check = table.check();
     let mut failed = None;
     for (key, (seq, kind, value)) in model {
-        match table.get(filter_hash(KEYSPACE, key), key) {
+        match table.get(KEYSPACE.hash(key), key) {
             Err(e) => failed = Some(e),
             Ok(found) => {
                 let found = found.map(|f| (f.seq, f.kind, f.value().to_vec()));
@@ -254,7 +254,7 @@ fn parts_of_nonsense_never_panic() {
         let mut cursor = table.cursor();
         let _ = table.check();
         for key in model.keys().step_by(7) {
-            let _ = table.get(filter_hash(KEYSPACE, key), key);
+            let _ = table.get(KEYSPACE.hash(key), key);
             let _ = cursor.seek(key);
             let _ = cursor.seek_before(key);
         }

@@ -20,7 +20,7 @@ pub(crate) use crate::format::sstable::SstableSummary;
 pub(crate) use builder::{SstableBuilder, SstableOptions};
 pub(crate) use reader::{Found, Sstable};
 
-use crate::{cache::Cache, codec::Decompressors, types::KeyspaceId};
+use crate::{cache::Cache, codec::Decompressors};
 
 /// What the open sstables of a database share.
 pub(crate) struct SharedBlocks {
@@ -33,12 +33,6 @@ impl SharedBlocks {
     pub(crate) fn new(cache_bytes: usize) -> SharedBlocks {
         SharedBlocks { cache: Cache::new(cache_bytes), decompressors: Decompressors::default() }
     }
-}
-
-/// The hash by which filters and blocks know a key.
-#[inline]
-pub(crate) fn filter_hash(keyspace: KeyspaceId, key: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64_with_seed(key, keyspace.0.into())
 }
 
 #[cfg(test)]

@@ -133,13 +133,13 @@ impl Sstable {
         self.index.memory_bytes() + hints + self.filter.memory_bytes()
     }
 
-    /// Whether a key with this [`filter_hash`] may be here. Touches one cache line.
+    /// Whether a key with this [`KeyspaceId::hash`] may be here. Touches one cache line.
     #[inline]
     pub(crate) fn may_contain(&self, hash: u64) -> bool {
         self.filter.may_contain(hash)
     }
 
-    /// The entry of `key`, whose [`filter_hash`] is `hash`. Asks the filter first.
+    /// The entry of `key`, whose [`KeyspaceId::hash`] is `hash`. Asks the filter first.
     pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Result<Option<Found>> {
         if !self.may_contain(hash) {
             return Ok(None);
@@ -169,13 +169,12 @@ impl Sstable {
     #[cfg(test)]
     pub(crate) fn check(self: &Arc<Self>) -> Result<()> {
         let mut cursor = self.cursor();
-        use super::filter_hash;
         use crate::iter::Cursor;
         let (mut entries, mut deletes) = (0, 0);
         let mut last: Option<Vec<u8>> = None;
         cursor.seek_first()?;
         while let Some(entry) = cursor.entry() {
-            let hash = filter_hash(self.properties.keyspace, entry.key);
+            let hash = self.properties.keyspace.hash(entry.key);
             let contents = &self.summary.contents;
             let fits = last.as_deref().is_none_or(|last| last < entry.key)
                 && contents.bounds.as_ref().is_some_and(|b| b.contains(entry.key))

@@ -11,7 +11,7 @@ use crate::{
         tombstones::{RangeTombstone, RangeTombstones},
     },
     sync::Mutex,
-    types::{FileId, Kind, SeqNo},
+    types::{FileId, KeyspaceId, Kind, SeqNo},
 };
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 

@@ -57,7 +57,7 @@ fn assert_reads_as(table: &Arc<Sstable>, model: &Model) {
     }
     assert_eq!(backward.next(), None);
     for key in probes(model) {
-        let found = table.get(filter_hash(KEYSPACE, &key), &key).unwrap();
+        let found = table.get(KEYSPACE.hash(&key), &key).unwrap();
         let found = found.map(|f| (f.seq, f.kind, f.value().to_vec()));
         assert_eq!(found.as_ref(), model.get(&key), "{key:x?}");
         cursor.seek(&key).unwrap();
@@ -165,14 +165,14 @@ fn a_get_by_tag_agrees_with_a_binary_search() {
             (0..entries * 2).map(|i: u32| format!("key{i:06}").into_bytes()).collect();
         let mut builder = BlockBuilder::default();
         for key in keys.iter().step_by(2) {
-            let hash = filter_hash(KEYSPACE, key);
+            let hash = KEYSPACE.hash(key);
             builder.add(hash, key, SeqNo(5), Kind::Put, &vec![key[8]; value_len]);
         }
         let contents = builder.finish();
         let block = Block::parse(contents).unwrap();
         assert_eq!(block.len(), entries as usize);
         for (i, key) in keys.iter().enumerate() {
-            let found = block.find(filter_hash(KEYSPACE, key), key).unwrap();
+            let found = block.find(KEYSPACE.hash(key), key).unwrap();
             let searched = block.find_by_search(key).unwrap();
             assert_eq!(found.is_some(), i % 2 == 0, "{i} of {entries}");
             assert_eq!(
@@ -289,7 +289,7 @@ fn a_scan_reads_ahead_and_leaves_the_cache_alone() {
     let shared = Arc::new(SharedBlocks::new(1 << 20));
     let table = built.open_with(shared.clone()).unwrap();
     let key = 77u32.to_be_bytes();
-    assert!(table.get(filter_hash(KEYSPACE, &key), &key).unwrap().is_some());
+    assert!(table.get(KEYSPACE.hash(&key), &key).unwrap().is_some());
     let before = (shared.cache.stats().inserted, built.reads());
     for backward in [false, true] {
         let mut cursor = table.cursor();
