@@ -10,6 +10,8 @@ mod golden;
 mod kill;
 mod layering;
 mod model;
+mod outside;
+mod outside_tests;
 mod random;
 mod seeds;
 mod sweep;

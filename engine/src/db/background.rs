@@ -86,8 +86,14 @@ impl Background {
             ("lightning-compact", Db::run_compact),
         ];
         for (name, run) in loops {
-            let db = Arc::clone(db);
-            tasks.push(db.env.clone().spawn(name, Box::new(move || run(&db)))?);
+            let (db, env) = (Arc::clone(db), Arc::clone(&db.env));
+            let body = move || {
+                // Writers wait for each of these threads at some time.
+                let unfinished = db.unless_finished("do the background work of");
+                run(&db);
+                unfinished.finish();
+            };
+            tasks.push(env.spawn(name, Box::new(body))?);
         }
         Ok(())
     }

@@ -74,6 +74,7 @@ impl Db {
         let payload_crc = crc32fast::hash(batch.payload());
 
         let mut place = self.sequence(batch.record.len(), u64::from(batch.operations), &need)?;
+        let unfinished = self.unless_finished("commit to");
         let stamp = Stamp {
             kind: RecordKind::Commit,
             flags: 0,
@@ -93,6 +94,7 @@ impl Db {
         self.wal.write(segment, &place.log, batch.record, stamp)?;
         insert(memtable, &mut place.entries, batch.payload(), place.first_seq);
         self.publish(&place, sync)?;
+        unfinished.finish();
         if !sync {
             self.background.after_commit(self, memtable, place.log.end);
         }
@@ -231,12 +233,14 @@ impl Db {
             let seq = SeqNo(sequencer.next_seq.0 - 1);
             (sequencer.switch(Arc::clone(&next)), next, seq)
         };
+        let unfinished = self.unless_finished("go on in the next segment of the log in");
         self.background.wake_prepare();
         if let Some(slot) = slot {
             self.wal.write_switch(&slot, &next, SeqNo(seq.0 + 1))?;
             self.published.complete(slot.1.ticket, seq.0);
             self.published_moved.notify();
         }
+        unfinished.finish();
         Ok(())
     }
 

@@ -18,7 +18,7 @@ pub(crate) mod stats;
 
 use crate::{
     config::{LightningDbConfig, WalSyncMode},
-    env::{DirLock, Env, Poison, Signal},
+    env::{DirLock, Env, Poison, Signal, Unfinished},
     error::{Error, Result},
     memtable::Memtable,
     metrics::Metrics,
@@ -128,6 +128,12 @@ impl Db {
                 return (version, visible);
             }
         }
+    }
+
+    /// Ends all writing unless it is told that what was begun is done: [`Unfinished`].
+    #[inline]
+    pub(crate) fn unless_finished(&self, op: &'static str) -> Unfinished<'_> {
+        self.poison.unless_finished(&*self.env, op, &self.dir)
     }
 
     /// Whether commits wait for the disk unless they say otherwise.

@@ -23,7 +23,7 @@ mod signal;
 
 pub use os::OsEnv;
 pub(crate) use os::memory::Memory;
-pub(crate) use poison::Poison;
+pub(crate) use poison::{Poison, Unfinished};
 pub(crate) use signal::Signal;
 
 use crate::error::{Error, Result};

@@ -188,6 +188,14 @@ impl Manifest {
             state.apply(change).map_err(|why| Error::InvalidArgument { what: "edit", why })?;
         }
         let number = EditNo(self.number.0 + 1);
+        let (poison, env, dir) = (self.poison.clone(), self.env.clone(), self.dir.clone());
+        let unfinished = poison.unless_finished(&*env, "write the manifest in", &dir);
+        let appended = self.append_checked(changes, number, state);
+        unfinished.finish();
+        appended
+    }
+
+    fn append_checked(&mut self, changes: &[Change], number: EditNo, state: State) -> Result<()> {
         match &mut self.current {
             Some(current) => {
                 let bytes = encode_edit(number, changes, current.identity);

@@ -279,7 +279,9 @@ impl Wal {
             if !lead {
                 return Ok(());
             }
+            let unfinished = self.poison.unless_finished(&*self.env, "sync the log in", &self.dir);
             let synced = self.lead(pad);
+            unfinished.finish();
             self.leading.store(false, SeqCst);
             self.durable_moved.notify();
             synced?;

@@ -1,0 +1,117 @@
+//! For the failures that come from outside in the middle of something: a thread panics and all
+//! others wait for it for ever, an error leaves files behind, a file cannot be read.
+
+use crate::{
+    files::{Scratch, contents_of_files},
+    outside::{Call, Outside, is_log, is_table},
+};
+use lightning_db::{Database, Durability, Error, LightningDbConfig, WriteBatch};
+use std::{
+    cell::Cell,
+    fs, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+/// Long enough for any machine; passing it means that something hangs.
+const NEVER: Duration = Duration::from_secs(60);
+
+fn config() -> LightningDbConfig {
+    LightningDbConfig {
+        memtable_size: 64 << 10,
+        wal_segment_size: 64 << 10,
+        cache_size: 64 << 10,
+        max_memory: 4 << 20,
+        wal_sync_interval: Duration::from_secs(3600),
+        ..Default::default()
+    }
+}
+
+/// Fails the test if `body` does not end.
+fn soon<T: Send + 'static>(what: &str, body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = mpsc::channel();
+    std::thread::spawn(move || done.send(body()));
+    wait.recv_timeout(NEVER).unwrap_or_else(|_| panic!("hangs: {what}"))
+}
+
+thread_local! {
+    /// The next call of this kind that this thread makes on the log panics.
+    static PANICS_AT: Cell<Option<Call>> = const { Cell::new(None) };
+}
+
+/// A database that a thread can be made to panic in.
+fn panicking(path: &Path) -> Arc<Database> {
+    let rule = |call: Call, path: &Path| {
+        if is_log(path) && PANICS_AT.get() == Some(call) {
+            PANICS_AT.set(None);
+            panic!("as the test wants it");
+        }
+        Ok(())
+    };
+    Database::create_with_env(Outside::new(rule), path, config()).unwrap()
+}
+
+#[test]
+fn a_panic_in_a_commit_ends_writing_and_nobody_waits_for_it() {
+    for (call, durability) in [
+        (Call::Write, Durability::Async),
+        (Call::Write, Durability::Sync),
+        (Call::Sync, Durability::Sync),
+    ] {
+        let scratch = Scratch::in_memory();
+        let db = panicking(&scratch.db());
+        db.put_with("before", "1", Durability::Sync).unwrap();
+        PANICS_AT.set(Some(call));
+        catch_unwind(AssertUnwindSafe(|| db.put_with("lost", "2", durability))).unwrap_err();
+        let other = Arc::clone(&db);
+        let error = soon("a put after a panic", move || {
+            other.put_with("after", "3", Durability::Async).unwrap_err()
+        });
+        assert!(matches!(error, Error::Poisoned { .. }), "{call:?}: {error:?}");
+        assert!(error.to_string().contains("panicked"), "{error}");
+        assert_eq!(db.get("before").unwrap().unwrap(), b"1");
+        assert!(db.get("lost").unwrap().is_none() && db.get("after").unwrap().is_none());
+        let other = Arc::clone(&db);
+        soon("closing after a panic", move || other.close().unwrap_err());
+        drop(db);
+        let db = Database::open(scratch.db(), config()).unwrap();
+        assert_eq!(db.get("before").unwrap().unwrap(), b"1");
+        assert!(db.get("after").unwrap().is_none());
+        db.put("again", "4").unwrap();
+    }
+}
+
+#[test]
+fn a_panic_while_the_log_goes_on_ends_writing() {
+    let scratch = Scratch::in_memory();
+    let db = panicking(&scratch.db());
+    // The first write of a commit that finds no room is the record that ends the segment.
+    let value = vec![7; 40 << 10];
+    db.put("first", &value).unwrap();
+    std::thread::sleep(Duration::from_millis(200)); // segments are prepared by now
+    PANICS_AT.set(Some(Call::Write));
+    catch_unwind(AssertUnwindSafe(|| db.put("second", &value))).unwrap_err();
+    let error = soon("a put after a panic", move || db.put("third", "3").unwrap_err());
+    assert!(error.to_string().contains("panicked"), "{error}");
+}
+
+#[test]
+fn a_panic_in_a_background_thread_does_not_keep_writers_waiting() {
+    let scratch = Scratch::in_memory();
+    let rule = |call: Call, path: &Path| {
+        assert!(call != Call::Write || !is_table(path), "as the test wants it");
+        Ok(())
+    };
+    let db = Database::create_with_env(Outside::new(rule), scratch.db(), config()).unwrap();
+    let error = soon("puts without a flush", move || {
+        (0..u64::MAX).find_map(|n| db.put(n.to_be_bytes(), [0; 1000]).err()).unwrap()
+    });
+    assert!(error.to_string().contains("panicked"), "{error}");
+}
+
