@@ -115,3 +115,55 @@ fn a_panic_in_a_background_thread_does_not_keep_writers_waiting() {
     assert!(error.to_string().contains("panicked"), "{error}");
 }
 
+#[test]
+fn closing_does_not_wait_for_a_merge() {
+    let scratch = Scratch::in_memory();
+    // What the merging thread wrote.
+    let written = Arc::new(AtomicU64::new(0));
+    let rule = {
+        let written = Arc::clone(&written);
+        move |call: Call, path: &Path| {
+            let merging = std::thread::current().name() == Some("lightning-compact");
+            if merging && is_table(path) && call == Call::Write {
+                written.fetch_add(1, SeqCst);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Ok(())
+        }
+    };
+    let config = LightningDbConfig {
+        memtable_size: 8 << 20,
+        wal_segment_size: 16 << 20,
+        max_memory: 256 << 20,
+        cache_size: 1 << 20,
+        compression_enabled: false,
+        ..config()
+    };
+    let env = Outside::new(rule);
+    let db = Database::create_with_env(env, scratch.db(), config.clone()).unwrap();
+    // Nine runs of keys that lie between each other's, so that the merge has much to write.
+    let mut n = 0u64;
+    while db.stats().unwrap().flushes < 9 {
+        db.put(n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes(), [7; 4000]).unwrap();
+        n += 1;
+    }
+    while written.load(SeqCst) < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(db.stats().unwrap().compactions, 0, "too fast for this test");
+    let tables = db.stats().unwrap().keyspaces[0].tables as usize;
+    let (start, writes) = (Instant::now(), written.load(SeqCst));
+    db.close().unwrap();
+    let took = start.elapsed();
+    let writes = written.load(SeqCst) - writes;
+    println!("closed after {took:?} and {writes} more writes; {n} entries");
+    assert!(writes < 5, "{writes} writes after closing began");
+    assert_eq!(db.stats().err().map(|e| e.to_string()), Some(Error::Closed.to_string()));
+    drop(db);
+    let after = contents_of_files(&scratch.db());
+    let left = after.keys().filter(|name| name.ends_with(".sst")).count();
+    assert!(left <= tables + 1, "{left} tables: what was given up was not removed");
+    let db = Database::open(scratch.db(), config).unwrap();
+    assert_eq!(db.iter().unwrap().count() as u64, n);
+}
+

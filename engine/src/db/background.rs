@@ -17,7 +17,10 @@ use crate::{
     sstable::{Sstable, SstableOptions},
     sync::{AtomicBool, Mutex, Ordering::SeqCst},
     types::{KeyspaceId, Lsn, SeqNo},
-    upkeep::{output::Outputs, pick},
+    upkeep::{
+        output::{Outputs, sstable_name},
+        pick,
+    },
     version::{KeyspaceVersion, Sealed},
 };
 use std::{
@@ -172,6 +175,9 @@ impl Background {
     }
 
     fn failed(&self, what: &'static str, error: Error) {
+        if self.stopped() && matches!(error, Error::Closed) {
+            return; // given up
+        }
         tracing::warn!(%error, what, "background work failed; it will be tried again");
         let mut state = self.state.lock();
         state.failures += 1;
@@ -295,7 +301,7 @@ impl Db {
         let left = versions + state.obsolete.len();
         drop(state);
         for run in dead {
-            let path = self.outputs().path(run.file_id());
+            let path = self.dir.join(sstable_name(run.file_id()));
             self.blocks.cache.remove_file(run.file_id());
             drop(run);
             if let Err(error) = self.env.disk().remove(&path) {
@@ -305,14 +311,23 @@ impl Db {
         left
     }
 
-    fn outputs(&self) -> Outputs<'_> {
-        Outputs {
+    /// Writes a run, unless the database is closed meanwhile.
+    fn write_output(
+        &self,
+        keyspace: &KeyspaceVersion,
+        merge: Merge,
+        tombstones: &RangeTombstones,
+        bottom: bool,
+    ) -> Result<Option<Arc<Sstable>>> {
+        let outputs = Outputs {
             env: &*self.env,
             dir: &self.dir,
             uuid: self.uuid,
             file_ids: &self.file_ids,
             blocks: &self.blocks,
-        }
+            given_up: &|| self.background.stopped(),
+        };
+        outputs.write(keyspace.id, self.options(keyspace), merge, tombstones, bottom)
     }
 
     fn options(&self, keyspace: &KeyspaceVersion) -> SstableOptions {
@@ -407,7 +422,7 @@ impl Db {
         // Without runs below there is nothing that a tombstone could hide. Older memtables were
         // flushed before.
         let bottom = keyspace.runs.is_empty();
-        self.outputs().write(keyspace.id, self.options(keyspace), merge, &tombstones, bottom)
+        self.write_output(keyspace, merge, &tombstones, bottom)
     }
 
     pub(crate) fn sync_dir(&self) -> Result<()> {
@@ -482,8 +497,7 @@ impl Db {
         let sources = keyspace.runs.iter().map(scan::run_source).collect();
         let none = RangeTombstones::default();
         let merge = whole(sources);
-        let merged =
-            self.outputs().write(keyspace.id, self.options(keyspace), merge, &none, true)?;
+        let merged = self.write_output(keyspace, merge, &none, true)?;
         if let Err(error) = self.sync_dir() {
             self.background.add_obsolete(merged);
             return Err(error);

@@ -2,7 +2,7 @@
 
 use crate::{
     env::{Env, NamedFile, OpenMode},
-    error::Result,
+    error::{Error, Result},
     format::header::{FileHeader, FileKind},
     iter::{
         Entry,
@@ -13,10 +13,7 @@ use crate::{
     sync::{AtomicU64, Ordering::SeqCst},
     types::{FileId, KeyspaceId, Kind},
 };
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 /// Where outputs go and what they carry.
 pub(crate) struct Outputs<'a> {
@@ -25,7 +22,12 @@ pub(crate) struct Outputs<'a> {
     pub(crate) uuid: [u8; 16],
     pub(crate) file_ids: &'a AtomicU64,
     pub(crate) blocks: &'a Arc<SharedBlocks>,
+    /// Whether what is being written will not be wanted any more: the database is being closed.
+    pub(crate) given_up: &'a dyn Fn() -> bool,
 }
+
+/// How many entries are merged between two looks at whether to give up.
+const ENTRIES_PER_LOOK: u32 = 256;
 
 pub(crate) fn sstable_name(id: FileId) -> String {
     format!("{id:06}.sst")
@@ -37,12 +39,8 @@ pub(crate) fn sstable_id(name: &str) -> Option<FileId> {
 }
 
 impl Outputs<'_> {
-    pub(crate) fn path(&self, id: FileId) -> PathBuf {
-        self.dir.join(sstable_name(id))
-    }
-
     /// Writes what the merge yields into a new file and syncs it; the directory is the caller's to sync.
-    /// `None`: nothing was left to write. At the bottom, where nothing older lies below, tombstones
+    /// `None`: nothing was left to write. [`Error::Closed`]: given up, nothing is left of it. At the bottom, where nothing older lies below, tombstones
     /// of both kinds are left out.
     pub(crate) fn write(
         &self,
@@ -53,7 +51,7 @@ impl Outputs<'_> {
         bottom: bool,
     ) -> Result<Option<Arc<Sstable>>> {
         let file_id = FileId(self.file_ids.fetch_add(1, SeqCst));
-        let path = self.path(file_id);
+        let path = self.dir.join(sstable_name(file_id));
         let file = NamedFile::open(self.env.disk(), path.clone(), OpenMode::CreateNew)?;
         let written = self
             .fill(file.clone(), file_id, keyspace, options, merge, tombstones, bottom)
@@ -93,7 +91,12 @@ impl Outputs<'_> {
         };
         let mut builder = SstableBuilder::new(file, header, keyspace, options)?;
         let mut empty = bottom || tombstones.is_empty();
+        let mut merged = 0u32;
         while let Some(Merged { key, value, seq, kind, covered }) = merge.next_any()? {
+            merged = merged.wrapping_add(1);
+            if merged.is_multiple_of(ENTRIES_PER_LOOK) && (self.given_up)() {
+                return Err(Error::Closed);
+            }
             // What a range delete covers is gone, whether the range delete itself is kept or not.
             if covered || (bottom && kind == Kind::Delete) {
                 continue;
