@@ -167,3 +167,149 @@ fn closing_does_not_wait_for_a_merge() {
     assert_eq!(db.iter().unwrap().count() as u64, n);
 }
 
+#[test]
+fn a_segment_that_could_not_be_prepared_is_removed() {
+    let scratch = Scratch::in_memory();
+    let failing = Arc::new(AtomicBool::new(false));
+    let rule = {
+        let failing = Arc::clone(&failing);
+        move |call: Call, _: &Path| match call == Call::SyncDir && failing.load(SeqCst) {
+            true => Err(io::Error::other("as the test wants it")),
+            false => Ok(()),
+        }
+    };
+    let db = Database::create_with_env(Outside::new(rule), scratch.db(), config()).unwrap();
+    std::thread::sleep(Duration::from_millis(200)); // segments are prepared by now
+    failing.store(true, SeqCst);
+    let mut refused = 0;
+    while refused < 20 {
+        match db.put("key", [7; 20 << 10]) {
+            Ok(()) => {}
+            Err(Error::Io { op, .. }) => {
+                assert_eq!(op, "sync the directory");
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let files = contents_of_files(&scratch.db());
+    let segments = files.keys().filter(|name| name.starts_with("wal-")).count();
+    assert!(segments < 12, "{segments} segments after {refused} failures: {:?}", files.keys());
+    failing.store(false, SeqCst);
+    soon("puts when directories can be synced again", move || {
+        while db.put("key", "value").is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+}
+
+/// A database of two keyspaces with tables and a log, closed or killed.
+fn laid_out(path: &Path, closed: bool) -> LightningDbConfig {
+    let config = LightningDbConfig { memtable_size: 16 << 10, ..config() };
+    let made = path.with_extension("made");
+    let db = Database::create(&made, config.clone()).unwrap();
+    let other = db.keyspace("other").unwrap();
+    let mut n = 0u64;
+    while db.stats().unwrap().flushes < 3 {
+        let mut batch = WriteBatch::new();
+        batch.put(n.to_be_bytes(), [1; 200]).put_in(&other, n.to_be_bytes(), [2; 100]);
+        batch.delete_range(vec![9]..vec![10]);
+        db.write(batch).unwrap();
+        n += 1;
+    }
+    while db.stats().unwrap().sealed_memtables > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    db.put("last", "one").unwrap();
+    if closed {
+        db.close().unwrap();
+    }
+    // As they stand while it is open: what a kill would leave.
+    fs::create_dir(path).unwrap();
+    for (name, bytes) in contents_of_files(&made) {
+        fs::write(path.join(name), bytes).unwrap();
+    }
+    drop((other, db));
+    fs::remove_dir_all(&made).unwrap();
+    config
+}
+
+#[test]
+fn an_opening_that_finds_a_damaged_table_changes_nothing() {
+    for closed in [true, false] {
+        let scratch = Scratch::in_memory();
+        let config = laid_out(&scratch.db(), closed);
+        let whole = contents_of_files(&scratch.db());
+        let (mut tables, mut refused) = (0, 0);
+        for name in whole.keys().filter(|name| name.ends_with(".sst")) {
+            tables += 1;
+            let len = whole[name].len();
+            // Header, footer, and what stands before the footer: properties, index.
+            for at in [10, 40, len - 1, len - 50, len - 130, len - 300] {
+                let mut bytes = whole[name].clone();
+                bytes[at] ^= 1;
+                fs::write(scratch.db().join(name), bytes).unwrap();
+                let damaged = contents_of_files(&scratch.db());
+                let error = Database::open(scratch.db(), config.clone()).unwrap_err();
+                let expected = matches!(error, Error::Corruption(_) | Error::Unsupported { .. });
+                assert!(expected, "{name} at {at}: {error:?}");
+                assert!(contents_of_files(&scratch.db()) == damaged, "{name} at {at}: {error}");
+                refused += 1;
+            }
+            fs::remove_file(scratch.db().join(name)).unwrap();
+            let without = contents_of_files(&scratch.db());
+            assert!(Database::open(scratch.db(), config.clone()).unwrap_err().is_corruption());
+            assert!(contents_of_files(&scratch.db()) == without, "{name}");
+            fs::write(scratch.db().join(name), &whole[name]).unwrap();
+        }
+        println!("{tables} tables, {refused} refusals");
+        let db = Database::open(scratch.db(), config).unwrap();
+        assert_eq!(db.get("last").unwrap().unwrap(), b"one");
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_matters_only_if_the_log_may_need_it() {
+    for closed in [true, false] {
+        let scratch = Scratch::in_memory();
+        let config = laid_out(&scratch.db(), closed);
+        let whole = contents_of_files(&scratch.db());
+        let segments: Vec<_> = whole.keys().filter(|name| name.starts_with("wal-")).collect();
+        let (mut opened, mut refused) = (0, 0);
+        for name in &segments {
+            for call in [Call::Open, Call::Read] {
+                let _old = fs::remove_dir_all(scratch.db());
+                fs::create_dir(scratch.db()).unwrap();
+                for (name, bytes) in &whole {
+                    fs::write(scratch.db().join(name), bytes).unwrap();
+                }
+                let bad = scratch.db().join(name);
+                let rule = move |called: Call, path: &Path| match called == call && path == bad {
+                    true => Err(io::Error::other("as the test wants it")),
+                    false => Ok(()),
+                };
+                let env = Outside::new(rule);
+                match Database::open_with_env(env, scratch.db(), config.clone()) {
+                    Ok(db) => {
+                        opened += 1;
+                        assert_eq!(db.get("last").unwrap().unwrap(), b"one");
+                        db.put("more", "data").unwrap();
+                    }
+                    Err(error) => {
+                        refused += 1;
+                        assert!(matches!(error, Error::Io { .. }), "{error:?}");
+                        assert!(error.to_string().contains(name.as_str()), "{error}");
+                        assert!(contents_of_files(&scratch.db()) == whole, "{error}");
+                    }
+                }
+                let db = Database::open(scratch.db(), config.clone()).unwrap();
+                assert_eq!(db.get("last").unwrap().unwrap(), b"one");
+            }
+        }
+        println!("closed: {closed}: {opened} opened, {refused} refused");
+        match closed {
+            true => assert!(opened > 0 && refused > 0),
+            false => assert!(opened == 0, "a log that was not closed may go on in any segment"),
+        }
+    }
+}

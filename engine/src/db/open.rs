@@ -1,7 +1,7 @@
 //! Creating and recovering a database: the only place that replays the log.
 //!
-//! Recovery looks first and writes second. It reads the manifest, then the log, without changing
-//! anything. Then, each step durable before the next:
+//! Recovery looks first and writes second. It reads the manifest, then the log, then what every sstable
+//! says of itself, without changing anything: an opening that finds fault leaves all as it was. Then, each step durable before the next:
 //!
 //! 1. the manifest is rolled into a new file: what was read, perhaps only from the page cache, is
 //!    now on disk; from here on what it does not name may be reused
@@ -346,15 +346,23 @@ impl Opening {
         }
         let mut manifest = manifest;
         manifest.roll(state)?;
-        self.finish(manifest, wal, sequencer, published, recovered, file_ids, lock)
+        let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
+        let tables = (self.open_tables(&manifest, &blocks)?, blocks);
+        self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
     }
 
     /// Brings back what a database held when it was closed, killed or lost power.
     fn recover(self, listing: &Listing, generation: u64, lock: Box<dyn DirLock>) -> Result<Db> {
         let mut manifest = Manifest::read(&self.env, &self.dir, generation, &self.poison)?;
         let uuid = manifest.uuid();
-        let (segments, strays) = self.find_segments(listing, uuid)?;
-        let mut recovered = self.replay(&manifest, &segments)?;
+        let (segments, strays, unread) = self.find_segments(listing, uuid)?;
+        let replayed = self.replay(&manifest, &segments);
+        let (mut recovered, _) = match unread {
+            Some(error) if !replayed.as_ref().is_ok_and(|(_, ended)| *ended) => return Err(error),
+            _ => replayed?,
+        };
+        let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
+        let keyspaces = self.open_tables(&manifest, &blocks)?;
 
         // Looking ends, writing begins.
         let next_file = manifest.state().next_file.0.max(listing.next_file());
@@ -394,28 +402,37 @@ impl Opening {
             let memtable = Arc::clone(&recovered.memtables.active);
             sequencer.set_memtable(memtable);
         }
-        self.finish(manifest, wal, sequencer, published, recovered, file_ids, lock)
+        let tables = (keyspaces, blocks);
+        self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
     }
 
-    /// The log's segments, and the names of files that look like some but are not.
+    /// The log's segments, the names of files that look like some but are not, and why the first could
+    /// not be read of those that may be either.
     fn find_segments(
         &self,
         listing: &Listing,
         uuid: [u8; 16],
-    ) -> Result<(Vec<FoundSegment>, Vec<String>)> {
-        let (mut found, mut strays) = (vec![], vec![]);
+    ) -> Result<(Vec<FoundSegment>, Vec<String>, Option<Error>)> {
+        let (mut found, mut strays, mut unread) = (vec![], vec![], None);
         for name in &listing.segments {
-            match FoundSegment::open(self.env.disk(), &self.dir, name, Some(uuid))? {
-                Some(segment) => found.push(segment),
-                None => strays.push(name.clone()),
+            match FoundSegment::open(self.env.disk(), &self.dir, name, Some(uuid)) {
+                Ok(Some(segment)) => found.push(segment),
+                Ok(None) => strays.push(name.clone()),
+                // Left where it is: another time it may be read.
+                Err(error @ Error::Io { .. }) => {
+                    tracing::warn!(%error, "cannot read what may be a segment of the log");
+                    unread.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
         }
         found.sort_by_key(|s| (s.header.epoch, s.header.first));
-        Ok((found, strays))
+        Ok((found, strays, unread))
     }
 
-    /// Reads the log into memtables.
-    fn replay(&self, manifest: &Manifest, segments: &[FoundSegment]) -> Result<Recovered> {
+    /// Reads the log into memtables. Also tells whether something says where the log ends, so that it
+    /// cannot go on in any other segment than those that were read.
+    fn replay(&self, manifest: &Manifest, segments: &[FoundSegment]) -> Result<(Recovered, bool)> {
         let state = manifest.state();
         let mut recovered = Recovered {
             memtables: Memtables::new(self.config.memtable_size)?,
@@ -460,7 +477,8 @@ impl Opening {
         }
         let epochs = segments.iter().map(|s| s.header.epoch);
         recovered.epoch = epochs.fold(recovered.epoch, u64::max) + 1;
-        Ok(recovered)
+        let ended = state.clean || state.log.iter().all(|piece| piece.end.is_some());
+        Ok((recovered, ended))
     }
 
     fn replay_commit(
@@ -649,11 +667,10 @@ impl Opening {
         sequencer: Sequencer,
         published: Arc<InOrder>,
         recovered: Recovered,
+        (keyspaces, blocks): (Vec<Arc<KeyspaceVersion>>, Arc<SharedBlocks>),
         file_ids: Arc<AtomicU64>,
         lock: Box<dyn DirLock>,
     ) -> Result<Db> {
-        let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
-        let keyspaces = self.open_tables(&manifest, &blocks)?;
         let version = Version {
             active: Arc::clone(&recovered.memtables.active),
             sealed: recovered.memtables.sealed,

@@ -391,7 +391,7 @@ impl Wal {
     /// a file of another size is taken, as long as it has `least` bytes.
     fn prepare_one(&self, header: SegmentHeader, least: u64) -> Result<Segment> {
         if let Some(idle) = self.take_idle(|s| s.header.capacity == header.capacity) {
-            return idle.recycle(self.uuid, header, !self.plan.written);
+            return self.recycle(&idle, header);
         }
         let id = FileId(self.file_ids.fetch_add(1, SeqCst));
         let disk = self.env.disk();
@@ -400,14 +400,30 @@ impl Wal {
                 Err(full @ Error::NoSpace { .. }) => {
                     let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
                     let capacity = idle.header.capacity;
-                    let header = SegmentHeader { capacity, ..header };
-                    return idle.recycle(self.uuid, header, !self.plan.written);
+                    return self.recycle(&idle, SegmentHeader { capacity, ..header });
                 }
                 other => other?,
             };
-        let synced = self.env.disk().sync_dir(&self.dir);
-        synced.map_err(|e| Error::io("sync the directory", &self.dir, e))?;
+        if let Err(error) = disk.sync_dir(&self.dir) {
+            self.give_up(&segment);
+            return Err(Error::io("sync the directory", &self.dir, error));
+        }
         Ok(segment)
+    }
+
+    fn recycle(&self, idle: &Segment, header: SegmentHeader) -> Result<Segment> {
+        let recycled = idle.recycle(self.uuid, header, !self.plan.written);
+        if recycled.is_err() {
+            self.give_up(idle); // what its header is now, nobody knows
+        }
+        recycled
+    }
+
+    /// Removes a file that nothing needs. If that fails, the next opening does it.
+    fn give_up(&self, segment: &Segment) {
+        if let Err(error) = self.env.disk().remove(segment.path()) {
+            tracing::warn!(%error, path = %segment.path().display(), "cannot remove a segment");
+        }
     }
 
     fn take_idle(&self, fits: impl Fn(&Segment) -> bool) -> Option<Arc<Segment>> {
@@ -480,10 +496,7 @@ impl Wal {
                 }
                 segments.idle.remove(0)
             };
-            let removed = self.env.disk().remove(surplus.path());
-            if let Err(error) = removed {
-                tracing::warn!(%error, path = %surplus.path().display(), "cannot remove a segment");
-            }
+            self.give_up(&surplus);
         }
     }
 
