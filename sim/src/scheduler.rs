@@ -287,7 +287,14 @@ fn unwind(id: u64) {
 fn install_hooks() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        lightning_db::sync::install_hooks(lightning_db::sync::Hooks { point, park, unpark });
+        lightning_db::sync::install_hooks(lightning_db::sync::Hooks {
+            point: |site, number| {
+                tell(number);
+                point(site);
+            },
+            park,
+            unpark,
+        });
         let outside = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let Some(world) = world().filter(|_| RUNNING.with_borrow(Option::is_some)) else {
@@ -313,6 +320,15 @@ fn interesting_frames(backtrace: &str) -> String {
     };
     let frames = lines.windows(2).filter(|pair| of_engine(pair[0]));
     frames.take(16).map(|pair| format!("      {} {}\n", pair[0].trim(), pair[1].trim())).collect()
+}
+
+/// The engine told a number about what the running task does.
+fn tell(number: u64) {
+    if number > 0
+        && let (Some(world), Some(slot)) = (world(), current_slot())
+    {
+        world.tell(slot, number);
+    }
 }
 
 /// A place where the running task may be preempted.

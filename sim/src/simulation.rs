@@ -99,6 +99,33 @@ pub struct Boot {
     pub last: bool,
     /// How the boot before ended.
     pub after: Crash,
+    /// More about that, if there was one.
+    pub after_crash: Option<Ending>,
+    /// When this boot began, in virtual time.
+    pub began: Duration,
+}
+
+impl Boot {
+    /// The stream of an event of this boot that is named from outside, not by how often its site
+    /// was passed.
+    pub fn dice(&self, site: &str, count: u64) -> Dice {
+        let site = format!("boot {}: {site}", self.number);
+        Dice::new(self.env.world().seed(), &site, count)
+    }
+
+    /// Whether an error was injected since this boot began.
+    pub fn had_errors(&self) -> bool {
+        self.env.world().had_errors_since(self.began)
+    }
+}
+
+/// The end of a boot.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending {
+    /// When it came, in virtual time.
+    pub at: Duration,
+    /// An error was injected since the boot began.
+    pub had_errors: bool,
 }
 
 /// What came out of a run.
@@ -126,7 +153,7 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
     let world = World::new(plan.seed, plan.scheduling, plan.keep_lines);
     scheduler::enter(world.clone());
     let disk = SimDisk::new(world.clone(), plan.faults);
-    let mut after = Crash::Ended;
+    let (mut after, mut after_crash) = (Crash::Ended, None);
     let mut crashes = plan.crashes.iter();
     for number in 0.. {
         let crash = crashes.next().copied();
@@ -138,7 +165,10 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
             number,
             last: crash.is_none(),
             after,
+            after_crash,
+            began: world.now(),
         };
+        let began = boot.began;
         world.record("boot", &[number as u64], || format!("number {number} after {after:?}"));
         world.count("boots");
         let (when, how) = crash.unwrap_or((When::Never, Crash::Ended));
@@ -148,6 +178,7 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
             break;
         }
         after = if ended { Crash::Ended } else { how };
+        after_crash = Some(Ending { at: world.now(), had_errors: world.had_errors_since(began) });
         end_process(&world, &disk, after);
         if crash.is_none() {
             break;

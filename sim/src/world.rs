@@ -25,6 +25,11 @@ pub struct Violation {
     pub message: String,
 }
 
+/// Faults that make operations fail with EIO.
+pub(crate) const EIO: [&str; 4] = ["EIO on read", "EIO on write", "EIO in a write", "EIO on sync"];
+/// Faults that make operations fail with ENOSPC.
+pub(crate) const NO_SPACE: [&str; 3] = ["ENOSPC at random", "ENOSPC on sync", "disk full"];
+
 /// How the run interferes with the engine's threads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scheduling {
@@ -58,6 +63,8 @@ pub struct World {
     draws: Mutex<BTreeMap<u64, u64>>,
     /// For a site and a task: passes until the next preemption, and its number.
     preemptions: Mutex<BTreeMap<(u64, usize), (u64, u64)>>,
+    /// The number that the engine told last, for each task.
+    told: Mutex<BTreeMap<usize, u64>>,
     counters: Mutex<BTreeMap<&'static str, u64>>,
     /// When each kind of fault struck last.
     last_faults: Mutex<BTreeMap<&'static str, Duration>>,
@@ -79,6 +86,7 @@ impl World {
             trace: Mutex::new(Trace::new(keep_lines)),
             draws: Mutex::default(),
             preemptions: Mutex::default(),
+            told: Mutex::default(),
             counters: Mutex::default(),
             last_faults: Mutex::default(),
             violation: Mutex::default(),
@@ -149,6 +157,15 @@ impl World {
         enabled && self.faults_on() && self.dice(site).chance(self.scheduling.buggify)
     }
 
+    pub(crate) fn tell(&self, task: usize, number: u64) {
+        self.told.lock().insert(task, number);
+    }
+
+    /// The number that the engine told about what the calling task did since this was last asked.
+    pub(crate) fn take_told(&self) -> Option<u64> {
+        self.told.lock().remove(&crate::scheduler::current_slot()?)
+    }
+
     /// Whether faults are injected now.
     pub fn faults_on(&self) -> bool {
         self.faults_on.load(Relaxed)
@@ -204,6 +221,12 @@ impl World {
     /// When a kind of fault struck last.
     pub(crate) fn last_fault(&self, kind: &str) -> Option<Duration> {
         self.last_faults.lock().get(kind).copied()
+    }
+
+    /// Whether an operation was made to fail since a moment.
+    pub(crate) fn had_errors_since(&self, moment: Duration) -> bool {
+        let kinds = EIO.iter().chain(&NO_SPACE);
+        kinds.filter_map(|kind| self.last_fault(kind)).any(|at| at >= moment)
     }
 
     /// Reports a broken promise and so ends the run. Only the first one counts: what follows

@@ -10,7 +10,7 @@ use crate::{
     },
     iter::tombstones::RangeTombstone,
     memtable::{Memtable, Reservation},
-    sync::point,
+    sync::point_at,
     types::{Kind, SeqNo},
     version::Sealed,
     wal::{LogSlot, Stamp, Tail},
@@ -273,7 +273,7 @@ impl Db {
     /// Makes the commit visible, after all before it, and if `sync` not before it is durable: then
     /// whoever leads the sync publishes it, so that the commit's thread wakes once.
     fn publish(&self, place: &Place, sync: bool) -> Result<()> {
-        point("commit.publish");
+        point_at("commit.publish", place.last_seq.0);
         self.poison.check()?;
         let ticket = place.log.ticket;
         let level = if sync { place.log.end.0 } else { 0 };

@@ -25,8 +25,9 @@ use std::sync::OnceLock;
 /// What a simulator does at the engine's scheduling points.
 #[derive(Debug, Clone, Copy)]
 pub struct Hooks {
-    /// The calling task may be preempted here. The text names the place.
-    pub point: fn(&'static str),
+    /// The calling task may be preempted here. The text names the place; the number is what the
+    /// place tells of it, or 0.
+    pub point: fn(&'static str, u64),
     /// Park the calling task until `unpark` is called with the same lock's address.
     /// Returns false if the caller is not a simulated task: it then takes the lock as usual.
     pub park: fn(usize) -> bool,
@@ -53,14 +54,20 @@ fn hooks() -> Option<&'static Hooks> {
 /// tasks. One relaxed load in production.
 #[inline(always)]
 pub fn point(site: &'static str) {
+    point_at(site, 0);
+}
+
+/// A [`point`] that tells the simulator a number, such as the SeqNo of the commit that passes it.
+#[inline(always)]
+pub fn point_at(site: &'static str, number: u64) {
     if let Some(hooks) = hooks() {
-        cold_point(hooks, site);
+        cold_point(hooks, site, number);
     }
 }
 
 #[cold]
-fn cold_point(hooks: &Hooks, site: &'static str) {
-    (hooks.point)(site);
+fn cold_point(hooks: &Hooks, site: &'static str, number: u64) {
+    (hooks.point)(site, number);
 }
 
 /// The raw lock under [`Mutex`].
@@ -99,7 +106,7 @@ unsafe impl lock_api::RawMutex for RawMutex {
 impl RawMutex {
     #[cold]
     fn simulated_lock(&self, hooks: &Hooks) {
-        (hooks.point)("lock");
+        (hooks.point)("lock", 0);
         while !self.0.try_lock() {
             if !(hooks.park)(std::ptr::from_ref(self) as usize) {
                 return self.0.lock();

@@ -1,40 +1,44 @@
 //! One client: a thread that writes and reads, and checks what it reads.
 
 use super::{
-    model::{CommitId, Contents, Op, SpaceId},
-    session::{OpenSpace, Over, Session, collect},
+    model::{CommitId, Contents, Op, difference},
+    operation::{Durable, Operation, Place, Range, Read, Value, Write, key_bytes},
+    session::{OpenSpace, Over, Session},
+    verbs::{Readable, Seen, perform},
+    workload::Turn,
 };
-use lightning_db::{Error, Keyspace, Snapshot, WriteBatch, env::Env};
+use lightning_db::{Durability, Error, Result, Snapshot, WriteBatch, env::Env};
 use lightning_faults::Dice;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// Snapshots that a client holds at once.
 const HELD: usize = 3;
 
 pub(super) struct Client {
     session: Arc<Session>,
-    number: usize,
+    number: u64,
     /// A keyspace that this client alone writes, creates and drops.
     own: Option<OpenSpace>,
     held: Vec<Held>,
 }
 
-type Verb = fn(&mut Client, &mut Dice) -> Result<(), Over>;
-
 /// A snapshot, the keyspaces that it was read in, and what they held.
 struct Held {
     snapshot: Snapshot,
-    spaces: Vec<OpenSpace>,
+    spaces: Vec<(Place, OpenSpace)>,
     contents: Contents,
 }
 
+/// How a commit is asked for: a verb that writes without telling the SeqNo, or one that tells it.
+type Ask<'a> = Box<dyn FnOnce() -> Result<Option<u64>> + 'a>;
+
 impl Client {
-    pub(super) fn new(session: Arc<Session>, number: usize) -> Client {
+    pub(super) fn new(session: Arc<Session>, number: u64) -> Client {
         Client { session, number, own: None, held: vec![] }
     }
 
-    /// Does up to `ops` operations; ends early when there is no point in going on.
-    pub(super) fn run(&mut self, ops: u64) {
+    /// Does one operation after another; ends early when there is no point in going on.
+    pub(super) fn run(&mut self) {
         let exists = self.own_name();
         let known = self.session.process.model.lock().spaces.get(&exists).copied();
         if let Some(id) = known.and_then(|space| space.now)
@@ -42,8 +46,12 @@ impl Client {
         {
             self.own = Some((keyspace, id));
         }
-        for _ in 0..ops {
-            if self.operation().is_err() {
+        for number in 0.. {
+            let turn = Turn { session: self.session.number, client: self.number, number };
+            let Some(operation) = self.session.process.next_operation(turn) else {
+                return;
+            };
+            if self.execute(&operation).is_err() {
                 return;
             }
         }
@@ -53,127 +61,196 @@ impl Client {
         format!("own-{}", self.number)
     }
 
-    /// The stream of this client's next operation.
-    fn dice(&self) -> Dice {
-        let process = &self.session.process;
-        let mut model = process.model.lock();
-        let count = model.client_ops.entry(self.number).or_insert(0);
-        *count += 1;
-        Dice::new(process.world().seed(), &format!("client {}", self.number), *count)
-    }
-
-    fn operation(&mut self) -> Result<(), Over> {
-        let dice = &mut self.dice();
-        let mix = &self.session.process.shape.mix;
-        let kinds: [(u64, Verb); 7] = [
-            (mix.write, Client::write),
-            (mix.get, Client::get),
-            (mix.snapshot, Client::snapshot),
-            (mix.reread, Client::reread),
-            (mix.keyspace, Client::keyspace),
-            (mix.checkpoint, Client::checkpoint),
-            (mix.sleep, Client::sleep),
-        ];
-        let mut at = dice.below(kinds.iter().map(|(weight, _)| weight).sum());
-        for (weight, kind) in kinds {
-            match at.checked_sub(weight) {
-                None => return kind(self, dice),
-                Some(rest) => at = rest,
+    fn execute(&mut self, operation: &Operation) -> Result<(), Over> {
+        self.session.process.world().count(verb(operation));
+        match operation {
+            Operation::Commit { writes, durability } => self.commit(writes, *durability),
+            Operation::Put { space, key, value, durability } => {
+                self.put(*space, *key, value, *durability)
+            }
+            Operation::Delete { space, key } => self.delete(*space, *key),
+            Operation::DeleteRange { space, range } => self.delete_range(*space, *range),
+            Operation::PutBatch { space, entries } => self.put_batch(*space, entries),
+            Operation::DeleteBatch { space, keys } => self.delete_batch(*space, keys),
+            Operation::Read { space, read } => self.read(*space, read),
+            Operation::Snapshot => self.snapshot(),
+            Operation::Reread { held, space, read } => self.reread(*held, *space, read),
+            Operation::Keyspace => self.keyspace(),
+            Operation::Checkpoint => self.checkpoint(),
+            Operation::Sleep { nanos } => {
+                self.session.process.boot.env.clock().sleep(Duration::from_nanos(*nanos));
+                Ok(())
             }
         }
-        Ok(())
     }
 
-    fn key(&self, dice: &mut Dice) -> Vec<u8> {
-        let n = dice.below(self.session.process.shape.keys);
-        match n {
-            0 => vec![], // the empty key is a key
-            1 => vec![0xff; 40],
-            n if n % 17 == 0 => format!("{n:04}").repeat(40).into_bytes(),
-            n => format!("k{n:04}").into_bytes(),
-        }
+    /// The keyspace that a name stands for.
+    fn space(&self, place: Place) -> &OpenSpace {
+        let shared = &self.session.shared;
+        let found = match place {
+            Place::Own => self.own.as_ref(),
+            place => shared.iter().find(|(p, _)| *p == place).map(|(_, space)| space),
+        };
+        found.unwrap_or(&shared[0].1)
     }
 
-    fn value(&self, dice: &mut Dice) -> Vec<u8> {
-        let len = dice.skewed(8..self.session.process.shape.value_bytes.max(9));
+    /// The keyspaces that this client uses.
+    fn spaces(&self) -> Vec<(Place, OpenSpace)> {
+        let own = self.own.clone().map(|own| (Place::Own, own));
+        self.session.shared.iter().cloned().chain(own).collect()
+    }
+
+    /// The bytes of a value: its number, then what its length and kind ask for.
+    fn value(&self, value: &Value) -> Vec<u8> {
+        let process = &self.session.process;
         let number = {
-            let mut model = self.session.process.model.lock();
+            let mut model = process.model.lock();
             model.values += 1;
             model.values
         };
-        let mut value = number.to_le_bytes().to_vec();
-        value.resize(len as usize, number as u8);
-        if dice.chance(0.5) {
-            dice.fill(&mut value[8..]); // does not compress
+        let mut bytes = number.to_le_bytes().to_vec();
+        bytes.resize(value.bytes.max(8) as usize, number as u8);
+        if value.random {
+            Dice::new(process.world().seed(), "value", number).fill(&mut bytes[8..]);
         }
-        value
+        bytes
     }
 
-    /// The keyspaces that this client writes.
-    fn spaces(&self) -> Vec<OpenSpace> {
-        self.session.shared.iter().chain(&self.own).cloned().collect()
-    }
-
-    fn write(&mut self, dice: &mut Dice) -> Result<(), Over> {
-        let shape = &self.session.process.shape;
-        let spaces = self.spaces();
+    fn commit(&mut self, writes: &[Write], durability: Durable) -> Result<(), Over> {
         let (mut batch, mut ops) = (WriteBatch::new(), vec![]);
-        for _ in 0..1 + dice.below(shape.batch) {
-            let (keyspace, space) = &spaces[dice.below(spaces.len() as u64) as usize];
-            ops.push(self.add(&mut batch, keyspace, *space, dice));
+        for write in writes {
+            match write {
+                Write::Put { space, key, value } => {
+                    let (keyspace, space) = self.space(*space);
+                    let (key, value) = (key_bytes(*key), self.value(value));
+                    batch.put_in(keyspace, &key, &value);
+                    ops.push(Op::Put(*space, key, value));
+                }
+                Write::Delete { space, key } => {
+                    let (keyspace, space) = self.space(*space);
+                    batch.delete_in(keyspace, key_bytes(*key));
+                    ops.push(Op::Delete(*space, key_bytes(*key)));
+                }
+                Write::DeleteRange { space, range } => {
+                    let (keyspace, space) = self.space(*space);
+                    batch.delete_range_in(keyspace, range.bounds());
+                    ops.push(Op::DeleteRange(*space, range.bounds()));
+                }
+            }
         }
-        let (durability, sync) = shape.durability(dice);
+        let db = self.session.db.clone();
+        let durability = match durability {
+            Durable::Default => (Durability::Default, self.session.process.syncs_by_default()),
+            Durable::Sync => (Durability::Sync, true),
+            Durable::Async => (Durability::Async, false),
+        };
+        let ask = Box::new(move || Ok(Some(db.commit(batch, durability.0)?.0)));
+        self.submit("commit", ops, durability.1, ask)
+    }
+
+    fn put(
+        &mut self,
+        place: Place,
+        key: u64,
+        value: &Value,
+        durability: Durable,
+    ) -> Result<(), Over> {
+        let (keyspace, space) = self.space(place).clone();
+        let (key, value) = (key_bytes(key), self.value(value));
+        let ops = vec![Op::Put(space, key.clone(), value.clone())];
+        // The default keyspace answers to the database's own verbs too.
+        let db = (place == Place::Default).then(|| self.session.db.clone());
+        let put = |durability| match &db {
+            Some(db) => db.put_with(&key, &value, durability).map(|()| None),
+            None => keyspace.put_with(&key, &value, durability).map(|()| None),
+        };
+        let by_default = self.session.process.syncs_by_default();
+        match durability {
+            Durable::Sync => self.submit("put", ops, true, Box::new(|| put(Durability::Sync))),
+            Durable::Async => self.submit("put", ops, false, Box::new(|| put(Durability::Async))),
+            Durable::Default => {
+                let ask = || match &db {
+                    Some(db) => db.put(&key, &value).map(|()| None),
+                    None => keyspace.put(&key, &value).map(|()| None),
+                };
+                self.submit("put", ops, by_default, Box::new(ask))
+            }
+        }
+    }
+
+    fn delete(&mut self, place: Place, key: u64) -> Result<(), Over> {
+        let (keyspace, space) = self.space(place).clone();
+        let key = key_bytes(key);
+        let ops = vec![Op::Delete(space, key.clone())];
+        self.submit_by_default(
+            "delete",
+            ops,
+            Box::new(move || keyspace.delete(&key).map(|()| None)),
+        )
+    }
+
+    fn delete_range(&mut self, place: Place, range: Range) -> Result<(), Over> {
+        let (keyspace, space) = self.space(place).clone();
+        let ops = vec![Op::DeleteRange(space, range.bounds())];
+        let ask = move || keyspace.delete_range(range.bounds()).map(|()| None);
+        self.submit_by_default("delete range", ops, Box::new(ask))
+    }
+
+    fn put_batch(&mut self, place: Place, entries: &[(u64, Value)]) -> Result<(), Over> {
+        let (keyspace, space) = self.space(place).clone();
+        let entries: Vec<(Vec<u8>, Vec<u8>)> =
+            entries.iter().map(|(key, value)| (key_bytes(*key), self.value(value))).collect();
+        let ops = entries.iter().map(|(k, v)| Op::Put(space, k.clone(), v.clone())).collect();
+        let ask = move || keyspace.put_batch(&entries).map(|()| None);
+        self.submit_by_default("put batch", ops, Box::new(ask))
+    }
+
+    fn delete_batch(&mut self, place: Place, keys: &[u64]) -> Result<(), Over> {
+        let (keyspace, space) = self.space(place).clone();
+        let keys: Vec<Vec<u8>> = keys.iter().map(|key| key_bytes(*key)).collect();
+        let ops = keys.iter().map(|key| Op::Delete(space, key.clone())).collect();
+        let ask = move || keyspace.delete_batch(&keys).map(|()| None);
+        self.submit_by_default("delete batch", ops, Box::new(ask))
+    }
+
+    fn submit_by_default(&self, verb: &str, ops: Vec<Op>, ask: Ask) -> Result<(), Over> {
+        self.submit(verb, ops, self.session.process.syncs_by_default(), ask)
+    }
+
+    /// Commits, and tells the model what the answer was.
+    fn submit(&self, verb: &str, ops: Vec<Op>, sync: bool, ask: Ask) -> Result<(), Over> {
         let process = &self.session.process;
+        let world = process.world();
         let operations = ops.len();
+        if operations == 0 {
+            // Commits nothing, and so needs no answer of the model.
+            return ask().map(drop).or_else(|error| process.check_error("I-9", verb, &error));
+        }
         let id = process.model.lock().submit(ops, sync);
-        let result = self.session.db.commit(batch, durability);
-        let last = result.as_ref().map_or(0, |seq| seq.0);
-        process.world().record("commit", &[id as u64, last], || {
-            let what = format!("{id}, {operations} operations, {durability:?}");
-            match &result {
-                Ok(seq) => format!("{what} -> SeqNo {seq}"),
+        world.take_told();
+        let answer = ask();
+        let told = world.take_told();
+        let seq = answer.as_ref().ok().map(|seq| seq.or(told).unwrap_or(0));
+        world.record("commit", &[id as u64, seq.unwrap_or(0)], || {
+            let what = format!("{id} by {verb}, {operations} operations, sync {sync}");
+            match &answer {
+                Ok(_) => format!("{what} -> SeqNo {}", seq.unwrap_or(0)),
                 Err(error) => format!("{what} -> {error}"),
             }
         });
-        match result {
-            Ok(seq) => {
-                let result = process.model.lock().acknowledge(id, seq.0);
+        match answer {
+            Ok(_) => {
+                let now = world.now();
+                let result = process.model.lock().acknowledge(id, seq.unwrap_or(0), now);
                 process.check(result)
             }
-            Err(error) => self.not_committed(id, &error, dice),
+            Err(error) => self.not_committed(id, &error),
         }
     }
 
-    fn add(
-        &self,
-        batch: &mut WriteBatch,
-        keyspace: &Keyspace,
-        space: SpaceId,
-        dice: &mut Dice,
-    ) -> Op {
-        let shape = &self.session.process.shape;
-        if dice.chance(shape.range_deletes) {
-            let (mut start, mut end) = (self.key(dice), self.key(dice));
-            if start > end {
-                std::mem::swap(&mut start, &mut end);
-            }
-            if start < end {
-                batch.delete_range_in(keyspace, start.clone()..end.clone());
-                return Op::DeleteRange(space, start, end);
-            }
-        }
-        let key = self.key(dice);
-        if dice.chance(shape.deletes) {
-            batch.delete_in(keyspace, &key);
-            return Op::Delete(space, key);
-        }
-        let value = self.value(dice);
-        batch.put_in(keyspace, &key, &value);
-        Op::Put(space, key, value)
-    }
-
-    fn not_committed(&mut self, id: CommitId, error: &Error, dice: &mut Dice) -> Result<(), Over> {
+    fn not_committed(&self, id: CommitId, error: &Error) -> Result<(), Over> {
         let process = &self.session.process;
+        let mut dice = process.boot.env.world().dice("not committed");
         process.check_error("I-9", "a commit", error)?;
         if !matches!(error, Error::Poisoned { .. }) {
             // It failed whole, before it got a SeqNo. There may be space later.
@@ -186,29 +263,35 @@ impl Client {
         process.model.lock().poison(id);
         process.world().count("commits poisoned");
         // Reads go on. Some clients insist on writing.
-        if dice.chance(0.3) { self.snapshot(dice) } else { Err(Over) }
+        if dice.chance(0.3) {
+            self.read(Place::Default, &Read::ForEach(EVERYTHING))
+        } else {
+            Err(Over)
+        }
     }
 
-    fn get(&mut self, dice: &mut Dice) -> Result<(), Over> {
+    fn read(&self, place: Place, read: &Read) -> Result<(), Over> {
         let process = &self.session.process;
-        let spaces = self.spaces();
-        let (keyspace, space) = &spaces[dice.below(spaces.len() as u64) as usize];
-        let key = self.key(dice);
+        let (keyspace, space) = self.space(place);
         let began = process.model.lock().begin_read();
-        let got = process.checked_read("a get", keyspace.get(&key))?;
-        let result = process.model.lock().read_key(*space, &key, got.as_deref(), &began);
+        let on: &dyn Readable = match place {
+            Place::Default => &*self.session.db,
+            _ => keyspace,
+        };
+        let seen = process.checked_read("a read", perform(read, on))?;
+        let result = process.model.lock().read_now(*space, &seen, &began);
         process.check(result)
     }
 
-    /// Takes a snapshot, checks all that it shows, and perhaps keeps it.
-    fn snapshot(&mut self, dice: &mut Dice) -> Result<(), Over> {
+    /// Takes a snapshot, checks all that it shows, and keeps it.
+    fn snapshot(&mut self) -> Result<(), Over> {
         let session = &self.session;
         let process = &session.process;
         let began = process.model.lock().begin_read();
         let snapshot = process.checked_read("a snapshot", session.db.snapshot())?;
         let spaces = self.spaces();
         let mut contents = Contents::new();
-        for (keyspace, id) in &spaces {
+        for (_, (keyspace, id)) in &spaces {
             contents.insert(*id, session.read_space(&snapshot.of(keyspace))?);
         }
         let seq = snapshot.seq().0;
@@ -216,51 +299,39 @@ impl Client {
         process.check(result)?;
         process.world().count("snapshots checked");
         if self.held.len() == HELD {
-            self.held.remove(dice.below(HELD as u64) as usize);
+            let oldest = process.dice("snapshot let go").below(HELD as u64);
+            self.held.remove(oldest as usize);
         }
         self.held.push(Held { snapshot, spaces, contents });
         Ok(())
     }
 
     /// Reads a held snapshot again: it shows what it showed before.
-    fn reread(&mut self, dice: &mut Dice) -> Result<(), Over> {
+    fn reread(&self, held: u64, place: Place, read: &Read) -> Result<(), Over> {
         if self.held.is_empty() {
-            return self.get(dice);
+            return self.read(place, read);
         }
-        let held = &self.held[dice.below(self.held.len() as u64) as usize];
+        let held = &self.held[held as usize % self.held.len()];
         let process = &self.session.process;
-        let (keyspace, id) = &held.spaces[dice.below(held.spaces.len() as u64) as usize];
+        let found = held.spaces.iter().find(|(p, _)| *p == place).unwrap_or(&held.spaces[0]);
+        let (_, (keyspace, id)) = found;
         let (before, snapshot) = (&held.contents[id], held.snapshot.of(keyspace));
         process.world().count("snapshots read again");
-        match dice.below(4) {
-            0 => self.session.check_same(*id, before, &self.session.read_space(&snapshot)?),
-            1 => {
-                let key = self.key(dice);
-                let got = process.checked_read("a get", snapshot.get(&key))?;
-                let one = |value: Option<&Vec<u8>>| {
-                    value.map(|v| (key.clone(), v.clone())).into_iter().collect::<BTreeMap<_, _>>()
-                };
-                self.session.check_same(*id, &one(before.get(&key)), &one(got.as_ref()))
-            }
-            way => {
-                let (mut start, mut end) = (self.key(dice), self.key(dice));
-                if start > end {
-                    std::mem::swap(&mut start, &mut end);
-                }
-                let scan = match way {
-                    2 => snapshot.scan(Some(&start), Some(&end)),
-                    _ => snapshot.scan_reverse(Some(&start), Some(&end)),
-                };
-                let got = process.checked_read("a scan", scan.and_then(collect))?;
-                let expected = before.range(start..end);
-                let expected = expected.map(|(k, v)| (k.clone(), v.clone())).collect();
-                self.session.check_same(*id, &expected, &got)
-            }
-        }
+        let seen = process.checked_read("a read of a snapshot", perform(read, &snapshot))?;
+        let differs = seen.differs(before).map(|key| {
+            let (is, was) = (seen_of(&seen, &key), before.get(&key));
+            let only = |value: Option<&Vec<u8>>| value.map(|v| (key.clone(), v.clone()));
+            difference(*id, &only(was).into_iter().collect(), &is.into_iter().collect())
+                .unwrap_or_else(|| format!("{read:?} tells otherwise of key {key:?}"))
+        });
+        let message = seen.disorder.clone().or(differs.map(|d| format!("a snapshot changed: {d}")));
+        let Some(message) = message else { return Ok(()) };
+        process.world().violate("I-12", message);
+        Err(Over)
     }
 
     /// Drops this client's own keyspace, or creates it.
-    fn keyspace(&mut self, _dice: &mut Dice) -> Result<(), Over> {
+    fn keyspace(&mut self) -> Result<(), Over> {
         let (session, name) = (&self.session, self.own_name());
         let result = match self.own.take() {
             None => session.create_keyspace(&name).map(|space| self.own = Some(space)),
@@ -284,7 +355,7 @@ impl Client {
         }
     }
 
-    fn checkpoint(&mut self, _dice: &mut Dice) -> Result<(), Over> {
+    fn checkpoint(&self) -> Result<(), Over> {
         let process = &self.session.process;
         let seq = process.model.lock().acknowledged_seq();
         match self.session.db.checkpoint() {
@@ -295,10 +366,47 @@ impl Client {
             Err(error) => process.check_error("I-9", "a checkpoint", &error),
         }
     }
+}
 
-    fn sleep(&mut self, dice: &mut Dice) -> Result<(), Over> {
-        let pause = Duration::from_nanos(dice.skewed(1_000..100_000_000));
-        self.session.process.boot.env.clock().sleep(pause);
-        Ok(())
+/// All keys.
+const EVERYTHING: Range =
+    Range { start: super::operation::Edge::Unbounded, end: super::operation::Edge::Unbounded };
+
+/// What a read said of the value of a key.
+fn seen_of(seen: &Seen, key: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let point = seen.points.iter().find(|(k, _)| k == key).and_then(|(_, got)| got.value());
+    let value = point.or_else(|| seen.entries.get(key));
+    value.map(|value| (key.to_vec(), value.clone()))
+}
+
+/// The verb that an operation calls, for the summary.
+fn verb(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Commit { .. } => "verb commit",
+        Operation::Put { durability: Durable::Default, .. } => "verb put",
+        Operation::Put { .. } => "verb put_with",
+        Operation::Delete { .. } => "verb delete",
+        Operation::DeleteRange { .. } => "verb delete_range",
+        Operation::PutBatch { .. } => "verb put_batch",
+        Operation::DeleteBatch { .. } => "verb delete_batch",
+        Operation::Snapshot => "verb snapshot",
+        Operation::Keyspace => "verb keyspace, drop_keyspace",
+        Operation::Checkpoint => "verb checkpoint",
+        Operation::Sleep { .. } => "sleeps",
+        Operation::Read { read, .. } | Operation::Reread { read, .. } => match read {
+            Read::Get(_) => "verb get",
+            Read::GetRef(_) => "verb get_ref",
+            Read::ContainsKey(_) => "verb contains_key",
+            Read::GetBatch(_) => "verb get_batch",
+            Read::GetBatchWith(_) => "verb get_batch_with",
+            Read::First => "verb first",
+            Read::Last => "verb last",
+            Read::Scan(..) => "verb scan",
+            Read::ScanReverse(..) => "verb scan_reverse",
+            Read::ScanPrefix(..) => "verb scan_prefix",
+            Read::Range(..) => "verb range",
+            Read::Iter(_) => "verb iter",
+            Read::ForEach(_) => "verb for_each",
+        },
     }
 }

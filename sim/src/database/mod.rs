@@ -5,16 +5,21 @@
 //! the plan ends it. Everything is drawn from the seed.
 
 mod client;
+mod files;
 mod model;
+pub mod operation;
 mod session;
-mod shape;
+pub mod shape;
+mod verbs;
+pub mod workload;
 
 use crate::simulation::{Crash, Outcome, Plan, run};
+use files::LossBound;
 use model::Model;
 use parking_lot::Mutex;
 use session::Process;
-use shape::Shape;
 use std::sync::Arc;
+use workload::Workload;
 
 /// Runs a seed.
 pub fn run_seed(seed: u64, keep_lines: Option<usize>) -> Outcome {
@@ -25,10 +30,15 @@ pub fn run_seed(seed: u64, keep_lines: Option<usize>) -> Outcome {
 
 /// Runs a plan.
 pub fn run_plan(plan: Plan) -> Outcome {
-    let shape = Arc::new(Shape::draw(plan.seed));
+    let workload = Arc::new(Workload::draw(plan.seed));
     let model = Arc::new(Mutex::new(Model::new()));
+    let bound = LossBound::of(&plan, &workload.settings);
     run(plan, move |boot| {
+        if let Some(crash) = &boot.after_crash {
+            bound.apply(crash, &mut model.lock());
+        }
+        model.lock().tables_left = None;
         model.lock().crashed(boot.after == Crash::PowerLoss);
-        Process::new(boot, shape.clone(), model.clone()).run();
+        Process::new(boot, workload.clone(), model.clone()).run();
     })
 }

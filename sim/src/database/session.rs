@@ -2,17 +2,21 @@
 
 use super::{
     client::Client,
-    model::{Broken, Contents, Model, Space, SpaceId, difference},
-    shape::Shape,
+    model::{Broken, Contents, Model, Space, SpaceId},
+    operation::{Operation, Place},
+    workload::{self, Turn, Workload},
 };
-use crate::{simulation::Boot, world::World};
-use lightning_db::{Database, Error, Keyspace, Result, Scan, Snapshot, env::Env};
+use crate::{
+    simulation::Boot,
+    world::{EIO, NO_SPACE, World},
+};
+use lightning_db::{Database, Error, Keyspace, Result, Snapshot, env::Env};
 use lightning_faults::Dice;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Where the database lies. Its parent does not exist at first either.
-const DIR: &str = "/data/db";
+pub(super) const DIR: &str = "/data/db";
 
 /// Virtual time after which a disk that has space again must be used again.
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
@@ -21,7 +25,7 @@ const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Process {
     pub(super) boot: Boot,
-    pub(super) shape: Arc<Shape>,
+    pub(super) workload: Arc<Workload>,
     pub(super) model: Arc<Mutex<Model>>,
 }
 
@@ -32,16 +36,18 @@ pub(super) type OpenSpace = (Keyspace, SpaceId);
 pub(super) struct Session {
     pub(super) process: Process,
     pub(super) db: Arc<Database>,
+    /// Which one of its process.
+    pub(super) number: u64,
     /// The default keyspace and the shared ones.
-    pub(super) shared: Vec<OpenSpace>,
+    pub(super) shared: Vec<(Place, OpenSpace)>,
 }
 
 /// Nothing more to do here: the reason was reported, or allowed.
 pub(super) struct Over;
 
 impl Process {
-    pub(super) fn new(boot: Boot, shape: Arc<Shape>, model: Arc<Mutex<Model>>) -> Process {
-        Process { boot, shape, model }
+    pub(super) fn new(boot: Boot, workload: Arc<Workload>, model: Arc<Mutex<Model>>) -> Process {
+        Process { boot, workload, model }
     }
 
     pub(super) fn world(&self) -> &Arc<World> {
@@ -55,29 +61,47 @@ impl Process {
 
     /// Everything that happens between a boot and the next crash.
     pub(super) fn run(&self) {
-        // Once nothing fails any more, what was closed must be there again.
-        let sessions = if self.boot.last { 2 } else { 1 + self.dice("sessions").below(3) };
-        for _ in 0..sessions {
-            if self.session().is_err() {
+        for number in 0.. {
+            let Some((plan, clients)) = self.workload.session(&self.boot, number) else {
+                return;
+            };
+            if self.session(number, plan, &clients).is_err() {
                 return;
             }
         }
     }
 
-    fn session(&self) -> Result<(), Over> {
-        let db = self.open()?;
+    fn session(&self, number: u64, plan: workload::Session, clients: &[u64]) -> Result<(), Over> {
+        let db = self.open(plan.strict)?;
         self.world().count("sessions");
-        let mut session = Session { process: self.clone(), db, shared: vec![] };
+        let mut session = Session { process: self.clone(), db, number, shared: vec![] };
+        session.check_left_files()?;
         session.check_recovered()?;
         session.open_shared()?;
-        session.run_clients()?;
+        if plan.settle {
+            session.check_files()?;
+        }
+        session.run_clients(clients)?;
         session.check_all()?;
-        session.end()
+        if plan.settle {
+            session.check_files()?;
+        }
+        session.end(plan.close)
     }
 
-    fn open(&self) -> Result<Arc<Database>, Over> {
+    /// What a client does next.
+    pub(super) fn next_operation(&self, turn: Turn) -> Option<Operation> {
+        self.workload.operation(&self.boot, turn)
+    }
+
+    /// Whether a commit that does not say it is durable once acknowledged.
+    pub(super) fn syncs_by_default(&self) -> bool {
+        self.workload.settings.syncs_by_default()
+    }
+
+    fn open(&self, strict: bool) -> Result<Arc<Database>, Over> {
         for attempt in 0..10 {
-            match self.try_open(attempt == 0) {
+            match self.try_open(strict, attempt == 0) {
                 Ok(db) => {
                     self.model.lock().created = true;
                     return Ok(db);
@@ -93,14 +117,13 @@ impl Process {
         Err(Over)
     }
 
-    fn try_open(&self, first: bool) -> Result<Arc<Database>> {
+    fn try_open(&self, strict: bool, first: bool) -> Result<Arc<Database>> {
         let env: Arc<dyn Env> = Arc::new(self.boot.env.clone());
-        let config = self.shape.config.clone();
-        // Which of the ways, where there is a choice.
+        let config = self.workload.settings.config();
         let created = self.model.lock().created;
-        match self.dice("open").below(3) {
-            0 if created => Database::open_with_env(env, DIR, config),
-            0 if self.boot.number == 0 && first => Database::create_with_env(env, DIR, config),
+        match strict {
+            true if created => Database::open_with_env(env, DIR, config),
+            true if self.boot.number == 0 && first => Database::create_with_env(env, DIR, config),
             _ => Database::open_or_create_with_env(env, DIR, config),
         }
     }
@@ -117,18 +140,16 @@ impl Process {
             Error::Poisoned { cause } => cause,
             other => other,
         };
-        let eio = ["EIO on read", "EIO on write", "EIO in a write", "EIO on sync"];
-        let no_space = ["ENOSPC at random", "ENOSPC on sync", "disk full"];
         let explained = match cause {
-            Error::Io { .. } => self.boot_had(&eio),
-            Error::NoSpace { .. } => self.boot_had(&no_space),
+            Error::Io { .. } => self.boot_had(&EIO),
+            Error::NoSpace { .. } => self.boot_had(&NO_SPACE),
             _ => false,
         };
         if !explained {
             world.violate(invariant, format!("{during} failed without a reason: {error}"));
             return Err(Over);
         }
-        let no_space_at = no_space.iter().filter_map(|kind| world.last_fault(kind)).max();
+        let no_space_at = NO_SPACE.iter().filter_map(|kind| world.last_fault(kind)).max();
         let waited = world.now().saturating_sub(no_space_at.unwrap_or_default());
         if matches!(error, Error::NoSpace { .. }) && waited > RESUMES_WITHIN {
             world.violate("I-9", format!("{during}: {waited:?} after the disk was full: {error}"));
@@ -255,10 +276,15 @@ impl Session {
     }
 
     fn open_shared(&mut self) -> Result<(), Over> {
-        let shared = (1..=self.process.shape.shared_keyspaces).map(|n| format!("shared-{n}"));
-        for name in std::iter::once("default".to_string()).chain(shared) {
-            match self.create_keyspace(&name) {
-                Ok(space) => self.shared.push(space),
+        let all = [
+            (Place::Default, "default"),
+            (Place::Shared1, "shared-1"),
+            (Place::Shared2, "shared-2"),
+        ];
+        let wanted = self.process.workload.settings.shared_keyspaces;
+        for (place, name) in all.into_iter().take(1 + wanted) {
+            match self.create_keyspace(name) {
+                Ok(space) => self.shared.push((place, space)),
                 // The default one is always there.
                 Err(error) => self.process.check_error("I-9", "creating a keyspace", &error)?,
             }
@@ -295,19 +321,18 @@ impl Session {
         Ok(())
     }
 
-    fn run_clients(&mut self) -> Result<(), Over> {
-        let shape = &self.process.shape;
-        let ops = self.process.dice("session").below(shape.ops + 1);
+    fn run_clients(&mut self, numbers: &[u64]) -> Result<(), Over> {
         let session = Arc::new(Session {
             process: self.process.clone(),
             db: self.db.clone(),
+            number: self.number,
             shared: self.shared.clone(),
         });
         let mut clients = vec![];
-        for number in 0..shape.clients {
-            let mut client = Client::new(session.clone(), number);
-            let body = Box::new(move || client.run(ops));
-            match self.process.boot.env.spawn("client", body) {
+        for number in numbers {
+            let mut client = Client::new(session.clone(), *number);
+            let body = Box::new(move || client.run());
+            match self.process.boot.env.spawn(&format!("client {number}"), body) {
                 Ok(task) => clients.push(task),
                 Err(_) => return Err(Over),
             }
@@ -324,7 +349,7 @@ impl Session {
         let began = self.model().begin_read();
         let snapshot = self.process.checked_read("a snapshot", self.db.snapshot())?;
         let mut contents = Contents::new();
-        for (keyspace, id) in &self.shared {
+        for (_, (keyspace, id)) in &self.shared {
             contents.insert(*id, self.read_space(&snapshot.of(keyspace))?);
         }
         let seq = snapshot.seq().0;
@@ -332,34 +357,12 @@ impl Session {
         self.process.check(result)
     }
 
-    /// Compares what a snapshot reads in a keyspace with what it read before.
-    pub(super) fn check_same(
-        &self,
-        space: SpaceId,
-        before: &BTreeMap<Vec<u8>, Vec<u8>>,
-        now: &BTreeMap<Vec<u8>, Vec<u8>>,
-    ) -> Result<(), Over> {
-        match difference(space, before, now) {
-            None => Ok(()),
-            Some(difference) => {
-                let message = format!("a snapshot changed: {difference}");
-                self.process.world().violate("I-12", message);
-                Err(Over)
-            }
-        }
-    }
-
     /// Closes the database, or lets it go.
-    fn end(self) -> Result<(), Over> {
-        let Session { process, db, shared } = self;
-        let last = process.boot.last;
+    fn end(self, close: bool) -> Result<(), Over> {
+        let Session { process, db, shared, .. } = self;
         let acknowledged = process.model.lock().acknowledged_seq();
         process.world().count_by("commits acknowledged", process.model.lock().acknowledged());
-        let way = process.dice("end").below(4);
-        if !last && way == 0 {
-            drop(shared);
-            drop(db); // closes it, but cannot tell whether that went well
-        } else {
+        if close {
             match db.close() {
                 Ok(()) => process.model.lock().durable(acknowledged),
                 Err(error) => process.check_error("I-9", "closing", &error)?,
@@ -368,26 +371,11 @@ impl Session {
                 let message = "a closed database answers a get".into();
                 process.world().violate("closed", message);
             }
-            drop(shared);
-            drop(db);
-            process.check_files(last)?;
         }
+        drop(shared);
+        drop(db); // closes it if that was not done, but cannot tell whether that went well
+        process.remember_files();
         process.model.lock().crashed(false);
         Ok(())
     }
-}
-
-impl Process {
-    /// Nothing lies in the directory that nobody needs. To be checked against the manifest once
-    /// a page of the engine lists what it names.
-    fn check_files(&self, _last: bool) -> Result<(), Over> {
-        let listed = self.boot.env.disk().list(Path::new(DIR));
-        self.world().count_by("files after closing", listed.map_or(0, |names| names.len() as u64));
-        Ok(())
-    }
-}
-
-/// Collects a scan.
-pub(super) fn collect(scan: Scan) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    scan.collect()
 }

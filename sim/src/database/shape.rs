@@ -1,14 +1,99 @@
 //! The shape of a seed: settings of the database, number of clients, mix of operations.
 
-use lightning_db::{Durability, LightningDbConfig, WalSyncMode};
+use lightning_db::{LightningDbConfig, WalSyncMode};
 use lightning_faults::Dice;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// When commits become durable that do not say it themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SyncMode {
+    /// Before they are acknowledged.
+    Sync,
+    /// At the interval, said by the mode.
+    Periodic,
+    /// At the interval, said beside it.
+    Async,
+}
+
+/// Settings of the database, as far as runs differ in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// `memtable_size`
+    pub memtable_bytes: u64,
+    /// `wal_segment_size`
+    pub segment_bytes: u64,
+    /// `cache_size`
+    pub cache_bytes: u64,
+    /// `max_memory`
+    pub memory_bytes: u64,
+    /// `wal_sync_mode`
+    pub sync: SyncMode,
+    /// `wal_sync_interval`
+    pub interval_micros: u64,
+    /// `wal_enabled`
+    pub wal: bool,
+    /// `compression_type`
+    pub compression: u32,
+    /// Keyspaces that all clients write, besides the default one: up to 2.
+    pub shared_keyspaces: usize,
+}
+
+impl Settings {
+    fn draw(dice: &mut Dice) -> Settings {
+        Settings {
+            interval_micros: dice.pick(&[1_000, 10_000, 100_000]),
+            // Small limits cross every threshold all the time.
+            memtable_bytes: dice.skewed(4 << 10..256 << 10),
+            segment_bytes: dice.skewed(16 << 10..256 << 10),
+            cache_bytes: dice.pick(&[0, 16 << 10, 1 << 20]),
+            sync: dice.pick(&[SyncMode::Sync, SyncMode::Periodic, SyncMode::Async]),
+            wal: dice.chance(0.95),
+            compression: dice.below(4) as u32,
+            memory_bytes: dice.pick(&[2 << 20, 8 << 20, 64 << 20]),
+            shared_keyspaces: dice.below(3) as usize,
+        }
+    }
+
+    /// Time between syncs of commits that do not wait for one.
+    pub(super) fn interval(&self) -> Duration {
+        Duration::from_micros(self.interval_micros)
+    }
+
+    /// Whether a commit that does not say it is durable once acknowledged.
+    pub(super) fn syncs_by_default(&self) -> bool {
+        self.wal && self.sync == SyncMode::Sync
+    }
+
+    pub(super) fn config(&self) -> LightningDbConfig {
+        LightningDbConfig {
+            memtable_size: self.memtable_bytes as usize,
+            wal_segment_size: self.segment_bytes,
+            cache_size: self.cache_bytes as _,
+            wal_sync_mode: match self.sync {
+                SyncMode::Sync => WalSyncMode::Sync,
+                SyncMode::Periodic => WalSyncMode::Periodic { interval: self.interval() },
+                SyncMode::Async => WalSyncMode::Async,
+            },
+            wal_sync_interval: self.interval(),
+            wal_enabled: self.wal,
+            compression_type: self.compression,
+            compression_level: 1,
+            max_memory: self.memory_bytes as usize,
+            ..LightningDbConfig::default()
+        }
+    }
+}
 
 /// What clients do, as relative frequencies.
 #[derive(Debug, Clone)]
 pub(super) struct Mix {
-    pub(super) write: u64,
-    pub(super) get: u64,
+    pub(super) commit: u64,
+    /// Verbs that write without a batch of one's own.
+    pub(super) single: u64,
+    pub(super) read: u64,
     pub(super) snapshot: u64,
     pub(super) reread: u64,
     pub(super) keyspace: u64,
@@ -16,15 +101,13 @@ pub(super) struct Mix {
     pub(super) sleep: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Shape {
-    pub(super) config: LightningDbConfig,
-    pub(super) clients: usize,
+    pub(super) settings: Settings,
+    pub(super) clients: u64,
     /// Operations of each client in a session, at most.
     pub(super) ops: u64,
     pub(super) keys: u64,
-    /// Keyspaces that all clients write, besides the default one.
-    pub(super) shared_keyspaces: usize,
     pub(super) mix: Mix,
     /// Operations of one commit, at most.
     pub(super) batch: u64,
@@ -35,6 +118,10 @@ pub(super) struct Shape {
     pub(super) value_bytes: u64,
     /// Share of commits with a durability of their own.
     pub(super) own_durability: f64,
+    /// Share of reads that scan.
+    pub(super) scans: f64,
+    /// Share of sessions that wait until the background has nothing to do.
+    pub(super) settles: f64,
 }
 
 impl Shape {
@@ -43,14 +130,14 @@ impl Shape {
         // Some runs are long and large.
         let long = dice.chance(0.05);
         Shape {
-            config: draw_config(dice),
+            settings: Settings::draw(dice),
             clients: dice.pick(&[1, 2, 3, 4, 6]),
             ops: if long { 600 } else { dice.skewed(5..120) },
             keys: dice.skewed(2..if long { 2000 } else { 200 }),
-            shared_keyspaces: dice.below(3) as usize,
             mix: Mix {
-                write: 40,
-                get: dice.below(20),
+                commit: dice.pick(&[10, 30, 40]),
+                single: dice.pick(&[0, 10, 40]),
+                read: dice.below(24),
                 snapshot: dice.below(8),
                 reread: dice.below(8),
                 keyspace: dice.pick(&[0, 0, 1, 3]),
@@ -62,37 +149,8 @@ impl Shape {
             range_deletes: dice.pick(&[0.0, 0.02, 0.1]),
             value_bytes: dice.pick(&[16, 100, 1000, 6000]),
             own_durability: dice.pick(&[0.0, 0.3, 1.0]),
+            scans: dice.pick(&[0.1, 0.3]),
+            settles: dice.pick(&[0.0, 0.3]),
         }
-    }
-
-    /// What a commit is asked for, and whether it is durable once acknowledged.
-    pub(super) fn durability(&self, dice: &mut Dice) -> (Durability, bool) {
-        let by_default = self.config.wal_enabled && self.config.wal_sync_mode == WalSyncMode::Sync;
-        match dice.chance(self.own_durability) {
-            false => (Durability::Default, by_default),
-            true if dice.chance(0.5) => (Durability::Sync, true),
-            true => (Durability::Async, false),
-        }
-    }
-}
-
-fn draw_config(dice: &mut Dice) -> LightningDbConfig {
-    let interval = dice.pick(&[1, 10, 100].map(Duration::from_millis));
-    LightningDbConfig {
-        // Small limits cross every threshold all the time.
-        memtable_size: dice.skewed(4 << 10..256 << 10) as usize,
-        wal_segment_size: dice.skewed(16 << 10..256 << 10),
-        cache_size: dice.pick(&[0, 16 << 10, 1 << 20]),
-        wal_sync_mode: match dice.below(3) {
-            0 => WalSyncMode::Sync,
-            1 => WalSyncMode::Periodic { interval },
-            _ => WalSyncMode::Async,
-        },
-        wal_sync_interval: interval,
-        wal_enabled: dice.chance(0.95),
-        compression_type: dice.below(4) as u32,
-        compression_level: 1,
-        max_memory: dice.pick(&[2 << 20, 8 << 20, 64 << 20]),
-        ..LightningDbConfig::default()
     }
 }

@@ -125,6 +125,16 @@ impl SimDisk {
         std::mem::take(&mut self.shared.state.lock().took_back)
     }
 
+    /// The files of a directory and their lengths. Asking takes no time and cannot fail: only the
+    /// simulator asks.
+    pub fn files(&self, dir: &Path) -> BTreeMap<String, u64> {
+        let state = self.shared.state.lock();
+        let dir = state.tree.find_directory(dir);
+        let entries = dir.and_then(|dir| state.tree.files(dir)).unwrap_or_default();
+        let len = |number: &u64| state.inodes.get(number).map_or(0, Inode::len);
+        entries.iter().map(|(name, number)| (name.clone(), len(number))).collect()
+    }
+
     /// Drops clean pages from the cache of every file.
     pub(crate) fn drop_caches(&self) {
         let state = &mut *self.shared.state.lock();

@@ -129,6 +129,16 @@ impl Tree {
         Ok(self.directory(directory)?.entries.keys().cloned().collect())
     }
 
+    /// The files among the entries of a directory.
+    pub(super) fn files(&self, directory: u64) -> io::Result<BTreeMap<String, u64>> {
+        let entries = self.directory(directory)?.entries.iter();
+        let files = entries.filter_map(|(name, entry)| match entry {
+            Entry::File(number) => Some((name.clone(), *number)),
+            Entry::Directory(_) => None,
+        });
+        Ok(files.collect())
+    }
+
     pub(super) fn create_directory(&mut self, dir: u64, name: String) -> io::Result<()> {
         let number = self.next_directory;
         self.link(dir, name, Entry::Directory(number))?;

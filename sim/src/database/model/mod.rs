@@ -7,9 +7,14 @@
 //! commit up to its SeqNo, none above, and in the gaps between those the commits whose answer
 //! was never heard. Values are unique, so that there is one way to fill the gaps or none.
 
+mod reads;
+mod search;
+
+use super::operation::{Bounds, inside};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
 /// One life of a keyspace: a keyspace that is dropped and created again is another one.
@@ -25,8 +30,7 @@ pub(super) type Contents = BTreeMap<SpaceId, BTreeMap<Vec<u8>, Vec<u8>>>;
 pub(super) enum Op {
     Put(SpaceId, Vec<u8>, Vec<u8>),
     Delete(SpaceId, Vec<u8>),
-    /// The start and the end of a half-open range.
-    DeleteRange(SpaceId, Vec<u8>, Vec<u8>),
+    DeleteRange(SpaceId, Bounds),
 }
 
 impl Op {
@@ -38,11 +42,9 @@ impl Op {
             Op::Delete(space, key) => {
                 contents.entry(*space).or_default().remove(key);
             }
-            Op::DeleteRange(space, start, end) => {
+            Op::DeleteRange(space, bounds) => {
                 let entries = contents.entry(*space).or_default();
-                let mut covered = entries.split_off(start);
-                let mut behind = covered.split_off(end);
-                entries.append(&mut behind);
+                entries.retain(|key, _| !inside(bounds, key));
             }
         }
     }
@@ -52,11 +54,7 @@ impl Op {
         match self {
             Op::Put(s, k, value) if *s == space && k == key => Some(Some(value)),
             Op::Delete(s, k) if *s == space && k == key => Some(None),
-            Op::DeleteRange(s, start, end)
-                if *s == space && start.as_slice() <= key && key < end.as_slice() =>
-            {
-                Some(None)
-            }
+            Op::DeleteRange(s, bounds) if *s == space && inside(bounds, key) => Some(None),
             _ => None,
         }
     }
@@ -83,6 +81,8 @@ pub(super) struct Commit {
     /// It was to be acknowledged only once durable.
     sync: bool,
     submitted: u64,
+    /// When it was acknowledged, in virtual time.
+    acknowledged_at: Duration,
     /// A reader has seen what it wrote.
     seen: bool,
 }
@@ -142,6 +142,9 @@ pub(super) struct Model {
     commits: Vec<Commit>,
     /// Acknowledged commits, by their first SeqNo.
     acknowledged: BTreeMap<u64, CommitId>,
+    /// The commits that write each key, and those that delete ranges.
+    writers: BTreeMap<(SpaceId, Vec<u8>), Vec<CommitId>>,
+    range_deletes: Vec<CommitId>,
     /// Counts what happens, so that before and after can be told.
     moment: u64,
     /// Commits up to this SeqNo are durable.
@@ -152,8 +155,9 @@ pub(super) struct Model {
     next_space: SpaceId,
     /// How many values were written: each is unique.
     pub(super) values: u64,
-    /// How many operations each client did, over all boots.
-    pub(super) client_ops: BTreeMap<usize, u64>,
+    /// The sstables that lay there when the database was last closed, if that can be compared
+    /// with what the next session finds.
+    pub(super) tables_left: Option<Vec<String>>,
     /// The session refuses writes since this moment.
     poisoned: Option<u64>,
     /// A database was created for sure: it can be opened from now on.
@@ -182,17 +186,33 @@ impl Model {
 
     pub(super) fn submit(&mut self, ops: Vec<Op>, sync: bool) -> CommitId {
         let submitted = self.moment();
-        let answer = Answer::InFlight;
-        self.commits.push(Commit { ops, answer, sync, submitted, seen: false });
-        self.commits.len() - 1
+        let id = self.commits.len();
+        for op in &ops {
+            match op {
+                Op::Put(space, key, _) | Op::Delete(space, key) => {
+                    self.writers.entry((*space, key.clone())).or_default().push(id);
+                }
+                Op::DeleteRange(..) => self.range_deletes.push(id),
+            }
+        }
+        let (answer, acknowledged_at) = (Answer::InFlight, Duration::MAX);
+        self.commits.push(Commit { ops, answer, sync, submitted, acknowledged_at, seen: false });
+        id
     }
 
-    pub(super) fn acknowledge(&mut self, id: CommitId, last_seq: u64) -> Result<(), Broken> {
+    /// A commit was acknowledged at a moment of virtual time.
+    pub(super) fn acknowledge(
+        &mut self,
+        id: CommitId,
+        last_seq: u64,
+        now: Duration,
+    ) -> Result<(), Broken> {
         self.moment();
         let poisoned = self.poisoned;
         let commit = &mut self.commits[id];
         let operations = commit.ops.len() as u64;
         commit.answer = Answer::Acknowledged(last_seq);
+        commit.acknowledged_at = now;
         self.acknowledged.insert((last_seq + 1).saturating_sub(operations), id);
         if commit.sync {
             self.durable_seq = self.durable_seq.max(last_seq);
@@ -240,6 +260,13 @@ impl Model {
     /// Everything up to `seq` is durable now.
     pub(super) fn durable(&mut self, seq: u64) {
         self.durable_seq = self.durable_seq.max(seq);
+    }
+
+    /// Everything that was acknowledged by this moment of virtual time is durable now.
+    pub(super) fn durable_by(&mut self, moment: Duration) {
+        let old = self.commits.iter().filter(|commit| commit.acknowledged_at <= moment);
+        let newest = old.filter_map(Commit::last_seq).max();
+        self.durable_seq = self.durable_seq.max(newest.unwrap_or(0));
     }
 
     /// A crash: no answer will come to what is in flight.
@@ -290,6 +317,8 @@ impl Model {
         self.durable_seq = seq;
         self.commits.clear();
         self.acknowledged.clear();
+        self.writers.clear();
+        self.range_deletes.clear();
         self.power_lost = false;
         self.poisoned = None;
         Ok(())
@@ -309,148 +338,9 @@ impl Model {
         Ok(())
     }
 
-    /// Brings `reached` as near to `seq` as acknowledged commits lead without a gap.
-    fn reach(&mut self, seq: u64) {
-        while let Some(id) = self.acknowledged.get(&(self.reached.seq + 1)) {
-            let commit = &self.commits[*id];
-            let Some(last) = commit.last_seq().filter(|last| *last <= seq) else {
-                return;
-            };
-            for op in &commit.ops {
-                op.apply(&mut self.reached.contents);
-            }
-            self.reached.seq = last;
-        }
-    }
-
-    /// The commits up to `seq`, in an order that explains what was read. Those that need no
-    /// explanation may be left out.
-    fn explain(
-        &mut self,
-        seq: u64,
-        read: &Contents,
-        after_boot: bool,
-    ) -> Result<Vec<CommitId>, Broken> {
-        self.reach(seq);
-        let mut search = self.search(seq, read, after_boot, after_boot);
-        let mut order = vec![];
-        if search.fill(search.from.seq + 1, &mut order) {
-            return Ok(order);
-        }
-        let mut lenient = self.search(seq, read, after_boot, true);
-        if lenient.fill(lenient.from.seq + 1, &mut order) {
-            let told = |id: &&CommitId| self.commits[**id].answer == Answer::Unknown;
-            let commit = order.iter().find(told).map(|id| self.describe(*id));
-            let commit = commit.unwrap_or_default();
-            return broken(
-                "I-8",
-                format!(
-                    "{commit} is visible, though its client was told that the database is poisoned"
-                ),
-            );
-        }
-        match search.difference {
-            Some(difference) if self.commits.is_empty() => broken("I-10", difference),
-            Some(difference) if after_boot => broken("I-2", difference),
-            Some(difference) => broken("I-12", difference),
-            None => {
-                let (from, unheard) = (search.from.seq, search.unheard);
-                let known: Vec<_> = self.acknowledged.range(from..).take(8).collect();
-                broken(
-                    "I-2",
-                    format!(
-                        "no commits fill the SeqNos from {from} to {seq}: acknowledged {known:?}, unheard {unheard:?}"
-                    ),
-                )
-            }
-        }
-    }
-
-    fn search<'a>(
-        &'a self,
-        seq: u64,
-        read: &'a Contents,
-        after_boot: bool,
-        poisoned_count: bool,
-    ) -> Search<'a> {
-        let from_base = after_boot || seq < self.reached.seq;
-        let may_be_in = |commit: &Commit| match commit.answer {
-            Answer::InFlight => true,
-            Answer::Unknown => poisoned_count,
-            Answer::Acknowledged(_) | Answer::Refused => false,
-        };
-        let unheard = self.commits.iter().enumerate();
-        Search {
-            model: self,
-            from: if from_base { &self.base } else { &self.reached },
-            seq,
-            read,
-            unheard: unheard.filter(|(_, c)| may_be_in(c)).map(|(id, _)| id).collect(),
-            difference: None,
-        }
-    }
-
-    /// Checks the value that a get returned between two moments.
-    pub(super) fn read_key(
-        &mut self,
-        space: SpaceId,
-        key: &[u8],
-        got: Option<&[u8]>,
-        began: &ReadBegan,
-    ) -> Result<(), Broken> {
-        let base = self.base.contents.get(&space).and_then(|entries| entries.get(key));
-        let mut floor = None;
-        for commit in &self.commits[..began.commits] {
-            if commit.effect(space, key).is_some() {
-                floor = floor.max(commit.last_seq().filter(|seq| *seq <= began.acknowledged_seq));
-            }
-        }
-        let (mut explaining, mut poisoned) = (vec![], None);
-        for (id, commit) in self.commits.iter().enumerate() {
-            if commit.effect(space, key) != Some(got) {
-                continue;
-            }
-            match commit.answer {
-                Answer::Acknowledged(seq) if Some(seq) >= floor => return Ok(()),
-                Answer::InFlight => explaining.push(id),
-                Answer::Unknown => poisoned = Some(id),
-                Answer::Acknowledged(_) | Answer::Refused => {}
-            }
-        }
-        if floor.is_none() && base.map(Vec::as_slice) == got {
-            return Ok(());
-        }
-        if let (Some(id), []) = (poisoned, &explaining[..]) {
-            let commit = self.describe(id);
-            return broken(
-                "I-8",
-                format!(
-                    "{commit} is visible, though its client was told that the database is poisoned"
-                ),
-            );
-        }
-        match explaining[..] {
-            [] => broken(
-                "I-12",
-                format!(
-                    "key {} of keyspace {space} reads {}, which no commit allows; its newest acknowledged write has SeqNo {floor:?} (base {}: {})",
-                    Short(key),
-                    ShortValue(got),
-                    self.base.seq,
-                    ShortValue(base.map(Vec::as_slice))
-                ),
-            ),
-            [only] => {
-                self.commits[only].seen = true;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// What a read must not fall behind.
     pub(super) fn begin_read(&self) -> ReadBegan {
-        ReadBegan { commits: self.commits.len(), acknowledged_seq: self.acknowledged_seq() }
+        ReadBegan { acknowledged_seq: self.acknowledged_seq() }
     }
 
     fn describe(&self, id: CommitId) -> String {
@@ -462,76 +352,7 @@ impl Model {
 /// The state of things when a read began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReadBegan {
-    commits: usize,
     pub(super) acknowledged_seq: u64,
-}
-
-/// The search for an order of commits that explains what was read.
-struct Search<'a> {
-    model: &'a Model,
-    from: &'a State,
-    seq: u64,
-    read: &'a Contents,
-    /// Commits that may be in.
-    unheard: BTreeSet<CommitId>,
-    /// What is wrong with the first order that fits the SeqNos.
-    difference: Option<String>,
-}
-
-impl Search<'_> {
-    /// Fills the SeqNos from `next` on.
-    fn fill(&mut self, next: u64, order: &mut Vec<CommitId>) -> bool {
-        let (mut next, kept) = (next, order.len());
-        while next <= self.seq
-            && let Some(id) = self.model.acknowledged.get(&next).copied()
-        {
-            order.push(id);
-            next += self.model.commits[id].ops.len() as u64;
-        }
-        if next > self.seq {
-            // Not beyond: a commit is in whole or not at all.
-            let found = next == self.seq + 1 && self.matches(order);
-            if !found {
-                order.truncate(kept);
-            }
-            return found;
-        }
-        let known = self.model.acknowledged.range(next..).next();
-        let end = known.map_or(self.seq + 1, |(first, _)| *first).min(self.seq + 1);
-        for id in self.unheard.clone() {
-            let operations = self.model.commits[id].ops.len() as u64;
-            if next + operations > end {
-                continue;
-            }
-            self.unheard.remove(&id);
-            order.push(id);
-            if self.fill(next + operations, order) {
-                return true;
-            }
-            order.pop();
-            self.unheard.insert(id);
-        }
-        order.truncate(kept);
-        false
-    }
-
-    fn matches(&mut self, order: &[CommitId]) -> bool {
-        let mut expected = self.from.contents.clone();
-        for id in order {
-            for op in &self.model.commits[*id].ops {
-                op.apply(&mut expected);
-            }
-        }
-        let difference = self.read.iter().find_map(|(space, read)| {
-            let nothing = BTreeMap::new();
-            difference(*space, expected.get(space).unwrap_or(&nothing), read)
-        });
-        if let Some(difference) = &difference {
-            self.difference
-                .get_or_insert_with(|| format!("up to SeqNo {}: {difference}", self.seq));
-        }
-        difference.is_none()
-    }
 }
 
 /// The first difference between two maps, in words.

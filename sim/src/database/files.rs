@@ -1,0 +1,171 @@
+//! I-13: every file in the directory is needed by something. And what a loss of power may take of
+//! commits that did not wait for the disk.
+
+use super::{
+    model::Model,
+    session::{DIR, Over, Process, Session},
+    shape::Settings,
+};
+use crate::simulation::{Ending, Plan};
+use lightning_db::env::Env;
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+/// Virtual time after which the background must have done all it has to do. The engine tries again
+/// every 100 ms what it could not do at once.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+/// Time between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The files of the database's directory, by what they are.
+struct Listed {
+    tables: Vec<String>,
+    segment_bytes: u64,
+    manifests: Vec<String>,
+    others: Vec<String>,
+}
+
+impl Listed {
+    fn of(files: BTreeMap<String, u64>) -> Listed {
+        let mut listed =
+            Listed { tables: vec![], segment_bytes: 0, manifests: vec![], others: vec![] };
+        for (name, bytes) in files {
+            if name.ends_with(".sst") {
+                listed.tables.push(name);
+            } else if name.starts_with("wal-") {
+                listed.segment_bytes += bytes;
+            } else if name.starts_with("manifest-") {
+                listed.manifests.push(name);
+            } else {
+                listed.others.push(name);
+            }
+        }
+        listed
+    }
+
+    /// What is there besides `tables` sstables, segments of so many bytes, one manifest and its
+    /// spare; or what of it is missing.
+    fn wrong(&self, tables: u64, segment_bytes: u64) -> Option<String> {
+        let current = self.manifests.iter().filter(|name| *name != "manifest-spare").count();
+        if self.tables.len() as u64 != tables {
+            Some(format!("sstables {:?}, but {tables} are in use", self.tables))
+        } else if self.segment_bytes != segment_bytes {
+            let there = self.segment_bytes;
+            Some(format!("log segments of {there} bytes, but {segment_bytes} are in use"))
+        } else if current != 1 {
+            Some(format!("manifests {:?}", self.manifests))
+        } else if !self.others.is_empty() {
+            Some(format!("files that nothing names: {:?}", self.others))
+        } else {
+            None
+        }
+    }
+}
+
+impl Process {
+    fn listed(&self) -> Listed {
+        Listed::of(self.boot.env.sim_disk().files(Path::new(DIR)))
+    }
+
+    /// Counts what closing left behind, so that the next session can compare.
+    pub(super) fn remember_files(&self) {
+        let comparable = !self.boot.had_errors();
+        self.model.lock().tables_left = comparable.then_some(self.listed().tables);
+    }
+}
+
+impl Session {
+    /// Waits until the background has nothing to do, and looks for files that nobody needs.
+    pub(super) fn check_files(&self) -> Result<(), Over> {
+        let process = &self.process;
+        let clock = process.boot.env.clock();
+        let deadline = clock.now() + SETTLES_WITHIN;
+        loop {
+            if process.boot.had_errors() || process.world().violation().is_some() {
+                return Ok(()); // what failed is tried again, or not at all
+            }
+            let stats = process.checked_read("stats", self.db.stats())?;
+            let tables = stats.keyspaces.iter().map(|keyspace| keyspace.tables).sum();
+            let Some(wrong) = process.listed().wrong(tables, stats.wal_file_bytes) else {
+                process.world().count("directories without a file too many");
+                return Ok(());
+            };
+            if clock.now() > deadline {
+                process.world().violate("I-13", format!("after {SETTLES_WITHIN:?}: {wrong}"));
+                return Err(Over);
+            }
+            clock.sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Right after opening: the sstables that are in use are those that closing left.
+    pub(super) fn check_left_files(&self) -> Result<(), Over> {
+        let process = &self.process;
+        let Some(left) = process.model.lock().tables_left.take() else {
+            return Ok(());
+        };
+        let stats = process.checked_read("stats", self.db.stats())?;
+        let tables: u64 = stats.keyspaces.iter().map(|keyspace| keyspace.tables).sum();
+        if tables == left.len() as u64 {
+            process.world().count("closings that left no file too many");
+            return Ok(());
+        }
+        // Unless they are others by now: what is installed is counted a little later.
+        process.boot.env.clock().sleep(SETTLES_WITHIN);
+        let stats = process.checked_read("stats", self.db.stats())?;
+        if stats.flushes + stats.compactions > 0 || process.boot.had_errors() {
+            return Ok(());
+        }
+        let message = format!("closing left the sstables {left:?}, but {tables} are in use");
+        process.world().violate("I-13", message);
+        Err(Over)
+    }
+}
+
+/// What Async and Periodic promise: a loss of power takes at most what was acknowledged within
+/// the last interval and one sync.
+pub(super) struct LossBound(Option<Duration>);
+
+impl LossBound {
+    pub(super) fn of(plan: &Plan, settings: &Settings) -> LossBound {
+        let latency = &plan.faults.latency;
+        // Besides the device, what preempts the threads that sync takes its time; and a commit that
+        // just missed a sync waits for that one and for the next.
+        let stalled = if latency.stall > 0.0 { 1000 } else { 1 };
+        let sync = (latency.device + latency.cached * 8) * stalled + Duration::from_millis(20);
+        LossBound(settings.wal.then(|| settings.interval() + sync * 2))
+    }
+
+    /// Tells the model what must have survived a crash.
+    pub(super) fn apply(&self, crash: &Ending, model: &mut Model) {
+        if let Some(bound) = self.0
+            && !crash.had_errors
+            && let Some(moment) = crash.at.checked_sub(bound)
+        {
+            model.durable_by(moment);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_nobody_needs_is_seen() {
+        let files = |names: &[(&str, u64)]| {
+            Listed::of(names.iter().map(|(name, bytes)| ((*name).into(), *bytes)).collect())
+        };
+        let good =
+            [("wal-000001", 20), ("000002.sst", 5), ("manifest-000001", 9), ("manifest-spare", 9)];
+        assert_eq!(files(&good).wrong(1, 20), None);
+        for (name, bytes) in
+            [("wal-000009", 1), ("000009.sst", 5), ("manifest-000002", 9), ("left.tmp", 0)]
+        {
+            let mut more = good.to_vec();
+            more.push((name, bytes));
+            assert!(files(&more).wrong(1, 20).is_some(), "{name} is not seen");
+        }
+        assert!(files(&good[1..]).wrong(1, 20).is_some());
+        assert!(files(&good).wrong(2, 20).is_some());
+    }
+}

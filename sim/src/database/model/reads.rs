@@ -1,0 +1,188 @@
+//! Reads of a database as it is: their SeqNo is not told, so there must be one that explains all
+//! that a read said at once.
+
+use super::{
+    super::verbs::{Got, Seen},
+    Answer, Broken, CommitId, Model, ReadBegan, Short, ShortValue, SpaceId, broken,
+};
+use std::collections::BTreeSet;
+
+/// SeqNos from the first, and to the second but not including it.
+type Interval = (u64, u64);
+
+/// What explains a claim about a key.
+#[derive(Default)]
+struct Explained {
+    /// SeqNos at which the claim is right.
+    at: Vec<Interval>,
+    /// A commit without an answer yet that makes it right.
+    in_flight: Vec<CommitId>,
+    /// A commit that makes it right, though its client was told of poison.
+    poisoned: Option<CommitId>,
+}
+
+impl Model {
+    /// Checks what a read said that began at a moment and has just ended.
+    pub(in super::super) fn read_now(
+        &mut self,
+        space: SpaceId,
+        seen: &Seen,
+        began: &ReadBegan,
+    ) -> Result<(), Broken> {
+        if let Some(disorder) = &seen.disorder {
+            return broken("I-12", disorder.clone());
+        }
+        let base = self.base.contents.get(&space).into_iter().flatten().map(|(key, _)| key);
+        let all = (space, vec![])..(space + 1, vec![]);
+        let written = self.writers.range(all).map(|((_, key), _)| key);
+        let claims = seen.claims(base.chain(written));
+        let mut possible = vec![(began.acknowledged_seq, u64::MAX)];
+        let mut witnessed = BTreeSet::new();
+        for (key, got) in &claims {
+            for got in got {
+                let explained = self.explain_claim(space, key, got);
+                if explained.in_flight.is_empty() {
+                    let before = std::mem::take(&mut possible);
+                    possible = common(&before, &explained.at);
+                    if possible.is_empty() {
+                        return Err(self.unexplained(space, key, got, &explained, &before));
+                    }
+                } else if let ([only], []) = (&explained.in_flight[..], &explained.at[..]) {
+                    witnessed.insert(*only);
+                }
+            }
+        }
+        for id in witnessed {
+            self.commits[id].seen = true;
+        }
+        Ok(())
+    }
+
+    /// At which SeqNos a claim about a key is right.
+    fn explain_claim(&self, space: SpaceId, key: &[u8], got: &Got) -> Explained {
+        let mut explained = Explained::default();
+        let base = self.base.contents.get(&space).and_then(|entries| entries.get(key));
+        let mut states = vec![(self.base.seq, got.fits(base.map(Vec::as_slice)))];
+        let writers = self.writers.get(&(space, key.to_vec())).into_iter().flatten();
+        for id in writers.chain(&self.range_deletes) {
+            let commit = &self.commits[*id];
+            let Some(value) = commit.effect(space, key) else {
+                continue;
+            };
+            match (commit.answer, got.fits(value)) {
+                (Answer::Acknowledged(seq), fits) => states.push((seq, fits)),
+                (Answer::InFlight, true) => explained.in_flight.push(*id),
+                (Answer::Unknown, true) => explained.poisoned = Some(*id),
+                (Answer::InFlight | Answer::Unknown | Answer::Refused, _) => {}
+            }
+        }
+        explained.in_flight.dedup();
+        states.sort_unstable_by_key(|(seq, _)| *seq);
+        states.dedup();
+        for (n, (seq, fits)) in states.iter().enumerate() {
+            if *fits {
+                explained.at.push((*seq, states.get(n + 1).map_or(u64::MAX, |next| next.0)));
+            }
+        }
+        explained
+    }
+
+    fn unexplained(
+        &self,
+        space: SpaceId,
+        key: &[u8],
+        got: &Got,
+        explained: &Explained,
+        possible: &[Interval],
+    ) -> Broken {
+        if let Some(id) = explained.poisoned {
+            let message = format!(
+                "{} is visible, though its client was told that the database is poisoned",
+                self.describe(id)
+            );
+            return Broken { invariant: "I-8", message };
+        }
+        let got = match got {
+            Got::Value(value) => ShortValue(value.as_deref()).to_string(),
+            Got::Present(present) => format!("present: {present}"),
+        };
+        let message = format!(
+            "key {} of keyspace {space} reads {got}, which is right at the SeqNos {:?} only, but \
+             what was acknowledged before, and the rest of the read, need one of {possible:?}",
+            Short(key),
+            explained.at,
+        );
+        Broken { invariant: "I-12", message }
+    }
+}
+
+/// What two sets of SeqNos have in common.
+fn common(a: &[Interval], b: &[Interval]) -> Vec<Interval> {
+    let pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a.0.max(b.0), a.1.min(b.1))));
+    pairs.filter(|(start, end)| start < end).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{DEFAULT_SPACE, Op},
+        *,
+    };
+    use std::time::Duration;
+
+    fn put(model: &mut Model, key: &str, value: &str, seq: Option<u64>) {
+        let op = Op::Put(DEFAULT_SPACE, key.into(), value.into());
+        let id = model.submit(vec![op], false);
+        if let Some(seq) = seq {
+            model.acknowledge(id, seq, Duration::ZERO).expect("a fresh SeqNo");
+        }
+    }
+
+    fn seen(values: &[(&str, Option<&str>)]) -> Seen {
+        let points = values.iter().map(|(key, value)| {
+            (key.as_bytes().to_vec(), Got::Value(value.map(|v| v.as_bytes().to_vec())))
+        });
+        Seen { points: points.collect(), ..Seen::default() }
+    }
+
+    /// A read that mixes two moments, and one that is older than what was acknowledged before it.
+    #[test]
+    fn a_read_shows_one_moment_and_none_that_has_passed() {
+        let mut model = Model::new();
+        put(&mut model, "a", "a1", Some(1));
+        let early = model.begin_read();
+        put(&mut model, "b", "b2", Some(2));
+        put(&mut model, "a", "a3", Some(3));
+        put(&mut model, "b", "b4", Some(4));
+        put(&mut model, "c", "c5", None);
+        let late = model.begin_read();
+        let mut check = |began: &ReadBegan, values: &[(&str, Option<&str>)]| {
+            let result = model.read_now(DEFAULT_SPACE, &seen(values), began);
+            result.map_err(|broken| broken.invariant)
+        };
+        assert_eq!(check(&early, &[("a", Some("a1")), ("b", None)]), Ok(()));
+        assert_eq!(check(&early, &[("a", Some("a1")), ("b", Some("b2"))]), Ok(()));
+        assert_eq!(check(&early, &[("a", Some("a3")), ("b", Some("b2"))]), Ok(()));
+        assert_eq!(check(&early, &[("a", Some("a1")), ("b", Some("b4"))]), Err("I-12"));
+        assert_eq!(check(&early, &[("a", Some("a3")), ("b", None)]), Err("I-12"));
+        assert_eq!(check(&late, &[("a", Some("a1"))]), Err("I-12"));
+        assert_eq!(check(&late, &[("a", Some("a3")), ("c", Some("c5"))]), Ok(()));
+        assert_eq!(check(&late, &[("c", None)]), Ok(()));
+        assert_eq!(check(&late, &[("c", Some("never"))]), Err("I-12"));
+    }
+
+    #[test]
+    fn a_scan_that_leaves_a_key_out_is_wrong() {
+        let mut model = Model::new();
+        put(&mut model, "a", "a1", Some(1));
+        put(&mut model, "b", "b2", Some(2));
+        let began = model.begin_read();
+        let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
+        let mut seen = Seen { covered: vec![all], ..Seen::default() };
+        seen.entries.insert("b".into(), "b2".into());
+        let left_out = model.read_now(DEFAULT_SPACE, &seen, &began);
+        assert_eq!(left_out.map_err(|broken| broken.invariant), Err("I-12"));
+        seen.entries.insert("a".into(), "a1".into());
+        assert!(model.read_now(DEFAULT_SPACE, &seen, &began).is_ok());
+    }
+}

@@ -1,0 +1,323 @@
+//! What a client does, as data: every verb of the public API.
+//!
+//! Keys are numbers ([`key_bytes`]); values are given by their length, and get their bytes when
+//! they are written, because every value is unique.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, RangeBounds},
+};
+
+/// A key, by its number.
+pub type Key = u64;
+
+/// The bounds of a range of keys.
+pub(super) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// The bytes of a key. The empty key is a key; some are long.
+pub(super) fn key_bytes(key: Key) -> Vec<u8> {
+    match key {
+        0 => vec![],
+        1 => vec![0xff; 40],
+        n if n % 17 == 0 => format!("{n:04}").repeat(40).into_bytes(),
+        n => format!("k{n:04}").into_bytes(),
+    }
+}
+
+/// A keyspace, as clients name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// The default keyspace.
+    Default,
+    /// The first that all clients share.
+    Shared1,
+    /// The second that all clients share.
+    Shared2,
+    /// The client's own, which it creates and drops; the default one while it does not exist.
+    Own,
+}
+
+/// A value that is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Value {
+    /// Its length, at least 8.
+    pub bytes: u64,
+    /// It cannot be compressed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub random: bool,
+}
+
+/// How one commit becomes durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durable {
+    /// As the configuration says.
+    #[default]
+    Default,
+    /// Before it is acknowledged.
+    Sync,
+    /// Later.
+    Async,
+}
+
+/// One end of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Edge {
+    /// There is none.
+    Unbounded,
+    /// The range ends with this key.
+    Included(Key),
+    /// The range ends before (or begins behind) this key.
+    Excluded(Key),
+}
+
+impl Edge {
+    fn bound(self) -> Bound<Vec<u8>> {
+        match self {
+            Edge::Unbounded => Bound::Unbounded,
+            Edge::Included(key) => Bound::Included(key_bytes(key)),
+            Edge::Excluded(key) => Bound::Excluded(key_bytes(key)),
+        }
+    }
+}
+
+fn key_of(bound: &Bound<Vec<u8>>) -> Option<&Vec<u8>> {
+    match bound {
+        Bound::Unbounded => None,
+        Bound::Included(key) | Bound::Excluded(key) => Some(key),
+    }
+}
+
+/// A range of keys. Inverted edges change places, and equal ones include their key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    /// Where it begins.
+    pub start: Edge,
+    /// Where it ends.
+    pub end: Edge,
+}
+
+impl Range {
+    pub(super) fn bounds(self) -> Bounds {
+        let (start, end) = (self.start.bound(), self.end.bound());
+        match (key_of(&start), key_of(&end)) {
+            (Some(a), Some(b)) if a > b => (end, start),
+            (Some(a), Some(b)) if a == b => {
+                (Bound::Included(a.clone()), Bound::Included(b.clone()))
+            }
+            _ => (start, end),
+        }
+    }
+}
+
+/// The part of a map that lies within bounds.
+pub(super) fn within<'a, V>(
+    map: &'a BTreeMap<Vec<u8>, V>,
+    bounds: &Bounds,
+) -> impl DoubleEndedIterator<Item = (&'a Vec<u8>, &'a V)> {
+    map.range::<[u8], _>((as_ref(&bounds.0), as_ref(&bounds.1)))
+}
+
+/// Whether a key lies within bounds.
+pub(super) fn inside(bounds: &Bounds, key: &[u8]) -> bool {
+    RangeBounds::<[u8]>::contains(&(as_ref(&bounds.0), as_ref(&bounds.1)), key)
+}
+
+fn as_ref(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Unbounded => Bound::Unbounded,
+        Bound::Included(key) => Bound::Included(key),
+        Bound::Excluded(key) => Bound::Excluded(key),
+    }
+}
+
+/// One operation of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Write {
+    /// Sets a key.
+    Put {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+        /// To what.
+        value: Value,
+    },
+    /// Removes a key.
+    Delete {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+    },
+    /// Removes a range.
+    DeleteRange {
+        /// Where.
+        space: Place,
+        /// Which keys.
+        range: Range,
+    },
+}
+
+/// Which end of a scan entries are taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ends {
+    /// The front.
+    Front,
+    /// The back.
+    Back,
+    /// Bit by bit of this number, again and again: 0 is the front.
+    Both(u64),
+}
+
+/// How a scan is walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Walk {
+    /// From which end.
+    pub ends: Ends,
+    /// How many entries at most.
+    pub entries: u64,
+    /// By `next_ref` and `next_back_ref`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lent: bool,
+}
+
+/// A read, of the database as it is or of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Read {
+    /// `get`
+    Get(Key),
+    /// `get_ref`
+    GetRef(Key),
+    /// `contains_key`
+    ContainsKey(Key),
+    /// `get_batch`
+    GetBatch(Vec<Key>),
+    /// `get_batch_with`
+    GetBatchWith(Vec<Key>),
+    /// `first`
+    First,
+    /// `last`
+    Last,
+    /// `scan`
+    Scan(Option<Key>, Option<Key>, Walk),
+    /// `scan_reverse`
+    ScanReverse(Option<Key>, Option<Key>, Walk),
+    /// `scan_prefix`: so many bytes of a key
+    ScanPrefix(Key, u64, Walk),
+    /// `range`
+    Range(Range, Walk),
+    /// `iter`
+    Iter(Walk),
+    /// `for_each`
+    ForEach(Range),
+}
+
+/// What a client does next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Operation {
+    /// A batch, across keyspaces: `commit`.
+    Commit {
+        /// What is in it.
+        writes: Vec<Write>,
+        /// How it becomes durable.
+        #[serde(default)]
+        durability: Durable,
+    },
+    /// `put`, or `put_with` where the durability is not the default.
+    Put {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+        /// To what.
+        value: Value,
+        /// How it becomes durable.
+        #[serde(default)]
+        durability: Durable,
+    },
+    /// `delete`
+    Delete {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+    },
+    /// `delete_range`
+    DeleteRange {
+        /// Where.
+        space: Place,
+        /// Which keys.
+        range: Range,
+    },
+    /// `put_batch`
+    PutBatch {
+        /// Where.
+        space: Place,
+        /// Keys and values.
+        entries: Vec<(Key, Value)>,
+    },
+    /// `delete_batch`
+    DeleteBatch {
+        /// Where.
+        space: Place,
+        /// Which keys.
+        keys: Vec<Key>,
+    },
+    /// A read of what is there now.
+    Read {
+        /// Where.
+        space: Place,
+        /// What.
+        read: Read,
+    },
+    /// Takes a snapshot, reads all of it, and holds it.
+    Snapshot,
+    /// Reads a snapshot held again.
+    Reread {
+        /// Which of those held.
+        held: u64,
+        /// Where.
+        space: Place,
+        /// What.
+        read: Read,
+    },
+    /// Creates the client's own keyspace, or drops it.
+    Keyspace,
+    /// `checkpoint`
+    Checkpoint,
+    /// Waits.
+    Sleep {
+        /// How long.
+        nanos: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_never_inverted() {
+        let edges = [Edge::Unbounded, Edge::Included(0), Edge::Excluded(0), Edge::Excluded(1)];
+        let map: BTreeMap<Vec<u8>, ()> = (0..20).map(|key| (key_bytes(key), ())).collect();
+        let mut sizes = vec![];
+        for start in edges {
+            for end in edges {
+                sizes.push(within(&map, &Range { start, end }.bounds()).count());
+            }
+        }
+        // The key 0 is the first of all, the key 1 the last.
+        assert_eq!(sizes, [20, 1, 0, 19, 20, 1, 1, 19, 19, 1, 1, 18, 0, 19, 18, 1]);
+    }
+}

@@ -1,0 +1,233 @@
+//! Where a run's sessions and operations come from.
+
+use super::{
+    operation::{Durable, Edge, Ends, Key, Operation, Place, Range, Read, Value, Walk, Write},
+    shape::{Settings, Shape},
+};
+use crate::simulation::Boot;
+use lightning_faults::Dice;
+use serde::{Deserialize, Serialize};
+
+/// What one client does in a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientScript {
+    /// Which client.
+    pub client: u64,
+    /// What it does, one after another.
+    pub operations: Vec<Operation>,
+}
+
+/// One opening of the database, until it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Session {
+    /// Opened by `create` or `open`, where one of them must work; else by `open_or_create`.
+    pub strict: bool,
+    /// Clients begin, and the database is closed, when the background has nothing to do.
+    pub settle: bool,
+    /// Ended by `close`, not by dropping the last handle.
+    pub close: bool,
+}
+
+/// A session and its clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionScript {
+    /// How it begins and ends.
+    pub session: Session,
+    /// What happens in it.
+    pub clients: Vec<ClientScript>,
+}
+
+/// What the processes of a run do.
+#[derive(Debug)]
+pub(super) struct Workload {
+    pub(super) settings: Settings,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Drawn when it is asked for: most of it a crash cuts off.
+    Drawn(Box<Shape>),
+}
+
+/// Says which operation: boot, session, client.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    pub(super) session: u64,
+    pub(super) client: u64,
+    pub(super) number: u64,
+}
+
+impl Workload {
+    pub(super) fn draw(seed: u64) -> Workload {
+        let shape = Shape::draw(seed);
+        Workload { settings: shape.settings.clone(), source: Source::Drawn(Box::new(shape)) }
+    }
+
+    /// The next session of a boot, and the numbers of its clients.
+    pub(super) fn session(&self, boot: &Boot, number: u64) -> Option<(Session, Vec<u64>)> {
+        let Source::Drawn(shape) = &self.source;
+        let dice = &mut boot.dice("session", number);
+        // Once nothing fails any more, what was closed must be there again.
+        let sessions = if boot.last { 2 } else { 1 + boot.dice("sessions", 0).below(3) };
+        let session = Session {
+            strict: dice.chance(0.33),
+            settle: dice.chance(if boot.last { 1.0 } else { shape.settles }),
+            close: boot.last || dice.chance(0.75),
+        };
+        (number < sessions).then(|| (session, (0..shape.clients).collect()))
+    }
+
+    /// A client's next operation.
+    pub(super) fn operation(&self, boot: &Boot, turn: Turn) -> Option<Operation> {
+        let Source::Drawn(shape) = &self.source;
+        let operations = boot.dice("operations", turn.session).below(shape.ops + 1);
+        let site = format!("session {} client {}", turn.session, turn.client);
+        let mut drawing = Drawing { shape, dice: boot.dice(&site, turn.number) };
+        (turn.number < operations).then(|| drawing.operation())
+    }
+}
+
+/// Draws one operation.
+struct Drawing<'a> {
+    shape: &'a Shape,
+    dice: Dice,
+}
+
+impl<'a> Drawing<'a> {
+    fn operation(&mut self) -> Operation {
+        type Kind<'k> = fn(&mut Drawing<'k>) -> Operation;
+        let mix = &self.shape.mix;
+        let kinds: [(u64, Kind<'a>); 8] = [
+            (mix.commit, Drawing::commit),
+            (mix.single, Drawing::single),
+            (mix.read, |d| Operation::Read { space: d.space(), read: d.read() }),
+            (mix.snapshot, |_| Operation::Snapshot),
+            (mix.reread, |d| {
+                let held = d.dice.below(8);
+                Operation::Reread { held, space: d.space(), read: d.read() }
+            }),
+            (mix.keyspace, |_| Operation::Keyspace),
+            (mix.checkpoint, |_| Operation::Checkpoint),
+            (mix.sleep, |d| Operation::Sleep { nanos: d.dice.skewed(1_000..100_000_000) }),
+        ];
+        let mut at = self.dice.below(kinds.iter().map(|(weight, _)| weight).sum());
+        for (weight, kind) in kinds {
+            match at.checked_sub(weight) {
+                None => return kind(self),
+                Some(rest) => at = rest,
+            }
+        }
+        Operation::Checkpoint // only if all weights are 0
+    }
+
+    fn space(&mut self) -> Place {
+        let all = [Place::Default, Place::Own, Place::Shared1, Place::Shared2];
+        self.dice.pick(&all[..2 + self.shape.settings.shared_keyspaces.min(2)])
+    }
+
+    fn key(&mut self) -> Key {
+        self.dice.below(self.shape.keys)
+    }
+
+    fn keys(&mut self) -> Vec<Key> {
+        (0..self.dice.below(self.shape.batch + 1)).map(|_| self.key()).collect()
+    }
+
+    fn value(&mut self) -> Value {
+        let bytes = self.dice.skewed(8..self.shape.value_bytes.max(9));
+        Value { bytes, random: self.dice.chance(0.5) }
+    }
+
+    fn range(&mut self) -> Range {
+        Range { start: self.edge(), end: self.edge() }
+    }
+
+    fn edge(&mut self) -> Edge {
+        match self.dice.below(8) {
+            0 => Edge::Unbounded,
+            1..=4 => Edge::Included(self.key()),
+            _ => Edge::Excluded(self.key()),
+        }
+    }
+
+    fn durability(&mut self) -> Durable {
+        match self.dice.chance(self.shape.own_durability) {
+            false => Durable::Default,
+            true => self.dice.pick(&[Durable::Sync, Durable::Async]),
+        }
+    }
+
+    fn commit(&mut self) -> Operation {
+        let writes = (0..1 + self.dice.below(self.shape.batch)).map(|_| self.write()).collect();
+        Operation::Commit { writes, durability: self.durability() }
+    }
+
+    fn write(&mut self) -> Write {
+        let space = self.space();
+        if self.dice.chance(self.shape.range_deletes) {
+            return Write::DeleteRange { space, range: self.range() };
+        }
+        let key = self.key();
+        match self.dice.chance(self.shape.deletes) {
+            true => Write::Delete { space, key },
+            false => Write::Put { space, key, value: self.value() },
+        }
+    }
+
+    fn single(&mut self) -> Operation {
+        let durability = self.durability();
+        if self.dice.chance(0.3) {
+            let space = self.space();
+            return match self.dice.chance(self.shape.deletes) {
+                true => Operation::DeleteBatch { space, keys: self.keys() },
+                false => {
+                    let keys = self.keys();
+                    let entries = keys.into_iter().map(|key| (key, self.value())).collect();
+                    Operation::PutBatch { space, entries }
+                }
+            };
+        }
+        match self.write() {
+            Write::Put { space, key, value } => Operation::Put { space, key, value, durability },
+            Write::Delete { space, key } => Operation::Delete { space, key },
+            Write::DeleteRange { space, range } => Operation::DeleteRange { space, range },
+        }
+    }
+
+    fn read(&mut self) -> Read {
+        if !self.dice.chance(self.shape.scans) {
+            return match self.dice.below(10) {
+                0..=3 => Read::Get(self.key()),
+                4..=5 => Read::GetRef(self.key()),
+                6 => Read::ContainsKey(self.key()),
+                7..=8 => Read::GetBatch(self.keys()),
+                _ => Read::GetBatchWith(self.keys()),
+            };
+        }
+        let edge = |d: &mut Self| d.dice.chance(0.8).then(|| d.key());
+        match self.dice.below(10) {
+            0 => Read::First,
+            1 => Read::Last,
+            2 => Read::Scan(edge(self), edge(self), self.walk()),
+            3 => Read::ScanReverse(edge(self), edge(self), self.walk()),
+            4 => Read::ScanPrefix(self.key(), self.dice.below(6), self.walk()),
+            5..=7 => Read::Range(self.range(), self.walk()),
+            8 => Read::Iter(self.walk()),
+            _ => Read::ForEach(self.range()),
+        }
+    }
+
+    fn walk(&mut self) -> Walk {
+        let ends = match self.dice.below(4) {
+            0 => Ends::Front,
+            1 => Ends::Back,
+            _ => Ends::Both(self.dice.u64()),
+        };
+        let entries = if self.dice.chance(0.5) { u64::MAX } else { self.dice.skewed(1..64) };
+        Walk { ends, entries, lent: self.dice.chance(0.5) }
+    }
+}
