@@ -515,7 +515,9 @@ impl Opening {
             recovered.durable = record.durable;
             recovered.suffix.retain(|(earlier, _)| earlier.lsn >= record.durable);
         }
-        recovered.suffix.push((*record, payload.to_vec()));
+        if !state.clean {
+            recovered.suffix.push((*record, payload.to_vec()));
+        }
         Ok(())
     }
 

@@ -69,16 +69,9 @@ impl FoundSegment {
         Segment::open(self.file, self.id, self.header, false)
     }
 
-    /// All that the segment holds, as long as the file is.
-    pub(crate) fn read(&self) -> Result<Vec<u8>> {
-        let mut data = vec![0; self.header.capacity as usize];
-        self.file.read_exact_at(&mut data, BLOCK_BYTES)?;
-        Ok(data)
-    }
-
     /// Whether any record stands in the segment.
     pub(crate) fn has_records(&self) -> Result<bool> {
-        Ok(Records::new(&self.header, &self.read()?).any_from(self.header.first).next().is_some())
+        Ok(Records::new(self).find_from(self.header.first, |_| true)?.is_some())
     }
 }
 
@@ -103,44 +96,86 @@ pub(crate) struct Found<'a> {
     pub(crate) offset: u64,
 }
 
-/// The records of one segment, whose data was read whole.
+/// The records of one segment, which is read a piece at a time.
 struct Records<'a> {
-    header: &'a SegmentHeader,
-    data: &'a [u8],
+    segment: &'a FoundSegment,
+    /// What was read last, and where it begins, counted from the segment's first position.
+    piece: Vec<u8>,
+    from: u64,
 }
 
+/// How much of a segment is read at a time, at least.
+const READ_BYTES: u64 = 1 << 20;
+
 impl<'a> Records<'a> {
-    fn new(header: &'a SegmentHeader, data: &'a [u8]) -> Records<'a> {
-        Records { header, data }
+    fn new(segment: &'a FoundSegment) -> Records<'a> {
+        Records { segment, piece: vec![], from: 0 }
     }
 
-    /// The record at `lsn` with its payload, if there is a valid one.
-    fn at(&self, lsn: Lsn) -> Option<(RecordHeader, &'a [u8])> {
-        let offset = usize::try_from(lsn.0.checked_sub(self.header.first.0)?).ok()?;
-        let bytes = self.data.get(offset..)?;
-        let record = RecordHeader::decode(bytes, self.header.salt, lsn)?;
-        let payload = bytes.get(RECORD_HEADER_BYTES..)?.get(..record.payload_len as usize)?;
-        (crc32fast::hash(payload) == record.payload_crc).then_some((record, payload))
+    /// `len` bytes at `lsn`, or fewer at the end of the segment.
+    fn bytes(&mut self, lsn: Lsn, len: u64) -> Result<&[u8]> {
+        let capacity = self.segment.header.capacity;
+        let Some(at) = lsn.0.checked_sub(self.segment.header.first.0).filter(|at| *at < capacity)
+        else {
+            return Ok(&[]);
+        };
+        let end = at.saturating_add(len).min(capacity);
+        if at < self.from || end > self.from + self.piece.len() as u64 {
+            let to = end.max(at.saturating_add(READ_BYTES).min(capacity));
+            let mut piece = std::mem::take(&mut self.piece);
+            piece.resize((to - at) as usize, 0);
+            self.segment.file.read_exact_at(&mut piece, BLOCK_BYTES + at)?;
+            (self.piece, self.from) = (piece, at);
+        }
+        Ok(&self.piece[(at - self.from) as usize..(end - self.from) as usize])
+    }
+
+    fn header(&mut self, lsn: Lsn) -> Result<Option<RecordHeader>> {
+        let salt = self.segment.header.salt;
+        Ok(RecordHeader::decode(self.bytes(lsn, RECORD_HEADER_BYTES as u64)?, salt, lsn))
+    }
+
+    fn payload(&mut self, record: &RecordHeader) -> Result<&[u8]> {
+        self.bytes(Lsn(record.lsn.0 + RECORD_HEADER_BYTES as u64), record.payload_len.into())
+    }
+
+    /// The record at `lsn`, if there is a valid one.
+    fn at(&mut self, lsn: Lsn) -> Result<Option<RecordHeader>> {
+        let Some(record) = self.header(lsn)? else {
+            return Ok(None);
+        };
+        let payload = self.payload(&record)?;
+        let whole = payload.len() == record.payload_len as usize
+            && crc32fast::hash(payload) == record.payload_crc;
+        Ok(whole.then_some(record))
     }
 
     /// The record that follows one that ended at `end`: there, or behind padding at the next block.
     /// The first record of all may follow anything.
-    fn following(&self, end: Lsn, first: bool) -> Option<(RecordHeader, &'a [u8])> {
-        [end, block_end(end)].into_iter().find_map(|lsn| {
-            let found = self.at(lsn)?;
-            (first || u64::from(found.0.gap) == lsn.0 - end.0).then_some(found)
-        })
+    fn following(&mut self, end: Lsn, first: bool) -> Result<Option<RecordHeader>> {
+        for lsn in [end, block_end(end)] {
+            if let Some(record) = self.at(lsn)?
+                && (first || u64::from(record.gap) == lsn.0 - end.0)
+            {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
     }
 
-    /// Headers of valid records at or behind `from`, wherever they stand.
-    fn any_from(&self, from: Lsn) -> impl Iterator<Item = RecordHeader> + 'a {
-        let (header, data) = (self.header, self.data);
-        let start = from.0.max(header.first.0).next_multiple_of(RECORD_ALIGN);
-        let end = header.first.0 + header.capacity;
-        (start..end).step_by(RECORD_ALIGN as usize).filter_map(move |lsn| {
-            let bytes = data.get((lsn - header.first.0) as usize..)?;
-            RecordHeader::decode(bytes, header.salt, Lsn(lsn))
-        })
+    /// The first valid header at or behind `from` that is `wanted`, wherever it stands.
+    fn find_from(
+        &mut self,
+        from: Lsn,
+        wanted: impl Fn(&RecordHeader) -> bool,
+    ) -> Result<Option<RecordHeader>> {
+        let start = from.max(self.segment.header.first).0.next_multiple_of(RECORD_ALIGN);
+        for lsn in (start..self.segment.end().0).step_by(RECORD_ALIGN as usize) {
+            if let Some(record) = self.header(Lsn(lsn))?.filter(&wanted) {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -161,14 +196,16 @@ pub(crate) fn replay(
         segments: vec![segment.header.salt],
     };
     let mut first = true;
-    let mut data = segment.read()?;
+    let mut records = Records::new(segment);
     loop {
         if piece.end.is_some_and(|end| out.end >= end) {
             return Ok(out);
         }
-        let records = Records::new(&segment.header, &data);
-        let Some((record, payload)) = records.following(out.end, first) else {
-            torn_or_corrupt(piece, segment, &data, segments, out.end)?;
+        if piece.end.is_none() && out.clean {
+            return Ok(out); // nothing was written behind the mark
+        }
+        let Some(record) = records.following(out.end, first)? else {
+            torn_or_corrupt(piece, records, segments, out.end)?;
             return Ok(out);
         };
         if piece.end.is_some_and(|end| record.lsn >= end) {
@@ -182,12 +219,13 @@ pub(crate) fn replay(
         match record.kind {
             RecordKind::Commit => {
                 let found = Found { file: &segment.file, offset: offset(segment, record.lsn) };
-                commit(&record, payload, &found)?;
+                commit(&record, records.payload(&record)?, &found)?;
             }
             RecordKind::Mark => {}
             RecordKind::Switch => {
                 let at = offset(segment, record.lsn);
-                let switch = Switch::decode(payload).filter(|next| next.first == segment.end());
+                let switch = Switch::decode(records.payload(&record)?);
+                let switch = switch.filter(|next| next.first == segment.end());
                 let next = switch.ok_or_else(|| {
                     segment.file.corruption(at, "the name of the next segment", "other bytes")
                 })?;
@@ -198,7 +236,7 @@ pub(crate) fn replay(
                 segment = named(dir, segments, next.salt, next.first, piece.epoch)?;
                 out.end = segment.header.first;
                 out.segments.push(segment.header.salt);
-                data = segment.read()?;
+                records = Records::new(segment);
             }
         }
     }
@@ -235,11 +273,11 @@ fn named<'a>(
 /// durable.
 fn torn_or_corrupt(
     piece: &LogPiece,
-    segment: &FoundSegment,
-    data: &[u8],
+    mut records: Records<'_>,
     segments: &[FoundSegment],
     end: Lsn,
 ) -> Result<()> {
+    let segment = records.segment;
     let corrupt = |found: String| {
         let at = offset(segment, end);
         Err(segment.file.corruption(at, format!("a log record at LSN {end}"), found))
@@ -248,16 +286,13 @@ fn torn_or_corrupt(
         return corrupt(format!("none, though the log is known durable to LSN {piece_end}"));
     }
     let later = |record: &RecordHeader| record.durable > end;
-    let here = Records::new(&segment.header, data).any_from(end).find(later);
-    if let Some(record) = here {
+    if let Some(record) = records.find_from(end, later)? {
         return corrupt(format!("none, but one at LSN {} that came later", record.lsn));
     }
     let follows =
         |s: &&FoundSegment| s.header.epoch == piece.epoch && s.header.first >= segment.end();
     for next in segments.iter().filter(follows) {
-        let data = next.read()?;
-        let records = Records::new(&next.header, &data);
-        if let Some(record) = records.any_from(next.header.first).find(later) {
+        if let Some(record) = Records::new(next).find_from(next.header.first, later)? {
             return corrupt(format!("none, but one at LSN {} that came later", record.lsn));
         }
     }
