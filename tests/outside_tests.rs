@@ -203,6 +203,173 @@ fn a_segment_that_could_not_be_prepared_is_removed() {
     });
 }
 
+fn no_space() -> io::Result<()> {
+    Err(io::ErrorKind::StorageFull.into())
+}
+
+/// An environment in which no file can be made while the flag is set.
+fn may_be_full() -> (Arc<Outside>, Arc<AtomicBool>) {
+    let full = Arc::new(AtomicBool::new(false));
+    let rule = {
+        let full = Arc::clone(&full);
+        move |call: Call, _: &Path| match call == Call::Create && full.load(SeqCst) {
+            true => no_space(),
+            false => Ok(()),
+        }
+    };
+    (Outside::new(rule), full)
+}
+
+fn count_of_tables(db: &Path) -> usize {
+    contents_of_files(db).keys().filter(|name| name.ends_with(".sst")).count()
+}
+
+#[test]
+fn deleting_everything_frees_a_full_disk() {
+    let scratch = Scratch::in_memory();
+    let (env, full) = may_be_full();
+    let config = LightningDbConfig { wal_segment_size: 256 << 10, ..config() };
+    let db = Database::create_with_env(env, scratch.db(), config.clone()).unwrap();
+    let other = db.keyspace("other").unwrap();
+    other.put("stays", [7; 1000]).unwrap();
+    let mut n = 0u64;
+    while db.stats().unwrap().flushes < 5 {
+        db.put(n.to_be_bytes(), [7; 1000]).unwrap();
+        n += 1;
+    }
+    full.store(true, SeqCst);
+    while db.put(n.to_be_bytes(), [7; 1000]).is_ok() {
+        n += 1;
+    }
+    let snapshot = db.snapshot().unwrap();
+    assert!(count_of_tables(&scratch.db()) > 1);
+    db.delete_range(..).unwrap();
+    assert_eq!(db.iter().unwrap().count(), 0);
+    // What a snapshot may still read stays.
+    assert_eq!(snapshot.iter().unwrap().count() as u64, n);
+    drop(snapshot);
+    let path = scratch.db();
+    soon("freeing what was deleted", move || {
+        while count_of_tables(&path) > 1 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    assert_eq!(db.stats().unwrap().keyspaces[0].tables, 0);
+    assert_eq!(other.get("stays").unwrap().unwrap(), [7; 1000]);
+    full.store(false, SeqCst);
+    let again = Arc::clone(&db);
+    soon("a put when there is space", move || while again.put("new", "1").is_err() {});
+    drop(other);
+    db.close().unwrap();
+    drop(db);
+    let db = Database::open(scratch.db(), config).unwrap();
+    assert_eq!(db.iter().unwrap().count(), 1);
+}
+
+#[test]
+fn a_delete_survives_a_kill_together_with_what_it_freed() {
+    let scratch = Scratch::in_memory();
+    let db = Database::create(scratch.db(), config()).unwrap();
+    let mut n = 0u64;
+    while db.stats().unwrap().flushes < 3 {
+        db.put(n.to_be_bytes(), [7; 1000]).unwrap();
+        n += 1;
+    }
+    db.delete_range(..).unwrap();
+    db.put("behind", "it").unwrap();
+    let made = scratch.db();
+    soon("freeing what was deleted", move || {
+        while count_of_tables(&made) > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let killed = scratch.path().join("killed");
+    fs::create_dir(&killed).unwrap();
+    for (name, bytes) in contents_of_files(&scratch.db()) {
+        fs::write(killed.join(name), bytes).unwrap();
+    }
+    let db = Database::open(&killed, config()).unwrap();
+    assert_eq!(db.iter().unwrap().map(Result::unwrap).collect::<Vec<_>>().len(), 1);
+    assert_eq!(db.get("behind").unwrap().unwrap(), b"it");
+}
+
+#[test]
+fn merges_that_fail_do_not_hold_up_flushes() {
+    let scratch = Scratch::in_memory();
+    let rule = |call: Call, path: &Path| {
+        let merging = std::thread::current().name() == Some("lightning-compact");
+        match merging && call == Call::Create && is_table(path) {
+            true => no_space(),
+            false => Ok(()),
+        }
+    };
+    let config = LightningDbConfig { memtable_size: 16 << 10, ..config() };
+    let db = Database::create_with_env(Outside::new(rule), scratch.db(), config).unwrap();
+    soon("puts while nothing can be merged", move || {
+        let mut n = 0u64;
+        while db.stats().unwrap().flushes < 40 {
+            // A writer that waits for a flush is told what failed.
+            if let Err(error) = db.put(n.to_be_bytes(), [7; 1000]) {
+                assert!(error.is_retryable(), "{error}");
+            }
+            n += 1;
+        }
+        // And a delete frees what could not be merged.
+        db.delete_range(..).unwrap();
+        while db.stats().unwrap().keyspaces[0].tables > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+#[test]
+fn what_is_not_synced_can_be_recovered_on_a_full_disk() {
+    for (segment, value) in [(64 << 10, 500), (64 << 10, 60_000), (1 << 20, 20_000)] {
+        let scratch = Scratch::in_memory();
+        let (env, full) = may_be_full();
+        let config = LightningDbConfig {
+            memtable_size: 2 << 20,
+            wal_segment_size: segment,
+            max_memory: 64 << 20,
+            ..config()
+        };
+        let db = Database::create_with_env(env, scratch.db(), config.clone()).unwrap();
+        let mut n = 0u64;
+        while n * value < 1 << 20 {
+            db.put(n.to_be_bytes(), vec![7; value as usize]).unwrap();
+            n += 1;
+        }
+        full.store(true, SeqCst);
+        while n * value < 1 << 30 && db.put(n.to_be_bytes(), vec![7; value as usize]).is_ok() {
+            n += 1;
+        }
+        let killed = scratch.path().join("killed");
+        fs::create_dir(&killed).unwrap();
+        for (name, bytes) in contents_of_files(&scratch.db()) {
+            fs::write(killed.join(name), bytes).unwrap();
+        }
+        let (env, full) = may_be_full();
+        full.store(true, SeqCst);
+        let db = Database::open_with_env(env, &killed, config)
+            .unwrap_or_else(|e| panic!("{segment} {value} {n}: {e}"));
+        assert_eq!(db.iter().unwrap().count() as u64, n);
+    }
+}
+
+#[test]
+fn a_commit_as_large_as_the_spare_goes_on() {
+    let scratch = Scratch::in_memory();
+    let config = LightningDbConfig { wal_segment_size: 16 << 10, ..config() };
+    let db = Database::create(scratch.db(), config).unwrap();
+    soon("commits of all sizes", move || {
+        for len in (0..20_000).step_by(97) {
+            // Ends in the middle of a block, behind which the next begins.
+            db.put_with("key", "value", Durability::Sync).unwrap();
+            db.put("key", vec![7; len]).unwrap();
+        }
+    });
+}
+
 /// A database of two keyspaces with tables and a log, closed or killed.
 fn laid_out(path: &Path, closed: bool) -> LightningDbConfig {
     let config = LightningDbConfig { memtable_size: 16 << 10, ..config() };

@@ -3,7 +3,7 @@
 //! Four threads, each a loop of "wait until there is something to do, do it". A failure leaves
 //! everything as it was; it is kept for writers that wait, and tried again after a while.
 
-use super::{Db, scan};
+use super::Db;
 use crate::{
     config::{LightningDbConfig, WalSyncMode},
     env::{Env, Poison, Signal, Task},
@@ -35,11 +35,11 @@ pub(crate) struct Background {
     sync_wanted: Arc<Signal>,
     prepare_wanted: Arc<Signal>,
     flush_wanted: Arc<Signal>,
-    compact_wanted: Arc<Signal>,
+    pub(super) compact_wanted: Arc<Signal>,
     /// Moved by every flush and merge, successful or not.
     done: Arc<Signal>,
     /// Moved by `stop`: what a thread that only lets time pass waits for.
-    ended: Arc<Signal>,
+    pub(super) ended: Arc<Signal>,
     state: Mutex<State>,
 }
 
@@ -50,12 +50,14 @@ struct State {
     /// How many flushes failed, and how the last one did.
     failures: u64,
     failure: Option<Error>,
+    /// The last merge failed: how many runs stand does not hold up flushes.
+    no_merge: bool,
     /// Dropped by a durable edit; to be removed once no Version names them.
     obsolete: Vec<Arc<Sstable>>,
 }
 
 /// Time between a failure and the next try, and between looks at what readers still hold.
-const RETRY: Duration = Duration::from_millis(100);
+pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// Flushing waits while this many runs stand in a keyspace.
 const RUNS_STALL: usize = pick::RUNS_MAX * 3;
 /// How much of a memtable is made present ahead of its use.
@@ -108,7 +110,7 @@ impl Background {
         all.for_each(|signal| signal.notify());
     }
 
-    fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.stop.load(SeqCst)
     }
 
@@ -152,8 +154,9 @@ impl Background {
         }
     }
 
-    /// Waits while too many memtables are sealed. Fails if a flush fails meanwhile.
-    pub(crate) fn wait_for_flush(&self, db: &Db) -> Result<()> {
+    /// Waits while too many memtables are sealed. Fails if a flush fails meanwhile; for want of space,
+    /// deletes may have one memtable more.
+    pub(crate) fn wait_for_flush(&self, db: &Db, deletes_only: bool) -> Result<()> {
         let max = (db.config.max_memory / 4 / db.config.memtable_size).clamp(1, 4);
         let failures = self.state.lock().failures;
         let room = || db.versions.load().sealed.len() < max;
@@ -169,12 +172,19 @@ impl Background {
                 return Some(Err(refused));
             }
             let state = self.state.lock();
-            let failed = state.failures > failures;
-            failed.then(|| Err(state.failure.clone().unwrap_or(Error::Closed)))
+            if state.failures == failures {
+                return None;
+            }
+            let full = matches!(state.failure, Some(Error::NoSpace { .. }));
+            drop(state);
+            if full && deletes_only && db.versions.load().sealed.len() == max {
+                return Some(Ok(()));
+            }
+            Some(Err(self.state.lock().failure.clone().unwrap_or(Error::Closed)))
         })
     }
 
-    fn failed(&self, what: &'static str, error: Error) {
+    pub(super) fn failed(&self, what: &'static str, error: Error) {
         if self.stopped() && matches!(error, Error::Closed) {
             return; // given up
         }
@@ -184,6 +194,13 @@ impl Background {
         state.failure = Some(error);
         drop(state);
         self.done.notify();
+    }
+
+    /// Says whether runs can be merged. While they cannot, for want of space say, flushing goes on however
+    /// many stand: what is flushed may be the delete that makes space.
+    pub(super) fn set_merging(&self, possible: bool) {
+        self.state.lock().no_merge = !possible;
+        self.flush_wanted.notify();
     }
 
     pub(crate) fn add_obsolete(&self, runs: impl IntoIterator<Item = Arc<Sstable>>) {
@@ -312,7 +329,7 @@ impl Db {
     }
 
     /// Writes a run, unless the database is closed meanwhile.
-    fn write_output(
+    pub(super) fn write_output(
         &self,
         keyspace: &KeyspaceVersion,
         merge: Merge,
@@ -349,7 +366,8 @@ impl Db {
                 }
                 let version = self.versions.load();
                 let crowded = version.keyspaces.iter().any(|k| k.runs.len() >= RUNS_STALL);
-                let ready = !crowded && self.poison.check().is_ok();
+                let waits = crowded && !background.state.lock().no_merge;
+                let ready = !waits && self.poison.check().is_ok();
                 ready.then(|| version.sealed.last().cloned().map(Some)).flatten()
             });
             let Some(sealed) = oldest else { return };
@@ -470,63 +488,6 @@ impl Db {
     pub(crate) fn next_file(&self) -> Change {
         Change::NextFile(crate::types::FileId(self.file_ids.load(SeqCst)))
     }
-
-    /// Merges all runs of a keyspace into one when there are too many.
-    fn run_compact(&self) {
-        let background = &self.background;
-        loop {
-            let crowded = background.compact_wanted.wait(|| {
-                if background.stopped() {
-                    return Some(None);
-                }
-                let version = self.versions.load();
-                let ready = self.poison.check().is_ok();
-                ready.then(|| pick::crowded(&version).cloned().map(Some)).flatten()
-            });
-            let Some(keyspace) = crowded else { return };
-            if let Err(error) = self.compact(&keyspace) {
-                background.failed("merge of runs", error);
-                let stopped = || background.stopped().then_some(());
-                background.ended.wait_for(RETRY, stopped);
-            }
-        }
-    }
-
-    /// Merges the runs that stand in the keyspace now. All of them, so that tombstones end here.
-    fn compact(&self, keyspace: &KeyspaceVersion) -> Result<()> {
-        let sources = keyspace.runs.iter().map(scan::run_source).collect();
-        let none = RangeTombstones::default();
-        let merge = whole(sources);
-        let merged = self.write_output(keyspace, merge, &none, true)?;
-        if let Err(error) = self.sync_dir() {
-            self.background.add_obsolete(merged);
-            return Err(error);
-        }
-        let replaced: Vec<_> = keyspace.runs.iter().map(|run| run.file_id()).collect();
-        let mut changes: Vec<Change> =
-            replaced.iter().map(|file| Change::DropTable(keyspace.id, *file)).collect();
-        changes.extend(merged.iter().map(|m| Change::AddTable(keyspace.id, m.summary().clone())));
-        changes.push(self.next_file());
-
-        let mut manifest = self.manifest.lock();
-        if !manifest.state().keyspaces.contains_key(&keyspace.id) {
-            self.background.add_obsolete(merged); // dropped meanwhile
-            self.background.wake_all();
-            return Ok(());
-        }
-        if let Err(error) = manifest.append(&changes) {
-            self.background.add_obsolete(merged);
-            return Err(error);
-        }
-        self.wal.set_durable_edit(manifest.number());
-        self.versions.install(|v| v.compacted(keyspace.id, &replaced, merged.clone()));
-        drop(manifest);
-        self.metrics.compactions.add(1);
-        self.metrics.compacted_bytes.add(merged.map_or(0, |m| m.summary().file_bytes));
-        self.background.add_obsolete(keyspace.runs.iter().cloned());
-        self.background.wake_all();
-        Ok(())
-    }
 }
 
 /// How far a memtable could be sorted: up to the first entry that is reserved and not yet written. There
@@ -556,7 +517,7 @@ fn wants_work(memtable: &Memtable) -> bool {
 }
 
 /// A merge over everything that the sources hold.
-fn whole(sources: Vec<Source>) -> Merge {
+pub(super) fn whole(sources: Vec<Source>) -> Merge {
     let bounds = (Bound::Unbounded, Bound::Unbounded);
     Merge::new(sources, SeqNo::MAX, Direction::Forward, bounds)
 }

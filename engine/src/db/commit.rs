@@ -11,7 +11,7 @@ use crate::{
     iter::tombstones::RangeTombstone,
     memtable::{Memtable, Reservation},
     sync::point_at,
-    types::{Kind, SeqNo},
+    types::{Kind, Lsn, SeqNo},
     version::Sealed,
     wal::{LogSlot, Stamp, Tail},
 };
@@ -47,6 +47,8 @@ enum Wanted {
     Publication,
     /// Log space for this many bytes.
     Log(usize),
+    /// The log so far must be durable first.
+    Durable(Lsn),
     /// Memtable space, which this one does not have.
     Memtable(Arc<Memtable>),
 }
@@ -58,6 +60,9 @@ const COMMIT_BYTES_MAX: u64 = 1 << 30;
 struct Need {
     entries: usize,
     arena_bytes: usize,
+    /// Nothing is written but deletes. They may have what is kept for them on a full disk.
+    deletes_only: bool,
+    range_deletes: bool,
 }
 
 impl Db {
@@ -95,6 +100,9 @@ impl Db {
         insert(memtable, &mut place.entries, batch.payload(), place.first_seq);
         self.publish(&place, sync)?;
         unfinished.finish();
+        if need.range_deletes {
+            self.background.wake_compact(); // it may cover whole runs
+        }
         if !sync {
             self.background.after_commit(self, memtable, place.log.end);
         }
@@ -107,7 +115,8 @@ impl Db {
         if payload.len() as u64 > max {
             return Err(Error::CommitTooLarge { len: payload.len() as u64, max });
         }
-        let mut need = Need { entries: 0, arena_bytes: 0 };
+        let mut need =
+            Need { entries: 0, arena_bytes: 0, deletes_only: true, range_deletes: false };
         let version = self.pin();
         for op in Ops::new(payload) {
             let op = op.ok_or_else(|| Error::InvalidArgument {
@@ -133,6 +142,8 @@ impl Db {
             }
             // On its way while the log is written. Usually it is this memtable.
             version.active.prefetch(Memtable::hash(op.keyspace(), key));
+            need.deletes_only &= !matches!(op, Op::Put { .. });
+            need.range_deletes |= matches!(op, Op::RangeDelete { .. });
             need.entries += 1;
             need.arena_bytes += Memtable::entry_bytes(key.len(), value_len);
         }
@@ -141,6 +152,7 @@ impl Db {
 
     /// Gives the commit its SeqNos and its places in log and memtable.
     fn sequence(&self, log_bytes: usize, operations: u64, need: &Need) -> Result<Place> {
+        let mut use_kept = false;
         loop {
             let wanted = {
                 let mut sequencer = self.sequencer.lock();
@@ -148,14 +160,19 @@ impl Db {
                 // sequenced.
                 self.poison.check()?;
                 self.check_open()?;
-                match self.try_sequence(&mut sequencer, log_bytes, operations, need)? {
+                match self.try_sequence(&mut sequencer, log_bytes, operations, need, use_kept)? {
                     Ok(place) => return Ok(place),
                     Err(wanted) => wanted,
                 }
             };
             match wanted {
                 Wanted::Publication => self.wait_for_publication()?,
-                Wanted::Log(bytes) => self.extend_log(bytes)?,
+                Wanted::Log(bytes) => match self.extend_log(bytes) {
+                    // A delete may be what makes space.
+                    Err(Error::NoSpace { .. }) if need.deletes_only && !use_kept => use_kept = true,
+                    other => other?,
+                },
+                Wanted::Durable(end) => self.sync_through(end)?,
                 Wanted::Memtable(full) => self.seal_memtable(need, &full)?,
             }
         }
@@ -167,6 +184,7 @@ impl Db {
         log_bytes: usize,
         operations: u64,
         need: &Need,
+        use_kept: bool,
     ) -> Result<Result<Place, Wanted>> {
         let first_seq = sequencer.next_seq;
         let last_seq = SeqNo(first_seq.0 + operations - 1);
@@ -181,8 +199,13 @@ impl Db {
         if !self.published.has_room(ticket + 1) {
             return Ok(Err(Wanted::Publication));
         }
-        if !sequencer.has_spare || !sequencer.tail.has_room(log_bytes) {
+        let (tail, spare_bytes) = (&sequencer.tail, sequencer.spare_bytes);
+        let kept = if use_kept { 0 } else { tail.kept_bytes() };
+        if log_bytes as u64 > spare_bytes || !tail.has_room(log_bytes + kept) {
             return Ok(Err(Wanted::Log(log_bytes)));
+        }
+        if self.unsynced(tail) + log_bytes as u64 > spare_bytes {
+            return Ok(Err(Wanted::Durable(tail.last_end())));
         }
         let memtable = &sequencer.target.memtable;
         let Some(entries) = memtable.reserve(need.entries, need.arena_bytes) else {
@@ -207,9 +230,15 @@ impl Db {
         })
     }
 
+    /// Bytes of log that the next opening would have to copy. Padding behind what is durable is not.
+    #[inline]
+    fn unsynced(&self, tail: &Tail) -> u64 {
+        tail.last_end().0.saturating_sub(self.wal.durable().0)
+    }
+
     /// Lets the log go on in the next segment, so that a record of `bytes` finds room.
     fn extend_log(&self, bytes: usize) -> Result<()> {
-        let capacity = Tail::capacity_for(bytes);
+        let capacity = Tail::commit_capacity_for(bytes);
         if !self.wal.is_prepared_for(capacity) {
             self.wal.prepare(capacity)?;
         }
@@ -219,9 +248,16 @@ impl Db {
         let (slot, next, seq) = {
             let mut sequencer = self.sequencer.lock();
             self.poison.check()?;
-            sequencer.has_spare = true;
-            if sequencer.tail.has_room(bytes) {
+            let tail = &sequencer.tail;
+            if tail.has_room(bytes + tail.kept_bytes()) {
+                sequencer.spare_bytes = self.wal.spare_bytes(0);
                 return Ok(()); // another commit was faster
+            }
+            // What is left besides the next segment must hold what is not synced yet.
+            let (end, spare_bytes) = (tail.last_end(), self.wal.spare_bytes(1));
+            if self.unsynced(tail) > spare_bytes {
+                drop(sequencer);
+                return self.sync_through(end);
             }
             let ticket = sequencer.tail.next_ticket();
             if !self.published.has_room(ticket) {
@@ -231,6 +267,7 @@ impl Db {
                 return Ok(());
             };
             let seq = SeqNo(sequencer.next_seq.0 - 1);
+            sequencer.spare_bytes = spare_bytes;
             (sequencer.switch(Arc::clone(&next)), next, seq)
         };
         let unfinished = self.unless_finished("go on in the next segment of the log in");
@@ -246,7 +283,7 @@ impl Db {
 
     /// Puts a memtable with room for `need` in place of the one that is full.
     fn seal_memtable(&self, need: &Need, full: &Arc<Memtable>) -> Result<()> {
-        self.background.wait_for_flush(self)?;
+        self.background.wait_for_flush(self, need.deletes_only)?;
         if !Arc::ptr_eq(&self.sequencer.lock().target.memtable, full) {
             return Ok(()); // another commit was faster
         }

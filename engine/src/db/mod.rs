@@ -4,12 +4,14 @@
 //! - [`commit`]: the one way to write
 //! - [`read`] and [`scan`]: the one list of places to look
 //! - [`keyspaces`]: creating and dropping them
-//! - [`background`]: flushing, merging, syncing, preparing; what waits and what wakes
+//! - [`background`]: flushing, syncing, preparing; what waits and what wakes
+//! - [`compact`]: fewer runs
 //! - [`close`]: the end
 
 pub(crate) mod background;
 pub(crate) mod close;
 pub(crate) mod commit;
+pub(crate) mod compact;
 pub(crate) mod keyspaces;
 pub(crate) mod open;
 pub(crate) mod read;
@@ -68,9 +70,9 @@ pub(crate) struct Sequencer {
     pub(crate) tail: Tail,
     /// Where commits go now.
     pub(crate) target: Arc<Target>,
-    /// Whether a segment besides the one being written exists: without it nothing is written, so
-    /// that the next opening finds it, however full the disk is.
-    pub(crate) has_spare: bool,
+    /// Bytes of log that the next opening has room to copy, however full the disk is, because a segment
+    /// besides the one being written is prepared. No more than this is written without being synced.
+    pub(crate) spare_bytes: u64,
 }
 
 /// Where a commit's bytes go. Replaced as a whole, so that a commit holds one reference.

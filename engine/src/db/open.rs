@@ -578,7 +578,7 @@ impl Opening {
                 segment: None,
                 memtable: Arc::clone(&recovered.memtables.active),
             }),
-            has_spare: false,
+            spare_bytes: 0,
         }
     }
 
@@ -592,7 +592,7 @@ impl Opening {
     ) -> Result<LogPiece> {
         let sizes = recovered.suffix.iter().map(|(_, payload)| record_bytes(payload.len()));
         let mark = record_bytes(0);
-        let capacity = Tail::capacity_for(sizes.sum::<usize>()) + Tail::capacity_for(mark);
+        let capacity = Tail::copy_capacity_for(sizes.sum::<usize>());
         let segment = wal.begin(capacity)?;
         let piece = LogPiece {
             salt: segment.header.salt,
@@ -765,7 +765,7 @@ impl Db {
         self.wal.set_durable_edit(manifest.number());
         let mut sequencer = self.sequencer.lock();
         sequencer.switch(segment);
-        sequencer.has_spare = true;
+        sequencer.spare_bytes = self.wal.spare_bytes(0);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //! so that a lookup is one binary search.
 
 use crate::types::SeqNo;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Bound};
 
 /// One range delete: no key of `start <= key < end` (no upper end if `None`) that is older than
 /// `seq` has a value.
@@ -77,6 +77,43 @@ impl RangeTombstones {
         fragment.seqs.iter().copied().find(|seq| *seq <= visible)
     }
 
+    /// Whether range deletes newer than `than`, and not above `visible`, cover every key from `first` to
+    /// `last`.
+    pub(crate) fn cover(
+        &self,
+        first: &[u8],
+        last: Bound<&[u8]>,
+        than: SeqNo,
+        visible: SeqNo,
+    ) -> bool {
+        let behind = self.fragments.partition_point(|f| f.start.as_slice() <= first);
+        let Some(at) = behind.checked_sub(1) else {
+            return false;
+        };
+        // Where the next fragment must begin, for no key to be left out.
+        let mut to = first;
+        for fragment in &self.fragments[at..] {
+            let newest = fragment.seqs.iter().find(|seq| **seq <= visible);
+            if fragment.start.as_slice() > to || newest.is_none_or(|seq| *seq <= than) {
+                return false;
+            }
+            match fragment.end.as_deref() {
+                None => return true,
+                Some(end) if end <= first => return false,
+                Some(end) => to = end,
+            }
+            let all = match last {
+                Bound::Included(key) => key < to,
+                Bound::Excluded(end) => end <= to,
+                Bound::Unbounded => false,
+            };
+            if all {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The fragments as range deletes again, each with its newest SeqNo only: what a file
     /// carries, which no snapshot reads at an older SeqNo.
     pub(crate) fn newest(&self) -> impl Iterator<Item = RangeTombstone> + '_ {
@@ -122,6 +159,18 @@ mod tests {
                                 expected,
                                 "{all:?} {key}"
                             );
+                        }
+                    }
+                    for (first, last) in (0..6u8).flat_map(|f| (f..6).map(move |l| (f, l))) {
+                        for (than, visible) in [(0, 9), (3, 9), (4, 5), (5, 9), (9, 9)] {
+                            let (than, visible) = (SeqNo(than), SeqNo(visible));
+                            // Between these keys lies nothing where a range could end.
+                            let each = (first..=last).all(|key| {
+                                list.covering(&[key], visible).is_some_and(|s| s > than)
+                            });
+                            let (low, high) = ([first], [last]);
+                            let found = list.cover(&low, Bound::Included(&high), than, visible);
+                            assert_eq!(found, each, "{all:?} {first}..={last}");
                         }
                     }
                     let again = RangeTombstones::new(&list.newest().collect::<Vec<_>>());

@@ -1,6 +1,11 @@
 //! Decides what to merge; does nothing.
 
-use crate::version::{KeyspaceVersion, Version};
+use crate::{
+    iter::tombstones::RangeTombstones,
+    sstable::Sstable,
+    types::{KeyspaceId, SeqNo},
+    version::{KeyspaceVersion, Version},
+};
 use std::sync::Arc;
 
 /// When more runs than this stand in a keyspace, all are merged into one.
@@ -9,4 +14,43 @@ pub(crate) const RUNS_MAX: usize = 8;
 /// The keyspace whose runs are to be merged now, if any: the one with the most.
 pub(crate) fn crowded(version: &Version) -> Option<&Arc<KeyspaceVersion>> {
     version.keyspaces.iter().filter(|k| k.runs.len() > RUNS_MAX).max_by_key(|k| k.runs.len())
+}
+
+/// Runs of a keyspace of which nothing can be seen any more, because a newer range delete in one of the
+/// places above covers all that they hold, their own range deletes included. `visible` was read before
+/// the Version.
+pub(crate) fn covered(
+    version: &Version,
+    visible: SeqNo,
+) -> Option<(KeyspaceId, Vec<Arc<Sstable>>)> {
+    version.keyspaces.iter().find_map(|keyspace| {
+        let runs = &keyspace.runs;
+        let covered = runs.iter().enumerate().filter(|(i, run)| {
+            let above = runs[..*i].iter();
+            above.clone().any(|newer| covers(newer.range_tombstones(), run, SeqNo::MAX))
+                || in_memory(version, keyspace.id, run, visible)
+        });
+        let covered: Vec<_> = covered.map(|(_, run)| Arc::clone(run)).collect();
+        (!covered.is_empty()).then_some((keyspace.id, covered))
+    })
+}
+
+/// Whether a memtable covers the run. Making the list of a memtable's range deletes takes longer than
+/// looking at the first key, which is seldom covered.
+fn in_memory(version: &Version, keyspace: KeyspaceId, run: &Sstable, visible: SeqNo) -> bool {
+    let Some(bounds) = &run.summary().contents.bounds else {
+        return false;
+    };
+    version.memtables().any(|memtable| {
+        memtable.covering(keyspace, &bounds.smallest, visible).is_some()
+            && covers(&memtable.range_tombstones(keyspace), run, visible)
+    })
+}
+
+fn covers(tombstones: &RangeTombstones, run: &Sstable, visible: SeqNo) -> bool {
+    let contents = &run.summary().contents;
+    contents.bounds.as_ref().is_some_and(|bounds| {
+        let (first, last) = (&bounds.smallest, bounds.largest.as_ref().map(Vec::as_slice));
+        tombstones.cover(first, last, contents.largest_seq, visible)
+    })
 }

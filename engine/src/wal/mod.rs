@@ -98,6 +98,11 @@ impl Segments {
     fn live_end(&self) -> Lsn {
         self.live.back().map_or(self.base, |s| s.end().max(self.base))
     }
+
+    /// Of the largest of the segments that are ready, without the first `taken` of them.
+    fn spare_capacity(&self, taken: usize) -> u64 {
+        self.ready.iter().skip(taken).map(|s| s.header.capacity).max().unwrap_or(0)
+    }
 }
 
 /// What goes into every record besides its place.
@@ -191,11 +196,19 @@ impl Wal {
         self.durable_edit.fetch_max(edit.0, SeqCst);
     }
 
-    /// Whether a segment that the log can go on in is prepared, and another besides it.
+    /// Whether a segment that the log can go on in is prepared, and another besides it that holds as
+    /// much.
     pub(crate) fn is_prepared_for(&self, capacity: u64) -> bool {
         let segments = self.segments.lock();
         segments.ready.len() >= READY_SEGMENTS
             && segments.ready.front().is_some_and(|s| s.header.capacity >= capacity)
+            && segments.spare_capacity(1) >= capacity
+    }
+
+    /// How much log an opening can copy into the largest of the segments that are ready, without the
+    /// first `taken` of them.
+    pub(crate) fn spare_bytes(&self, taken: usize) -> u64 {
+        Tail::copied_into(self.segments.lock().spare_capacity(taken))
     }
 
     /// Writes one record into its place: `buf` is room for the header, the payload, and padding to
@@ -336,12 +349,12 @@ impl Wal {
         }
     }
 
-    /// Prepares segments until one of at least `capacity` bytes can follow and another is
+    /// Prepares segments until one of at least `capacity` bytes can follow and another as large is
     /// left besides it. Nothing changes if that fails.
     pub(crate) fn prepare(&self, capacity: u64) -> Result<()> {
         let _one = self.preparing.lock();
-        while let Some((header, replaces, least)) = self.next_header(capacity) {
-            let segment = Arc::new(self.prepare_one(header, least)?);
+        while let Some((header, replaces)) = self.next_header(capacity) {
+            let segment = Arc::new(self.prepare_one(header, capacity)?);
             let mut segments = self.segments.lock();
             // While it was prepared, the log may have gone on into another.
             let follows = match (replaces, segments.ready.back()) {
@@ -363,28 +376,30 @@ impl Wal {
         Ok(())
     }
 
-    /// The header of the segment to prepare next, whether it replaces all that are ready because
-    /// they are too small, and the least capacity that will do. `None`: enough are ready.
-    fn next_header(&self, capacity: u64) -> Option<(SegmentHeader, bool, u64)> {
+    /// The header of the segment to prepare next, and whether it replaces all that are ready because
+    /// they are too small. `None`: enough are ready.
+    fn next_header(&self, capacity: u64) -> Option<(SegmentHeader, bool)> {
         let segments = self.segments.lock();
         let replaces = segments.ready.front().is_none_or(|s| s.header.capacity < capacity);
-        if !replaces && segments.ready.len() >= READY_SEGMENTS {
+        let enough =
+            segments.ready.len() >= READY_SEGMENTS && segments.spare_capacity(1) >= capacity;
+        if !replaces && enough {
             return None;
         }
-        let (first, least) = match segments.ready.back() {
-            Some(last) if !replaces => (last.end(), 0),
-            _ => (segments.live_end(), capacity),
+        let first = match segments.ready.back() {
+            Some(last) if !replaces => last.end(),
+            _ => segments.live_end(),
         };
         let header = SegmentHeader {
             salt: self.env.random("wal.salt"),
             first,
-            capacity: segments.next_bytes.max(least).next_multiple_of(BLOCK_BYTES),
+            capacity: segments.next_bytes.max(capacity).next_multiple_of(BLOCK_BYTES),
             epoch: segments.epoch,
             continues: segments.continues,
             first_seq: SeqNo(self.tickets.watermark() + 1),
             timeline: 0,
         };
-        Some((header, replaces, least))
+        Some((header, replaces))
     }
 
     /// Makes a segment out of a file that nothing needs, or out of a new one. When the disk is full,
@@ -435,7 +450,7 @@ impl Wal {
     /// Begins the log in a segment of at least `capacity` bytes. Used once, before anything is
     /// written; a segment that nothing needs does as well as a new one.
     pub(crate) fn begin(&self, capacity: u64) -> Result<Arc<Segment>> {
-        let (mut header, _, _) = self.next_header(capacity).ok_or(Error::Closed)?;
+        let (mut header, _) = self.next_header(capacity).ok_or(Error::Closed)?;
         header.first = self.segments.lock().base;
         let segment = Arc::new(self.prepare_one(header, capacity)?);
         self.segments.lock().live.push_back(Arc::clone(&segment));

@@ -36,6 +36,11 @@ pub(crate) struct Padded {
 
 /// The last block of a segment is kept for its switch record.
 const SWITCH_ROOM: u64 = BLOCK_BYTES;
+/// Room for the mark behind the copies that an opening makes.
+const MARK_ROOM: u64 = BLOCK_BYTES;
+/// This part of a segment, and not more than so many bytes, is kept for deletes on a full disk.
+const KEPT_PART: u64 = 16;
+const KEPT_BYTES_MAX: u64 = 64 << 10;
 
 impl Tail {
     /// A log that ends at `end` and has no segment to write to yet.
@@ -64,6 +69,31 @@ impl Tail {
     /// Bytes of capacity that a segment needs for a record of `len` bytes and its switch.
     pub(crate) fn capacity_for(len: usize) -> u64 {
         (len as u64).next_multiple_of(BLOCK_BYTES) + SWITCH_ROOM
+    }
+
+    /// Bytes of capacity that a segment needs to take copies of records of `len` bytes.
+    pub(crate) fn copy_capacity_for(len: usize) -> u64 {
+        Tail::capacity_for(len) + MARK_ROOM
+    }
+
+    /// Bytes of capacity that a segment needs to take a record of `len` bytes beside what it keeps for
+    /// deletes, and to take a copy of the record when it is a spare.
+    pub(crate) fn commit_capacity_for(len: usize) -> u64 {
+        let copy = Tail::copy_capacity_for(len);
+        (copy + (copy / (KEPT_PART / 2)).min(KEPT_BYTES_MAX)).next_multiple_of(BLOCK_BYTES)
+    }
+
+    /// Bytes of records that a segment of this capacity can take copies of.
+    pub(crate) fn copied_into(capacity: u64) -> u64 {
+        capacity.saturating_sub(MARK_ROOM + SWITCH_ROOM)
+    }
+
+    /// Bytes of the segment that only deletes may use, and they only when the log cannot go on in
+    /// another: a full disk is left by deleting.
+    #[inline]
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let kept = self.segment.as_ref().map_or(0, |s| s.header.capacity / KEPT_PART);
+        (kept.min(KEPT_BYTES_MAX) / BLOCK_BYTES * BLOCK_BYTES) as usize
     }
 
     /// Whether the segment has room for a record of `len` bytes: padding may follow it, and behind
