@@ -16,7 +16,7 @@ const RUNGS: [&[&str]; 13] = [
     &["upkeep"],
     &["db"],
     &["handles"],
-    &["database"],
+    &["database", "fuzzing"],
 ];
 
 fn rung(module: &str) -> Option<usize> {

@@ -28,6 +28,9 @@ mod database;
 mod db;
 mod error;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handles;
 mod iter;
 mod memtable;

@@ -20,7 +20,7 @@ pub(crate) const FOOTER_BYTES: usize = 100;
 pub(crate) const BLOCK_BYTES_MAX: usize = 17 << 20;
 /// A key is never longer.
 pub(crate) const KEY_BYTES_MAX: usize = 65_535;
-const FOOTER_MAGIC: &[u8; 8] = b"LDBsstft";
+pub(crate) const FOOTER_MAGIC: &[u8; 8] = b"LDBsstft";
 
 /// What a manifest says of an sstable.
 #[derive(Clone, Debug, PartialEq, Eq)]

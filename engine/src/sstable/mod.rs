@@ -35,6 +35,14 @@ impl SharedBlocks {
     }
 }
 
+/// What the filter encodes to that these bytes are, if they are one.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn reencoded_filter(contents: &[u8]) -> Option<Vec<u8>> {
+    let filter = filter::Filter::decode(contents).ok()?;
+    let _ = filter.may_contain(contents.len() as u64);
+    Some(filter.encode())
+}
+
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
