@@ -2,6 +2,7 @@
 
 use crate::{
     failure::{Failure, Result, While},
+    output::Out,
     text::Encoding,
 };
 use lightning_db::{Database, Durability, Error, Keyspace, LightningDbConfig, WriteBatch};
@@ -42,6 +43,27 @@ impl Sync {
 pub(crate) fn read<T>(path: &Path, read: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
     let db = Database::open(path, LightningDbConfig::default())?;
     finish(&db, path, read(&db))
+}
+
+/// Runs `print` on a database that must be there, and hands over what it printed.
+pub(crate) fn print(
+    path: &Path,
+    print: impl FnOnce(&Database, &mut Out) -> Result<()>,
+) -> Result<()> {
+    read(path, |db| {
+        let mut out = Out::new();
+        print(db, &mut out)?;
+        out.finish()
+    })
+}
+
+/// Runs `print` on a keyspace that must be there.
+pub(crate) fn print_keyspace(
+    path: &Path,
+    keyspace: &str,
+    print_one: impl FnOnce(&Keyspace, &mut Out) -> Result<()>,
+) -> Result<()> {
+    print(path, |db, out| print_one(&existing_keyspace(db, path, keyspace)?, out))
 }
 
 /// Runs `write` on a database that must be there.

@@ -2,8 +2,7 @@
 
 use crate::{
     failure::{Failure, Result},
-    output::Out,
-    session::{self, argument, existing_keyspace, keyspace_name},
+    session::{self, argument, keyspace_name},
     text::Encoding,
 };
 use std::ffi::OsString;
@@ -29,20 +28,17 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let key = argument("KEY", args.encoding, &args.key)?;
-    session::read(&args.db.path, |db| {
-        let keyspace = existing_keyspace(db, &args.db.path, &args.keyspace)?;
+    session::print_keyspace(&args.db.path, &args.keyspace, |keyspace, out| {
         let value = keyspace.get(&key)?.ok_or_else(|| {
             let key = args.encoding.encode(&key);
             Failure::NotFound(format!("no key \"{key}\" in keyspace {:?}", args.keyspace))
         })?;
-        let mut out = Out::new();
         if args.raw {
-            out.bytes(&value)?;
+            out.bytes(&value)
         } else if args.json {
-            out.json_entry(args.encoding, &key, &value)?;
+            out.json_entry(args.encoding, &key, &value)
         } else {
-            out.line(args.encoding.encode(&value))?;
+            out.line(args.encoding.encode(&value))
         }
-        out.finish()
     })
 }

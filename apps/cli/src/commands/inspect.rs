@@ -30,14 +30,12 @@ struct File {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    session::read(&args.db.path, |db| {
+    session::print(&args.db.path, |db, out| {
         let (stats, files) = (db.stats()?, list(&args.db.path)?);
-        let mut out = Out::new();
         match args.json {
-            true => out.json(&as_json(&args.db.path, &stats, &files))?,
-            false => print(&mut out, &args.db.path, db, &stats, &files)?,
+            true => out.json(&as_json(&args.db.path, &stats, &files)),
+            false => print(out, &args.db.path, db, &stats, &files),
         }
-        out.finish()
     })
 }
 

@@ -2,7 +2,6 @@
 
 use crate::{
     failure::{Failure, Result},
-    output::Out,
     session::{self, HEADERS, KEY_BYTES_MAX, Sync, existing_keyspace, keyspace_name},
     text::Encoding,
 };
@@ -32,8 +31,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let config = Sync { sync: false }.config(KEY_BYTES_MAX);
         return session::change(&args.db.path, config, |db| drop_one(db, &args.db.path, name));
     }
-    session::read(&args.db.path, |db| {
-        let mut out = Out::new();
+    session::print(&args.db.path, |db, out| {
         for name in db.keyspaces()? {
             let mut entries = None;
             if args.count {
@@ -49,7 +47,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 (false, Some(n)) => out.line(format!("{text}\t{n}"))?,
             }
         }
-        out.finish()
+        Ok(())
     })
 }
 

@@ -2,8 +2,7 @@
 
 use crate::{
     failure::{Result, While},
-    output::Out,
-    session::{self, argument, existing_keyspace, keyspace_name},
+    session::{self, argument, keyspace_name},
     text::Encoding,
 };
 use lightning_db::{Keyspace, Scan};
@@ -41,10 +40,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let range = Range::of(&args)?;
-    session::read(&args.db.path, |db| {
-        let keyspace = existing_keyspace(db, &args.db.path, &args.keyspace)?;
-        let mut scan = range.scan(&keyspace)?;
-        let mut out = Out::new();
+    session::print_keyspace(&args.db.path, &args.keyspace, |keyspace, out| {
+        let mut scan = range.scan(keyspace)?;
         for _ in 0..args.limit.unwrap_or(u64::MAX) {
             let entry = match args.reverse {
                 true => scan.next_back_ref()?,
@@ -56,7 +53,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 false => out.entry(args.encoding, key, value)?,
             }
         }
-        out.finish()
+        Ok(())
     })
 }
 

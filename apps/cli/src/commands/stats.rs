@@ -1,11 +1,6 @@
 //! `stats`: numbers about a database.
 
-use crate::{
-    failure::Result,
-    output::Out,
-    session::{self},
-    text::Encoding,
-};
+use crate::{failure::Result, session, text::Encoding};
 use lightning_db::{DatabaseStats, KeyspaceStats};
 use serde_json::{Map, Value, json};
 
@@ -20,12 +15,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    session::read(&args.db.path, |db| {
+    session::print(&args.db.path, |db, out| {
         let stats = db.stats()?;
-        let mut out = Out::new();
         if args.json {
-            out.json(&as_json(&stats))?;
-            return out.finish();
+            return out.json(&as_json(&stats));
         }
         for (name, number) in numbers(&stats) {
             out.line(format!("{name:<18} {number}"))?;
@@ -36,7 +29,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 out.line(format!("  {name:<16} {number}"))?;
             }
         }
-        out.finish()
+        Ok(())
     })
 }
 
