@@ -357,6 +357,42 @@ fn what_is_not_synced_can_be_recovered_on_a_full_disk() {
 }
 
 #[test]
+fn an_idle_log_gives_its_large_spares_back() {
+    let scratch = Scratch::in_memory();
+    let config = LightningDbConfig {
+        memtable_size: 32 << 20,
+        wal_segment_size: 64 << 20,
+        max_memory: 256 << 20,
+        wal_sync_interval: Duration::from_millis(10),
+        ..config()
+    };
+    // Ten seconds pass in a tenth of one.
+    let env = Outside::with_speed(100);
+    let db = Database::create_with_env(env, scratch.db(), config.clone()).unwrap();
+    for round in 0..3u8 {
+        db.put([round], vec![round; 8 << 20]).unwrap();
+        let before = db.stats().unwrap().wal_file_bytes;
+        assert!(before >= 16 << 20, "{before}: its spares are as large as the commit");
+        let idle = Arc::clone(&db);
+        soon("giving spares back", move || {
+            while idle.stats().unwrap().wal_file_bytes > before - (6 << 20) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let files = contents_of_files(&scratch.db());
+        let large =
+            |(name, bytes): &(&String, &Vec<u8>)| name.starts_with("wal-") && bytes.len() > 2 << 20;
+        // Those that hold the commits.
+        assert_eq!(files.iter().filter(large).count(), usize::from(round) + 1);
+        db.put("small", "one").unwrap();
+    }
+    db.close().unwrap();
+    drop(db);
+    let db = Database::open(scratch.db(), config).unwrap();
+    assert_eq!(db.iter().unwrap().count(), 4);
+}
+
+#[test]
 fn a_commit_as_large_as_the_spare_goes_on() {
     let scratch = Scratch::in_memory();
     let config = LightningDbConfig { wal_segment_size: 16 << 10, ..config() };

@@ -58,6 +58,8 @@ struct State {
 
 /// Time between a failure and the next try, and between looks at what readers still hold.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
+/// A log that nothing was written to for so long gives large spare segments back.
+const LOG_IDLE: Duration = Duration::from_secs(10);
 /// Flushing waits while this many runs stand in a keyspace.
 const RUNS_STALL: usize = pick::RUNS_MAX * 3;
 /// How much of a memtable is made present ahead of its use.
@@ -235,6 +237,9 @@ impl Db {
     fn run_prepare(&self) {
         let background = &self.background;
         let (mut left, mut sorted) = (0, Sorted::default());
+        let now = || (self.sequencer.lock().tail.last_end(), self.env.clock().now());
+        // Where the log ended when it was last seen to move, and when that was.
+        let mut moved = now();
         loop {
             let wanted = || {
                 let active = &self.versions.load().active;
@@ -249,11 +254,21 @@ impl Db {
                 (background.stopped() || work || sort || garbage).then_some(())
             };
             match left {
+                0 if self.wal.has_large_spares() => {
+                    background.prepare_wanted.wait_for(LOG_IDLE, wanted).unwrap_or(());
+                }
                 0 => background.prepare_wanted.wait(wanted),
                 _ => background.prepare_wanted.wait_for(RETRY, wanted).unwrap_or(()),
             }
             if background.stopped() {
                 return;
+            }
+            let (end, at) = now();
+            if end != moved.0 {
+                moved = (end, at);
+            } else if at.saturating_sub(moved.1) >= LOG_IDLE && self.wal.has_large_spares() {
+                self.shrink_log();
+                moved.1 = at;
             }
             let prepared = self.prepare(&mut sorted);
             left = self.collect();
@@ -263,6 +278,24 @@ impl Db {
                 background.ended.wait_for(RETRY, stopped);
             }
         }
+    }
+
+    /// Gives the space of large spare segments back: the log is idle.
+    fn shrink_log(&self) {
+        if self.poison.check().is_err() {
+            return;
+        }
+        let small = match self.wal.prepare_small() {
+            Ok(small) => small,
+            Err(error) => return tracing::warn!(%error, "cannot make small log segments"),
+        };
+        let rest = {
+            let mut sequencer = self.sequencer.lock();
+            let rest = self.wal.exchange(small, self.unsynced(&sequencer.tail));
+            sequencer.spare_bytes = sequencer.spare_bytes.min(self.wal.spare_bytes(0));
+            rest
+        };
+        rest.iter().for_each(|segment| self.wal.give_up(segment));
     }
 
     fn prepare(&self, sorted: &mut Sorted) -> Result<()> {

@@ -232,7 +232,7 @@ impl Db {
 
     /// Bytes of log that the next opening would have to copy. Padding behind what is durable is not.
     #[inline]
-    fn unsynced(&self, tail: &Tail) -> u64 {
+    pub(super) fn unsynced(&self, tail: &Tail) -> u64 {
         tail.last_end().0.saturating_sub(self.wal.durable().0)
     }
 

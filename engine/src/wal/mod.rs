@@ -28,7 +28,7 @@ use crate::{
         Switch, record_bytes,
     },
     sync::{
-        AtomicBool, AtomicU32, AtomicU64, InOrder, Mutex,
+        AtomicBool, AtomicU32, AtomicU64, InOrder, Mutex, MutexGuard,
         Ordering::{Relaxed, SeqCst},
         point,
     },
@@ -90,6 +90,13 @@ struct Segments {
     base: Lsn,
     next_bytes: u64,
     switched_at: Duration,
+}
+
+/// Segments of the first size that are prepared and not ready yet. No others are prepared while it
+/// lives.
+pub(crate) struct Small<'a> {
+    segments: Vec<Arc<Segment>>,
+    _one: MutexGuard<'a, ()>,
 }
 
 impl Segments {
@@ -390,16 +397,64 @@ impl Wal {
             Some(last) if !replaces => last.end(),
             _ => segments.live_end(),
         };
-        let header = SegmentHeader {
+        let header = self.header(&segments, first, segments.next_bytes.max(capacity));
+        Some((header, replaces))
+    }
+
+    fn header(&self, segments: &Segments, first: Lsn, capacity: u64) -> SegmentHeader {
+        SegmentHeader {
             salt: self.env.random("wal.salt"),
             first,
-            capacity: segments.next_bytes.max(capacity).next_multiple_of(BLOCK_BYTES),
+            capacity: capacity.next_multiple_of(BLOCK_BYTES),
             epoch: segments.epoch,
             continues: segments.continues,
             first_seq: SeqNo(self.tickets.watermark() + 1),
             timeline: 0,
-        };
-        Some((header, replaces))
+        }
+    }
+
+    /// Whether files that nothing needs yet, or any more, are larger than the first segment was.
+    pub(crate) fn has_large_spares(&self) -> bool {
+        let segments = self.segments.lock();
+        let mut spares = segments.ready.iter().chain(&segments.idle);
+        spares.any(|s| s.header.capacity > self.plan.first)
+    }
+
+    /// Prepares small segments to be ready in the place of large ones: see [`Wal::exchange`].
+    pub(crate) fn prepare_small(&self) -> Result<Small<'_>> {
+        let one = self.preparing.lock();
+        let mut small = Small { segments: vec![], _one: one };
+        while small.segments.len() < READY_SEGMENTS {
+            let header = {
+                let segments = self.segments.lock();
+                let last = small.segments.last();
+                let first = last.map_or_else(|| segments.live_end(), |s: &Arc<Segment>| s.end());
+                self.header(&segments, first, self.plan.first)
+            };
+            match self.create_one(header) {
+                Ok(segment) => small.segments.push(Arc::new(segment)),
+                Err(error) => {
+                    small.segments.iter().for_each(|segment| self.give_up(segment));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(small)
+    }
+
+    /// Makes the small segments ready in the place of all others, if the log did not go on meanwhile and
+    /// what is not synced, `unsynced` bytes, can be copied into one. Called under the sequencer lock;
+    /// what it returns is to be given up without.
+    pub(crate) fn exchange(&self, small: Small<'_>, unsynced: u64) -> Vec<Arc<Segment>> {
+        let mut segments = self.segments.lock();
+        let follows = small.segments.first().is_some_and(|s| s.first() == segments.live_end());
+        if !follows || unsynced > Tail::copied_into(self.plan.first) {
+            return small.segments;
+        }
+        segments.next_bytes = self.plan.first;
+        let mut rest = Vec::from(std::mem::replace(&mut segments.ready, small.segments.into()));
+        rest.append(&mut segments.idle);
+        rest
     }
 
     /// Makes a segment out of a file that nothing needs, or out of a new one. When the disk is full,
@@ -408,17 +463,21 @@ impl Wal {
         if let Some(idle) = self.take_idle(|s| s.header.capacity == header.capacity) {
             return self.recycle(&idle, header);
         }
+        match self.create_one(header) {
+            Err(full @ Error::NoSpace { .. }) => {
+                let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
+                let capacity = idle.header.capacity;
+                self.recycle(&idle, SegmentHeader { capacity, ..header })
+            }
+            other => other,
+        }
+    }
+
+    /// Makes a new file into a segment.
+    fn create_one(&self, header: SegmentHeader) -> Result<Segment> {
         let id = FileId(self.file_ids.fetch_add(1, SeqCst));
         let disk = self.env.disk();
-        let segment =
-            match Segment::create(disk, &self.dir, self.uuid, id, header, self.plan.written) {
-                Err(full @ Error::NoSpace { .. }) => {
-                    let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
-                    let capacity = idle.header.capacity;
-                    return self.recycle(&idle, SegmentHeader { capacity, ..header });
-                }
-                other => other?,
-            };
+        let segment = Segment::create(disk, &self.dir, self.uuid, id, header, self.plan.written)?;
         if let Err(error) = disk.sync_dir(&self.dir) {
             self.give_up(&segment);
             return Err(Error::io("sync the directory", &self.dir, error));
@@ -435,7 +494,7 @@ impl Wal {
     }
 
     /// Removes a file that nothing needs. If that fails, the next opening does it.
-    fn give_up(&self, segment: &Segment) {
+    pub(crate) fn give_up(&self, segment: &Segment) {
         if let Err(error) = self.env.disk().remove(segment.path()) {
             tracing::warn!(%error, path = %segment.path().display(), "cannot remove a segment");
         }
