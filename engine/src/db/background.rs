@@ -33,6 +33,8 @@ use std::{
 pub(crate) struct Background {
     stop: AtomicBool,
     sync_wanted: Arc<Signal>,
+    /// Moved when the log should be synced before its interval is over.
+    sync_soon: Arc<Signal>,
     prepare_wanted: Arc<Signal>,
     flush_wanted: Arc<Signal>,
     pub(super) compact_wanted: Arc<Signal>,
@@ -72,6 +74,7 @@ impl Background {
         let background = Background {
             stop: AtomicBool::new(false),
             sync_wanted: Signal::new(env),
+            sync_soon: Signal::new(env),
             prepare_wanted: Signal::new(env),
             flush_wanted: Signal::new(env),
             compact_wanted: Signal::new(env),
@@ -108,7 +111,8 @@ impl Background {
     pub(crate) fn stop(&self) {
         self.stop.store(true, SeqCst);
         let all = [&self.sync_wanted, &self.prepare_wanted, &self.flush_wanted];
-        let all = all.into_iter().chain([&self.compact_wanted, &self.done, &self.ended]);
+        let rest = [&self.sync_soon, &self.compact_wanted, &self.done, &self.ended];
+        let all = all.into_iter().chain(rest);
         all.for_each(|signal| signal.notify());
     }
 
@@ -118,8 +122,11 @@ impl Background {
 
     /// Tells the threads what a commit that did not wait for the disk has left to do.
     #[inline]
-    pub(crate) fn after_commit(&self, db: &Db, memtable: &Memtable, end: Lsn) {
+    pub(crate) fn after_commit(&self, db: &Db, memtable: &Memtable, end: Lsn, sync_soon: bool) {
         self.sync_wanted.notify();
+        if sync_soon {
+            self.sync_soon.notify();
+        }
         if db.wal.wants_pages(end) || wants_work(memtable) {
             self.prepare_wanted.notify();
         }
@@ -221,11 +228,13 @@ impl Db {
         loop {
             background.sync_wanted.wait(|| {
                 let unsynced = || self.sequencer.lock().tail.last_end() > self.wal.durable();
-                let work = self.config.wal_enabled && self.poison.check().is_ok() && unsynced();
+                let wanted = self.config.wal_enabled || self.wants_sync();
+                let work = wanted && self.poison.check().is_ok() && unsynced();
                 (background.stopped() || work).then_some(())
             });
-            let stopped = || background.stopped().then_some(());
-            if background.ended.wait_for(interval, stopped).is_some() {
+            let soon = || (background.stopped() || self.wants_sync()).then_some(());
+            background.sync_soon.wait_for(interval, soon);
+            if background.stopped() {
                 return;
             }
             // A failure poisons; whoever commits next is told.

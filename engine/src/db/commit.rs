@@ -39,6 +39,8 @@ struct Place {
     entries: Reservation,
     first_seq: SeqNo,
     last_seq: SeqNo,
+    /// The log should be synced soon, or commits will have to wait for it.
+    sync_soon: bool,
 }
 
 /// Why a commit could not be sequenced yet.
@@ -104,7 +106,7 @@ impl Db {
             self.background.wake_compact(); // it may cover whole runs
         }
         if !sync {
-            self.background.after_commit(self, memtable, place.log.end);
+            self.background.after_commit(self, memtable, place.log.end, place.sync_soon);
         }
         Ok(place.last_seq)
     }
@@ -172,7 +174,10 @@ impl Db {
                     Err(Error::NoSpace { .. }) if need.deletes_only && !use_kept => use_kept = true,
                     other => other?,
                 },
-                Wanted::Durable(end) => self.sync_through(end)?,
+                Wanted::Durable(end) => {
+                    self.wal.is_too_small();
+                    self.sync_through(end)?;
+                }
                 Wanted::Memtable(full) => self.seal_memtable(need, &full)?,
             }
         }
@@ -204,7 +209,8 @@ impl Db {
         if log_bytes as u64 > spare_bytes || !tail.has_room(log_bytes + kept) {
             return Ok(Err(Wanted::Log(log_bytes)));
         }
-        if self.unsynced(tail) + log_bytes as u64 > spare_bytes {
+        let unsynced = self.unsynced(tail) + log_bytes as u64;
+        if unsynced > spare_bytes {
             return Ok(Err(Wanted::Durable(tail.last_end())));
         }
         let memtable = &sequencer.target.memtable;
@@ -217,7 +223,8 @@ impl Db {
         };
         sequencer.next_seq = SeqNo(last_seq.0 + 1);
         let target = Arc::clone(&sequencer.target);
-        Ok(Ok(Place { target, log, entries, first_seq, last_seq }))
+        let sync_soon = unsynced > spare_bytes / 2;
+        Ok(Ok(Place { target, log, entries, first_seq, last_seq, sync_soon }))
     }
 
     fn wait_for_publication(&self) -> Result<()> {
@@ -228,6 +235,12 @@ impl Db {
             let ticket = self.sequencer.lock().tail.next_ticket();
             self.published.has_room(ticket + 1).then_some(Ok(()))
         })
+    }
+
+    /// Whether the log should be synced without waiting for the interval.
+    pub(crate) fn wants_sync(&self) -> bool {
+        let sequencer = self.sequencer.lock();
+        self.unsynced(&sequencer.tail) > sequencer.spare_bytes / 2
     }
 
     /// Bytes of log that the next opening would have to copy. Padding behind what is durable is not.

@@ -89,6 +89,8 @@ struct Segments {
     /// Where the log goes on if no segment is live.
     base: Lsn,
     next_bytes: u64,
+    /// Commits had to wait because segments were too small: see [`Wal::is_too_small`].
+    too_small: bool,
     switched_at: Duration,
 }
 
@@ -188,6 +190,7 @@ impl Wal {
                 idle: start.idle.into_iter().map(Arc::new).collect(),
                 base: start.base,
                 next_bytes: plan.first,
+                too_small: false,
                 switched_at: Duration::ZERO,
             }),
             preparing: Mutex::new(()),
@@ -534,13 +537,20 @@ impl Wal {
         let filled = segments.live.back().map_or(0, |s| s.header.capacity >> 20);
         segments.live.push_back(Arc::clone(&next));
         let now = self.env.clock().now();
-        let busy = now.saturating_sub(segments.switched_at) < BUSY_MIB * filled.max(1) as u32;
+        let busy = now.saturating_sub(segments.switched_at) < BUSY_MIB * filled.max(1) as u32
+            || std::mem::take(&mut segments.too_small);
         segments.switched_at = now;
         segments.next_bytes = match busy {
             true => (segments.next_bytes * 8).min(self.plan.max),
             false => self.plan.first,
         };
         Some(next)
+    }
+
+    /// Says that a commit has to wait for a sync that only larger segments could have spared it: the
+    /// next ones will be.
+    pub(crate) fn is_too_small(&self) {
+        self.segments.lock().too_small = true;
     }
 
     /// Says that nothing below `needed` is needed any more: the manifest edit that says so is
