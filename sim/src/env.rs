@@ -63,11 +63,13 @@ impl Env for SimEnv {
         self.world.record("spawn", &[], || name.into());
         let ended = Arc::new(SimEvent::new(self.world.clone()));
         let ends = ended.clone();
-        let driver = scheduler::create(Box::new(move || {
-            body();
-            ends.notify_all();
-        }));
-        madsim::task::spawn(driver);
+        scheduler::spawn(
+            name,
+            Box::new(move || {
+                body();
+                ends.notify_all();
+            }),
+        );
         Ok(Box::new(SimTask(ended)))
     }
 

@@ -4,10 +4,13 @@
 //!
 //! The parts, from the mechanism up:
 //! - `scheduler`: engine threads as coroutines on one OS thread
+//! - `decisions`: what interferes with tasks, by name and number
 //! - `world`: what a run shares: random streams, virtual time, trace, counters
 //! - `disk`: files and directories that lie about durability as real ones do
 //! - `env`: all of it as the engine sees it, an [`Env`](lightning_db::env::Env)
 //! - `simulation`: boots and crashes of one program
+//! - `schedule`: a run written down
+//! - `shrink`, `timeline`: making one small, and telling it
 //! - `database`: the program that uses Lightning DB, and what must hold
 
 #[cfg(not(madsim))]
@@ -17,14 +20,22 @@ compile_error!(
 );
 
 pub mod database;
+mod decisions;
 mod disk;
 mod env;
+pub mod schedule;
 mod scheduler;
+pub mod shrink;
 pub mod simulation;
+mod site;
+pub mod timeline;
 mod trace;
 mod world;
 
+pub use decisions::{Interference, Order, Preemption, Strike};
 pub use disk::SimDisk;
 pub use env::SimEnv;
 pub use lightning_faults::{Dice, FaultPlan, Full, Latency, PowerLoss};
+pub use site::Site;
+pub use trace::Line;
 pub use world::{Scheduling, Violation, World};

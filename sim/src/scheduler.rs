@@ -1,24 +1,28 @@
 //! Engine threads as coroutines.
 //!
-//! The engine is synchronous code. Each of its threads runs here on a stack of its own, and
-//! all of them on one OS thread: whoever would block (I/O, a wait, a contended lock) suspends
-//! its stack with [`block_on`], the only suspension primitive, and madsim's seeded scheduler
-//! picks who goes on. A crash unwinds all stacks ([`kill_all`]), so that nothing leaks and
-//! destructors run; while that happens [`dying`] is true and nothing suspends any more.
+//! Each simulated thread ("task") is a stack of its own on this OS thread. Whoever would block
+//! suspends its stack with [`block_on`], the only suspension primitive; [`run_ready`] picks who
+//! goes on, by ranks that are drawn for each task from a stream of its own, and madsim's virtual
+//! clock wakes those who wait for time. A crash unwinds all stacks ([`kill_all`]), so that nothing
+//! leaks and destructors run; while that happens [`dying`] is true and nothing suspends any more.
 //!
 //! State is per OS thread, so that seeds run in parallel without knowing of each other.
 
-use crate::world::World;
+use crate::{
+    decisions::{Act, Order},
+    world::World,
+};
 use corosensei::{Coroutine, CoroutineResult, Yielder, stack::DefaultStack};
+use lightning_faults::site_hash;
 use std::{
     any::Any,
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
 };
 
 /// Stack of one engine thread. Address space only: pages come at their first use.
@@ -30,9 +34,18 @@ const SPIN_LIMIT: u32 = 1_000_000;
 
 type Thread = Coroutine<(), (), (), DefaultStack>;
 
+/// What a task is known by. The name is unique among the tasks of a boot.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    id: u64,
+    slot: usize,
+    pub(crate) name: Arc<str>,
+    pub(crate) hash: u64,
+}
+
 /// The task whose stack is current.
 struct Running {
-    slot: usize,
+    known: Known,
     waker: Waker,
     /// Null until the coroutine has begun.
     yielder: *const Yielder<(), ()>,
@@ -40,7 +53,8 @@ struct Running {
 
 /// A task that is not running: suspended, or not yet begun.
 struct Suspended {
-    slot: usize,
+    known: Known,
+    waker: Waker,
     thread: Thread,
     yielder: *const Yielder<(), ()>,
 }
@@ -50,6 +64,8 @@ struct Tasks {
     world: Option<Arc<World>>,
     next_id: u64,
     suspended: BTreeMap<u64, Suspended>,
+    /// How many tasks of each name this boot has had.
+    names: BTreeMap<String, u64>,
     /// Slots free to be given out again, and the next one never given out.
     free_slots: Vec<usize>,
     next_slot: usize,
@@ -59,9 +75,97 @@ struct Tasks {
     stacks: Vec<DefaultStack>,
 }
 
+/// Tasks that can go on.
+#[derive(Default)]
+struct Ready {
+    order: Order,
+    /// Keeps the ranks of one boot apart from those of another.
+    key: u64,
+    /// By rank: the first goes on first.
+    queue: BTreeSet<(u64, u64)>,
+    tasks: BTreeMap<u64, Rank>,
+    /// How many tasks were demoted.
+    demoted: u64,
+    /// Wakes who calls `run_ready`.
+    driver: Option<Waker>,
+}
+
+/// What a task's rank is drawn from.
+struct Rank {
+    name: u64,
+    wakes: u64,
+    /// Under [`Order::Priorities`]: its rank.
+    fixed: u64,
+}
+
+/// Where ranks end that are drawn; those of demoted tasks come behind.
+const DRAWN_RANKS: u64 = 1 << 62;
+
+fn mixed(a: u64, b: u64) -> u64 {
+    // The finish of splitmix64: every bit of the input changes half of the output.
+    let mut z = (a ^ b.rotate_left(32)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+impl Ready {
+    fn add(&mut self, id: u64) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return; // it has ended
+        };
+        task.wakes += 1;
+        let rank = match self.order {
+            Order::Uniform => mixed(mixed(self.key, task.name), task.wakes) % DRAWN_RANKS,
+            Order::Priorities => task.fixed,
+        };
+        if !self.queue.iter().any(|(_, queued)| *queued == id) {
+            self.queue.insert((rank, id));
+        }
+    }
+
+    fn begin(&mut self, id: u64, name: u64) {
+        let fixed = mixed(self.key, name) % DRAWN_RANKS;
+        self.tasks.insert(id, Rank { name, wakes: 0, fixed });
+        self.add(id);
+    }
+
+    /// A task falls behind all others.
+    fn demote(&mut self, id: u64) {
+        self.demoted += 1;
+        if let Some(task) = self.tasks.get_mut(&id) {
+            task.fixed = DRAWN_RANKS + self.demoted;
+        }
+    }
+
+    /// Whether another task goes before this one.
+    fn is_behind(&self, id: u64) -> bool {
+        let first = self.queue.first();
+        let own = self.tasks.get(&id).map_or(0, |task| task.fixed);
+        self.order == Order::Priorities && first.is_some_and(|(rank, _)| *rank < own)
+    }
+}
+
+/// Wakes one task.
+struct TaskWaker(u64);
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        // A destructor of this OS thread's own locals may come too late for the list.
+        let _ = READY.try_with(|ready| {
+            let ready = &mut *ready.borrow_mut();
+            ready.add(self.0);
+            if let Some(driver) = &ready.driver {
+                driver.wake_by_ref();
+            }
+        });
+    }
+}
+
 thread_local! {
     static RUNNING: RefCell<Option<Running>> = const { RefCell::new(None) };
     static TASKS: RefCell<Tasks> = RefCell::default();
+    static READY: RefCell<Ready> = RefCell::default();
     static DYING: Cell<bool> = const { Cell::new(false) };
     static SPINS: Cell<u32> = const { Cell::new(0) };
     /// What the panic hook learned of the panic now unwinding.
@@ -79,11 +183,19 @@ pub(crate) fn enter(world: Arc<World>) {
             ..Tasks::default()
         };
     });
+    READY.set(Ready::default());
+}
+
+/// A process begins. `key` names its ranks.
+pub(crate) fn begin_process(order: Order, key: u64) {
+    TASKS.with_borrow_mut(|tasks| tasks.names.clear());
+    READY.set(Ready { order, key, ..Ready::default() });
 }
 
 /// Ends what [`enter`] began.
 pub(crate) fn leave() {
     TASKS.with_borrow_mut(|tasks| tasks.world = None);
+    READY.set(Ready::default());
 }
 
 /// True while a crash unwinds stacks.
@@ -98,7 +210,12 @@ pub(crate) fn can_suspend() -> bool {
 
 /// The slot of the running task.
 pub(crate) fn current_slot() -> Option<usize> {
-    RUNNING.with_borrow(|running| running.as_ref().map(|r| r.slot))
+    RUNNING.with_borrow(|running| running.as_ref().map(|r| r.known.slot))
+}
+
+/// The running task.
+pub(crate) fn current() -> Option<Known> {
+    RUNNING.with_borrow(|running| running.as_ref().map(|r| r.known.clone()))
 }
 
 /// Blocks the running task until `future` is ready.
@@ -137,24 +254,33 @@ impl Future for Yield {
     }
 }
 
-/// The madsim task that drives one coroutine.
-struct Driver(u64);
-
-impl Future for Driver {
-    type Output = ();
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        resume(self.0, cx.waker())
+/// Lets tasks run until none is ready or the process is to end. `driver` is woken when there is
+/// more to do.
+pub(crate) fn run_ready(world: &World, driver: &Waker) {
+    READY.with_borrow_mut(|ready| ready.driver = Some(driver.clone()));
+    while !world.process_is_over() {
+        let Some((rank, id)) = READY.with_borrow_mut(|ready| ready.queue.pop_first()) else {
+            return;
+        };
+        resume(id);
+        // Doing takes time, if little: whoever looks at the clock again and again comes to an end.
+        world.pass(50 + rank % 50);
     }
 }
 
+/// Whether a task has not ended.
+pub(crate) fn is_alive(id: u64) -> bool {
+    TASKS.with_borrow(|tasks| tasks.suspended.contains_key(&id))
+}
+
 /// Runs a task until it suspends or ends.
-fn resume(id: u64, waker: &Waker) -> Poll<()> {
+fn resume(id: u64) {
     let Some(mut task) = TASKS.with_borrow_mut(|tasks| tasks.suspended.remove(&id)) else {
-        return Poll::Ready(()); // killed
+        return; // it has ended
     };
     let outer = RUNNING.replace(Some(Running {
-        slot: task.slot,
-        waker: waker.clone(),
+        known: task.known.clone(),
+        waker: task.waker.clone(),
         yielder: task.yielder,
     }));
     SPINS.set(0);
@@ -164,26 +290,23 @@ fn resume(id: u64, waker: &Waker) -> Poll<()> {
         CoroutineResult::Yield(()) => {
             task.yielder = running.yielder;
             TASKS.with_borrow_mut(|tasks| tasks.suspended.insert(id, task));
-            Poll::Pending
         }
-        CoroutineResult::Return(()) => {
-            retire(task);
-            Poll::Ready(())
-        }
+        CoroutineResult::Return(()) => retire(task),
     }
 }
 
 /// Gives the stack and the slot of an ended task back.
 fn retire(task: Suspended) {
+    READY.with_borrow_mut(|ready| ready.tasks.remove(&task.known.id));
     TASKS.with_borrow_mut(|tasks| {
-        tasks.free_slots.push(task.slot);
+        tasks.free_slots.push(task.known.slot);
         tasks.stacks.push(task.thread.into_stack());
     });
 }
 
-/// Creates a task. It begins once the returned future is polled.
-pub(crate) fn create(body: Box<dyn FnOnce() + Send>) -> impl Future<Output = ()> + Send + 'static {
-    TASKS.with_borrow_mut(|tasks| {
+/// Creates a task. It begins in [`run_ready`]. Returns its id.
+pub(crate) fn spawn(name: &str, body: Box<dyn FnOnce() + Send>) -> u64 {
+    let known = TASKS.with_borrow_mut(|tasks| {
         let stack = tasks
             .stacks
             .pop()
@@ -200,10 +323,26 @@ pub(crate) fn create(body: Box<dyn FnOnce() + Send>) -> impl Future<Output = ()>
             });
             run_body(body);
         });
+        let before = tasks.names.entry(name.into()).or_insert(0);
+        *before += 1;
+        let name: Arc<str> = match *before {
+            1 => name.into(),
+            n => format!("{name} #{n}").into(),
+        };
+        let known = Known { id, slot, hash: site_hash(&name), name };
+        let waker = Waker::from(Arc::new(TaskWaker(id)));
         let yielder = std::ptr::null();
-        tasks.suspended.insert(id, Suspended { slot, thread, yielder });
-        Driver(id)
-    })
+        let task = Suspended { known: known.clone(), waker, thread, yielder };
+        tasks.suspended.insert(id, task);
+        known
+    });
+    READY.with_borrow_mut(|ready| {
+        ready.begin(known.id, known.hash);
+        if let Some(driver) = &ready.driver {
+            driver.wake_by_ref();
+        }
+    });
+    known.id
 }
 
 /// Runs a task's body. A panic is a violation of the run; an unwinding crash passes through.
@@ -244,6 +383,7 @@ pub(crate) fn kill_all() {
     }
     while unwind_any() {}
     TASKS.with_borrow_mut(|tasks| tasks.parked.clear());
+    READY.with_borrow_mut(|ready| ready.queue.clear());
 }
 
 /// Ends a run whose engine has panicked: its data may be inconsistent, so that unwinding it
@@ -266,7 +406,7 @@ fn unwind(id: u64) {
     };
     // The waker is never used: nothing suspends while dying.
     let outer_task = RUNNING.replace(Some(Running {
-        slot: task.slot,
+        known: task.known.clone(),
         waker: Waker::noop().clone(),
         yielder: task.yielder,
     }));
@@ -341,15 +481,33 @@ pub(crate) fn point(site: &'static str) {
         SPINS.get() < SPIN_LIMIT,
         "spins at {site:?}: {SPIN_LIMIT} scheduling points without waiting"
     );
-    let (Some(world), Some(slot)) = (world(), current_slot()) else {
+    let (Some(world), Some(task)) = (world(), current()) else {
         return;
     };
-    if let Some(pause) = world.preemption(site, slot) {
-        world.count("preemptions");
-        world.record("preempted", &[pause.as_nanos() as u64], || {
-            format!("at {site:?} for {pause:?}")
-        });
-        block_on(world.until(world.now() + pause));
+    match world.preemption(site, &task) {
+        None => {}
+        Some(Act::Pause(pause)) => {
+            world.count("preemptions");
+            world.record("preempted", &[pause.as_nanos() as u64], || {
+                format!("at {site:?} for {pause:?}")
+            });
+            block_on(world.until(world.now() + pause));
+        }
+        Some(Act::Demote) => {
+            world.count("demotions");
+            world.record("demoted", &[], || format!("at {site:?}"));
+            READY.with_borrow_mut(|ready| ready.demote(task.id));
+        }
+    }
+    let gives_way = READY.with_borrow_mut(|ready| {
+        let behind = ready.is_behind(task.id);
+        if behind {
+            ready.add(task.id);
+        }
+        behind
+    });
+    if gives_way {
+        block_on(Yield(false));
     }
 }
 

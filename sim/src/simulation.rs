@@ -1,17 +1,19 @@
 //! One run: a program on a simulated machine that crashes, boots and crashes again.
 
 use crate::{
+    decisions::Interference,
     disk::SimDisk,
     env::SimEnv,
     scheduler,
+    trace::Line,
     world::{Scheduling, Violation, World},
 };
 use lightning_faults::{Dice, FaultPlan};
-use madsim::runtime::{Handle, Runtime};
+use madsim::runtime::Runtime;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     future::{Future, poll_fn},
-    pin::pin,
     sync::Arc,
     task::Poll,
     time::Duration,
@@ -22,7 +24,8 @@ use std::{
 const HANG: Duration = Duration::from_secs(20);
 
 /// What kind of crash ended a boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Crash {
     /// None: the program ended by itself.
     Ended,
@@ -33,14 +36,28 @@ pub enum Crash {
 }
 
 /// When a boot ends if the program does not end before.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum When {
     /// During this I/O operation, counted from the boot.
     AtIo(u64),
     /// After this time.
-    After(Duration),
+    AfterNanos(u64),
     /// Never.
     Never,
+}
+
+/// One boot, and how it ends.
+#[derive(Debug, Clone)]
+pub struct BootPlan {
+    /// The name of its random streams.
+    pub stream: u64,
+    /// How it ends, if its program does not end before.
+    pub crash: Option<(When, Crash)>,
+    /// Nothing fails in it.
+    pub calm: bool,
+    /// What interferes with it. `None`: what is drawn.
+    pub interference: Option<Arc<Interference>>,
 }
 
 /// What a run consists of. All of it is drawn from the seed, and each part can be replaced.
@@ -52,23 +69,29 @@ pub struct Plan {
     pub faults: FaultPlan,
     /// How tasks are interfered with.
     pub scheduling: Scheduling,
-    /// How each boot ends. One more follows, in which nothing fails.
-    pub crashes: Vec<(When, Crash)>,
+    /// One after another.
+    pub boots: Vec<BootPlan>,
     /// How many lines of the trace are kept.
     pub keep_lines: Option<usize>,
 }
 
 impl Plan {
-    /// The plan of a seed.
+    /// The plan of a seed: some boots that crash, and one in which nothing fails.
     pub fn draw(seed: u64) -> Plan {
         let dice = &mut Dice::new(seed, "crashes", 0);
-        let boots = dice.skewed(0..12);
-        let crashes = (0..boots).map(|_| draw_crash(dice)).collect();
+        let crashes = dice.skewed(0..12);
+        let boot = |stream, crash: Option<(When, Crash)>| BootPlan {
+            stream,
+            crash,
+            calm: crash.is_none(),
+            interference: None,
+        };
+        let crashing = (0..crashes).map(|n| boot(n, Some(draw_crash(dice))));
         Plan {
             seed,
             faults: FaultPlan::draw(seed),
             scheduling: Scheduling::draw(seed),
-            crashes,
+            boots: crashing.chain([boot(crashes, None)]).collect(),
             keep_lines: None,
         }
     }
@@ -78,7 +101,7 @@ fn draw_crash(dice: &mut Dice) -> (When, Crash) {
     // Small numbers are frequent: they meet creation and recovery.
     let when = match dice.below(10) {
         0..=5 => When::AtIo(dice.skewed(0..2000)),
-        6..=8 => When::After(Duration::from_nanos(dice.skewed(1_000..1_000_000_000))),
+        6..=8 => When::AfterNanos(dice.skewed(1_000..1_000_000_000)),
         _ => When::Never,
     };
     let crash = match dice.chance(0.6) {
@@ -95,6 +118,8 @@ pub struct Boot {
     pub env: SimEnv,
     /// How many boots came before.
     pub number: usize,
+    /// The name of its random streams.
+    pub stream: u64,
     /// Nothing fails any more, and no crash comes.
     pub last: bool,
     /// How the boot before ended.
@@ -109,7 +134,7 @@ impl Boot {
     /// The stream of an event of this boot that is named from outside, not by how often its site
     /// was passed.
     pub fn dice(&self, site: &str, count: u64) -> Dice {
-        let site = format!("boot {}: {site}", self.number);
+        let site = format!("boot {}: {site}", self.stream);
         Dice::new(self.env.world().seed(), &site, count)
     }
 
@@ -140,7 +165,11 @@ pub struct Outcome {
     /// How often things happened.
     pub counters: BTreeMap<&'static str, u64>,
     /// The newest lines of the trace, if the plan asked for them.
-    pub lines: Vec<String>,
+    pub lines: Vec<Line>,
+    /// What interfered with each boot.
+    pub interference: Vec<Interference>,
+    /// How many I/O operations each boot had.
+    pub boot_ios: Vec<u64>,
 }
 
 /// Runs `program` once per boot, as the main thread of the simulated process.
@@ -154,35 +183,33 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
     scheduler::enter(world.clone());
     let disk = SimDisk::new(world.clone(), plan.faults);
     let (mut after, mut after_crash) = (Crash::Ended, None);
-    let mut crashes = plan.crashes.iter();
-    for number in 0.. {
-        let crash = crashes.next().copied();
-        if crash.is_none() {
-            world.set_faults(false);
-        }
+    let mut boot_ios = vec![];
+    for (number, plan) in plan.boots.iter().enumerate() {
+        world.set_faults(!plan.calm);
+        world.begin_boot(plan.stream, plan.interference.as_deref());
+        let (began, first_io) = (world.now(), world.ios());
         let boot = Boot {
             env: SimEnv::new(world.clone(), disk.clone()),
             number,
-            last: crash.is_none(),
+            stream: plan.stream,
+            last: plan.calm,
             after,
             after_crash,
-            began: world.now(),
+            began,
         };
-        let began = boot.began;
         world.record("boot", &[number as u64], || format!("number {number} after {after:?}"));
         world.count("boots");
-        let (when, how) = crash.unwrap_or((When::Never, Crash::Ended));
+        let (when, how) = plan.crash.unwrap_or((When::Never, Crash::Ended));
         let program = program.clone();
         let ended = run_boot(&world, when, Box::new(move || program(boot))).await;
+        world.end_boot();
+        boot_ios.push(world.ios() - first_io);
         if world.violation().is_some() {
             break;
         }
         after = if ended { Crash::Ended } else { how };
         after_crash = Some(Ending { at: world.now(), had_errors: world.had_errors_since(began) });
         end_process(&world, &disk, after);
-        if crash.is_none() {
-            break;
-        }
     }
     let outcome = Outcome {
         seed: plan.seed,
@@ -190,6 +217,8 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
         violation: world.violation(),
         counters: world.counters(),
         lines: world.take_lines(),
+        interference: world.take_recorded(),
+        boot_ios,
     };
     scheduler::leak_all();
     scheduler::leave();
@@ -201,38 +230,33 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
 async fn run_boot(world: &Arc<World>, when: When, main: Box<dyn FnOnce() + Send>) -> bool {
     let (crash_at_io, deadline) = match when {
         When::AtIo(io) => (world.ios() + io, None),
-        When::After(time) => (u64::MAX, Some(world.now() + time)),
+        When::AfterNanos(nanos) => (u64::MAX, Some(world.now() + Duration::from_nanos(nanos))),
         When::Never => (u64::MAX, None),
     };
     world.crash_at_io(crash_at_io);
-    // A node of its own for each process: killing it is what drops the process's tasks.
-    let node = Handle::current().create_node().build();
-    let main = node.spawn(scheduler::create(main));
-    let mut main = pin!(main);
-    let ended = loop {
+    let main = scheduler::spawn("main", main);
+    loop {
         let progress = world.progress();
         let look_again = deadline.unwrap_or(Duration::MAX).min(world.now() + HANG);
         let mut timer = world.until(look_again);
         let ended = poll_fn(|cx| {
-            world.supervise(cx.waker());
-            let ended = main.as_mut().poll(cx).is_ready();
-            if ended || world.violation().is_some() || world.crash_is_due() {
+            scheduler::run_ready(world, cx.waker());
+            let ended = !scheduler::is_alive(main);
+            if ended || world.process_is_over() {
                 return Poll::Ready(Some(ended));
             }
             timer.as_mut().poll(cx).map(|()| None)
         });
         match ended.await {
-            Some(ended) => break ended,
-            None if deadline.is_some_and(|deadline| world.now() >= deadline) => break false,
+            Some(ended) => return ended,
+            None if deadline.is_some_and(|deadline| world.now() >= deadline) => return false,
             None if world.progress() == progress => {
                 world.violate("hang", format!("nothing happened for {HANG:?} of virtual time"));
-                break false;
+                return false;
             }
             None => {}
         }
-    };
-    Handle::current().kill(node.id());
-    ended
+    }
 }
 
 fn end_process(world: &World, disk: &SimDisk, how: Crash) {

@@ -4,8 +4,9 @@
 //! virtual time, the task, the operation, its arguments and its result. Nothing that differs
 //! between builds or runs enters it: no addresses, thread ids or real time.
 
+use crate::scheduler::Known;
 use lightning_faults::site_hash;
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 /// A number for bytes that were written. Not their CRC: that of a block that ends with its own
 /// CRC is always the same.
@@ -23,8 +24,26 @@ fn mixed(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
 }
 
-/// Who acts when no simulated task runs: the machine itself.
-pub(crate) const MACHINE: usize = usize::MAX;
+/// One event, as a reader sees it.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Virtual time.
+    pub at: Duration,
+    /// The task; `machine` if none runs.
+    pub task: Arc<str>,
+    /// The kind of event.
+    pub what: String,
+    /// All else.
+    pub text: String,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.at.as_nanos() as f64 / 1000.0;
+        let Line { task, what, text, .. } = self;
+        write!(f, "{micros:>14.3} us  {task:<18} {what:<12} {text}")
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Trace {
@@ -32,7 +51,7 @@ pub(crate) struct Trace {
     events: u64,
     /// `Some`: the newest lines are kept, this many at most.
     keep: Option<usize>,
-    lines: VecDeque<String>,
+    lines: VecDeque<Line>,
 }
 
 impl Trace {
@@ -45,14 +64,14 @@ impl Trace {
     pub(crate) fn record(
         &mut self,
         at: Duration,
-        task: usize,
+        task: Option<&Known>,
         what: &str,
         words: &[u64],
         text: impl FnOnce() -> String,
     ) {
         self.events += 1;
         self.mix(at.as_nanos() as u64);
-        self.mix(task as u64);
+        self.mix(task.map_or(0, |task| task.hash));
         self.mix(site_hash(what));
         for word in words {
             self.mix(*word);
@@ -61,11 +80,8 @@ impl Trace {
             if self.lines.len() >= keep {
                 self.lines.pop_front();
             }
-            let micros = at.as_nanos() as f64 / 1000.0;
-            let task =
-                if task == MACHINE { "   machine".into() } else { format!("   task {task:<3}") };
-            let text = text();
-            self.lines.push_back(format!("{micros:>14.3} us {task} {what:<12} {text}"));
+            let task = task.map_or_else(|| "machine".into(), |task| task.name.clone());
+            self.lines.push_back(Line { at, task, what: what.into(), text: text() });
         }
     }
 
@@ -77,7 +93,7 @@ impl Trace {
         self.hash ^ self.events
     }
 
-    pub(crate) fn take_lines(&mut self) -> Vec<String> {
+    pub(crate) fn take_lines(&mut self) -> Vec<Line> {
         self.lines.drain(..).collect()
     }
 }

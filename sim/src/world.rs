@@ -1,7 +1,11 @@
 //! What all parts of one run share: the seed and its random streams, virtual time, the trace,
 //! counters, and the first violation.
 
-use crate::trace::{MACHINE, Trace};
+use crate::{
+    decisions::{Act, Decisions, Interference, Order},
+    scheduler::{self, Known},
+    trace::{Line, Trace},
+};
 use lightning_faults::{Dice, site_hash};
 use madsim::time::{Sleep, TimeHandle};
 use parking_lot::Mutex;
@@ -12,7 +16,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::Waker,
     time::Duration,
 };
 
@@ -33,6 +36,8 @@ pub(crate) const NO_SPACE: [&str; 3] = ["ENOSPC at random", "ENOSPC on sync", "d
 /// How the run interferes with the engine's threads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scheduling {
+    /// Who goes on.
+    pub order: Order,
     /// A task is preempted at a lock or a scheduling point with this probability.
     pub preempt: f64,
     /// A buggify site is enabled in this run with this probability.
@@ -45,8 +50,14 @@ impl Scheduling {
     /// Draws it for a seed.
     pub fn draw(seed: u64) -> Scheduling {
         let dice = &mut Dice::new(seed, "scheduling", 0);
+        let order = dice.pick(&[Order::Uniform, Order::Uniform, Order::Priorities]);
         Scheduling {
-            preempt: dice.pick(&[0.0, 0.005, 0.02, 0.1, 0.3]),
+            order,
+            preempt: match order {
+                Order::Uniform => dice.pick(&[0.0, 0.005, 0.02, 0.1, 0.3]),
+                // Few: each is a change of priorities for good.
+                Order::Priorities => dice.pick(&[0.0, 0.0002, 0.001, 0.005, 0.02]),
+            },
             buggify_site: dice.pick(&[0.0, 0.25, 0.5]),
             buggify: dice.pick(&[0.02, 0.1, 0.3]),
         }
@@ -59,22 +70,37 @@ pub struct World {
     time: TimeHandle,
     scheduling: Scheduling,
     trace: Mutex<Trace>,
-    /// How often each site drew, by the hash of its name.
-    draws: Mutex<BTreeMap<u64, u64>>,
-    /// For a site and a task: passes until the next preemption, and its number.
-    preemptions: Mutex<BTreeMap<(u64, usize), (u64, u64)>>,
+    /// What belongs to the boot that runs.
+    boot: Mutex<InBoot>,
+    recorded: Mutex<Vec<Interference>>,
     /// The number that the engine told last, for each task.
     told: Mutex<BTreeMap<usize, u64>>,
     counters: Mutex<BTreeMap<&'static str, u64>>,
     /// When each kind of fault struck last.
     last_faults: Mutex<BTreeMap<&'static str, Duration>>,
     violation: Mutex<Option<Violation>>,
+    violated: AtomicBool,
     faults_on: AtomicBool,
     ios: AtomicU64,
     /// Events that only work brings about: a background thread that looks around in vain has none.
     progress: AtomicU64,
     crash_at_io: AtomicU64,
-    supervisor: Mutex<Option<Waker>>,
+}
+
+/// What belongs to one boot.
+struct InBoot {
+    /// Names its random streams.
+    stream: u64,
+    /// How often each site drew, by the hash of its name.
+    draws: BTreeMap<u64, u64>,
+    decisions: Decisions,
+}
+
+impl InBoot {
+    fn new(seed: u64, stream: u64, listed: Option<&Interference>) -> InBoot {
+        let decisions = Decisions::new(seed, stream, listed);
+        InBoot { stream, draws: BTreeMap::new(), decisions }
+    }
 }
 
 impl World {
@@ -84,17 +110,17 @@ impl World {
             time: TimeHandle::current(),
             scheduling,
             trace: Mutex::new(Trace::new(keep_lines)),
-            draws: Mutex::default(),
-            preemptions: Mutex::default(),
+            boot: Mutex::new(InBoot::new(seed, 0, None)),
+            recorded: Mutex::default(),
             told: Mutex::default(),
             counters: Mutex::default(),
             last_faults: Mutex::default(),
             violation: Mutex::default(),
+            violated: AtomicBool::new(false),
             faults_on: AtomicBool::new(true),
             ios: AtomicU64::new(0),
             progress: AtomicU64::new(0),
             crash_at_io: AtomicU64::new(u64::MAX),
-            supervisor: Mutex::default(),
         })
     }
 
@@ -117,44 +143,55 @@ impl World {
         sleep
     }
 
-    /// The random stream of the next event at `site`.
-    pub fn dice(&self, site: &str) -> Dice {
-        let site = site_hash(site);
-        let mut draws = self.draws.lock();
-        let count = draws.entry(site).or_insert(0);
-        *count += 1;
-        Dice::of_hash(self.seed, site, *count - 1)
+    /// A process begins. What it draws, it draws from streams of this name; what interferes with it
+    /// is drawn too, unless there is a list.
+    pub(crate) fn begin_boot(&self, stream: u64, listed: Option<&Interference>) {
+        *self.boot.lock() = InBoot::new(self.seed, stream, listed);
+        let key = self.dice("ranks").u64();
+        scheduler::begin_process(self.scheduling.order, key);
     }
 
-    /// Whether the calling task is to be preempted now at `site`, and for how long.
-    pub(crate) fn preemption(&self, site: &'static str, task: usize) -> Option<Duration> {
-        if self.scheduling.preempt == 0.0 {
-            return None;
+    /// A process has ended, and with it what interfered with it.
+    pub(crate) fn end_boot(&self) {
+        let recorded = std::mem::take(&mut self.boot.lock().decisions.recorded);
+        self.recorded.lock().push(recorded);
+    }
+
+    /// What interfered with each boot.
+    pub(crate) fn take_recorded(&self) -> Vec<Interference> {
+        std::mem::take(&mut self.recorded.lock())
+    }
+
+    /// The random stream of the next event at `site` of this boot.
+    pub fn dice(&self, site: &str) -> Dice {
+        let hash = site_hash(site);
+        let boot = &mut *self.boot.lock();
+        let count = boot.draws.entry(hash).or_insert(0);
+        *count += 1;
+        let hash = hash ^ boot.stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Dice::of_hash(self.seed, hash, *count - 1)
+    }
+
+    /// Whether and how the calling task is to be preempted now at `site`.
+    pub(crate) fn preemption(&self, site: &'static str, task: &Known) -> Option<Act> {
+        let Scheduling { preempt, order, .. } = self.scheduling;
+        let boot = &mut *self.boot.lock();
+        boot.decisions.preempts(site, (&task.name, task.hash), preempt, order)
+    }
+
+    /// Whether a fault of this kind strikes now.
+    pub(crate) fn strikes(&self, kind: &'static str, rate: f64) -> bool {
+        let strikes = self.faults_on() && self.boot.lock().decisions.strikes(kind, rate);
+        if strikes {
+            self.fault(kind);
         }
-        let key = (site_hash(site), task);
-        // Preemptions at a site are numbered per task. The gap to the next one is drawn, so that
-        // a pass without one costs no random number.
-        let draw = |count: u64| {
-            let site = key.0.rotate_left(7) ^ key.1 as u64;
-            let mut dice = Dice::of_hash(self.seed, site, count);
-            let gap = dice.unit().ln() / (1.0 - self.scheduling.preempt).ln();
-            (gap as u64, dice)
-        };
-        let mut preemptions = self.preemptions.lock();
-        let (passes_left, count) = preemptions.entry(key).or_insert_with(|| (draw(0).0, 1));
-        if *passes_left > 0 {
-            *passes_left -= 1;
-            return None;
-        }
-        let (gap, mut dice) = draw(*count);
-        (*passes_left, *count) = (gap, *count + 1);
-        let longest = dice.pick(&[1_000, 20_000, 1_000_000]);
-        Some(Duration::from_nanos(1 + dice.below(longest)))
+        strikes
     }
 
     pub(crate) fn buggify(&self, site: &'static str) -> bool {
         let enabled = Dice::new(self.seed, site, u64::MAX).chance(self.scheduling.buggify_site);
-        enabled && self.faults_on() && self.dice(site).chance(self.scheduling.buggify)
+        let rate = if enabled { self.scheduling.buggify } else { 0.0 };
+        self.faults_on() && self.boot.lock().decisions.strikes(site, rate)
     }
 
     pub(crate) fn tell(&self, task: usize, number: u64) {
@@ -163,7 +200,7 @@ impl World {
 
     /// The number that the engine told about what the calling task did since this was last asked.
     pub(crate) fn take_told(&self) -> Option<u64> {
-        self.told.lock().remove(&crate::scheduler::current_slot()?)
+        self.told.lock().remove(&scheduler::current_slot()?)
     }
 
     /// Whether faults are injected now.
@@ -180,15 +217,15 @@ impl World {
         if what != "preempted" && what != "notify" {
             self.progress.fetch_add(1, Relaxed);
         }
-        let task = crate::scheduler::current_slot().unwrap_or(MACHINE);
-        self.trace.lock().record(self.now(), task, what, words, text);
+        let task = scheduler::current();
+        self.trace.lock().record(self.now(), task.as_ref(), what, words, text);
     }
 
     pub(crate) fn trace_hash(&self) -> u64 {
         self.trace.lock().hash()
     }
 
-    pub(crate) fn take_lines(&self) -> Vec<String> {
+    pub(crate) fn take_lines(&self) -> Vec<Line> {
         self.trace.lock().take_lines()
     }
 
@@ -237,8 +274,7 @@ impl World {
             self.record("VIOLATION", &[], || format!("{invariant}: {message}"));
             *violation = Some(Violation { invariant, message });
         }
-        drop(violation);
-        self.wake_supervisor();
+        self.violated.store(true, Relaxed);
     }
 
     /// The first violation.
@@ -246,12 +282,9 @@ impl World {
         self.violation.lock().clone()
     }
 
-    /// Counts an I/O operation and tells the supervisor if it is the one to crash at.
+    /// Counts an I/O operation.
     pub(crate) fn io_begins(&self) {
-        let io = self.ios.fetch_add(1, Relaxed);
-        if io == self.crash_at_io.load(Relaxed) {
-            self.wake_supervisor();
-        }
+        self.ios.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn ios(&self) -> u64 {
@@ -266,17 +299,18 @@ impl World {
         self.crash_at_io.store(io, Relaxed);
     }
 
+    /// Whether the operation has begun that the process is to crash in.
     pub(crate) fn crash_is_due(&self) -> bool {
         self.ios() > self.crash_at_io.load(Relaxed)
     }
 
-    pub(crate) fn supervise(&self, waker: &Waker) {
-        *self.supervisor.lock() = Some(waker.clone());
+    /// Whether nothing more is to happen in this process.
+    pub(crate) fn process_is_over(&self) -> bool {
+        self.crash_is_due() || self.violated.load(Relaxed)
     }
 
-    pub(crate) fn wake_supervisor(&self) {
-        if let Some(waker) = self.supervisor.lock().take() {
-            waker.wake();
-        }
+    /// Lets a little time pass.
+    pub(crate) fn pass(&self, nanos: u64) {
+        self.time.advance(Duration::from_nanos(nanos));
     }
 }

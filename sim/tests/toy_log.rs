@@ -10,8 +10,9 @@ use lightning_db::{
     sync::Mutex,
 };
 use lightning_sim::{
-    Dice, SimEnv,
-    simulation::{Boot, Outcome, Plan, run},
+    Dice, FaultPlan, SimEnv,
+    simulation::{Boot, Crash, Outcome, Plan, When, run},
+    timeline::timeline,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +37,13 @@ enum Bug {
 }
 
 const RECORD: usize = 48;
+/// A block that is being written may become garbage as a whole: no block is written twice.
+const BLOCK: usize = 4096;
+
+fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+    bytes
+}
 
 fn encode(id: u64) -> [u8; RECORD] {
     let mut record = [0; RECORD];
@@ -80,12 +88,11 @@ fn recover(disk: &dyn Disk, dir: &Path, bug: Bug) -> io::Result<(BTreeSet<u64>, 
         let file = disk.open(&dir.join(&name), OpenMode::Read)?;
         let mut bytes = vec![0; file.len()? as usize];
         file.read_exact_at(&mut bytes, 0)?;
-        for record in bytes.chunks_exact(RECORD) {
+        for record in bytes.chunks(BLOCK).flat_map(|block| block.chunks_exact(RECORD)) {
             let right = record[..4] == crc(record).to_le_bytes();
-            if record[4] != 1 || !(right || bug == Bug::ChecksumIgnored) {
-                break;
+            if record[4] == 1 && (right || bug == Bug::ChecksumIgnored) {
+                found.insert(u64::from_le_bytes(record[40..].try_into().unwrap()));
             }
-            found.insert(u64::from_le_bytes(record[40..].try_into().unwrap()));
         }
     }
     Ok((found, newest))
@@ -102,7 +109,9 @@ impl Log {
         // What was found may be in the page cache alone: it goes into a log of its own first.
         let path = dir.join(format!("{}", newest + 1));
         let file = disk.open(&path, OpenMode::CreateNew)?;
-        let bytes: Vec<u8> = recovered.iter().flat_map(|id| encode(*id)).collect();
+        let all: Vec<_> = recovered.iter().map(|id| encode(*id)).collect();
+        let blocks = all.chunks(BLOCK / RECORD).map(|block| padded(block.concat()));
+        let bytes = blocks.collect::<Vec<_>>().concat();
         file.write_all_at(&bytes, 0)?;
         file.sync_data()?;
         if bug != Bug::NoDirectorySync {
@@ -145,7 +154,7 @@ impl Log {
                 continue;
             }
             state.leading = true;
-            let batch = std::mem::take(&mut state.buffer);
+            let batch = padded(std::mem::take(&mut state.buffer));
             let (upto, at) = (state.next, state.end);
             state.end += batch.len() as u64;
             drop(state);
@@ -203,7 +212,7 @@ fn program(boot: &Boot, model: &Arc<StdMutex<Model>>, bug: Bug) {
     }
     let clients: Vec<_> = (0..4)
         .map(|_| {
-            let (log, model) = (log.clone(), model.clone());
+            let (log, model, world) = (log.clone(), model.clone(), world.clone());
             let client = move || {
                 for _ in 0..25 {
                     let id = {
@@ -211,7 +220,10 @@ fn program(boot: &Boot, model: &Arc<StdMutex<Model>>, bug: Bug) {
                         model.newest += 1;
                         model.newest
                     };
-                    if log.commit(id).is_err() {
+                    world.record("does", &[id], || format!("commit {id}"));
+                    let result = log.commit(id);
+                    world.record("commit", &[id], || format!("{id} -> {result:?}"));
+                    if result.is_err() {
                         return;
                     }
                     model.lock().unwrap().acknowledged.insert(id);
@@ -268,10 +280,26 @@ fn a_seed_always_runs_the_same_also_beside_others() {
     assert_eq!(once[20..], others.join().unwrap());
 }
 
+/// Pins the form in which a failure is told to people.
+#[test]
+fn a_failure_is_told_as_a_story() {
+    let mut plan = Plan::draw(0);
+    plan.faults = FaultPlan::none();
+    plan.keep_lines = Some(usize::MAX);
+    plan.boots.drain(..plan.boots.len() - 1);
+    let mut crash = plan.boots[0].clone();
+    (crash.crash, crash.calm) = (Some((When::AtIo(24), Crash::PowerLoss)), false);
+    plan.boots.insert(0, crash);
+    let model = Arc::new(StdMutex::new(Model::default()));
+    let outcome = run(plan, move |boot| program(&boot, &model, Bug::AckBeforeSync));
+    assert_eq!(outcome.violation.as_ref().map(|v| v.invariant), Some("I-1"));
+    insta::assert_snapshot!(timeline(&outcome, 30));
+}
+
 #[test]
 fn a_panic_is_a_violation_with_its_place_and_does_not_end_the_process() {
     let mut plan = Plan::draw(3);
-    plan.crashes.clear();
+    plan.boots.retain(|boot| boot.crash.is_none());
     let outcome = run(plan, |boot| {
         let lock = Arc::new(Mutex::new(()));
         let task = boot.env.spawn(

@@ -62,7 +62,11 @@ impl Client {
     }
 
     fn execute(&mut self, operation: &Operation) -> Result<(), Over> {
-        self.session.process.world().count(verb(operation));
+        let world = self.session.process.world();
+        world.count(verb(operation));
+        world.record("does", &[], || {
+            serde_json::to_string(operation).unwrap_or_default().replace('"', "")
+        });
         match operation {
             Operation::Commit { writes, durability } => self.commit(writes, *durability),
             Operation::Put { space, key, value, durability } => {

@@ -6,9 +6,12 @@ use super::{
     session::{DIR, Over, Process, Session},
     shape::Settings,
 };
-use crate::simulation::{Ending, Plan};
+use crate::{
+    decisions::Interference,
+    simulation::{Ending, Plan},
+};
 use lightning_db::env::Env;
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 /// Virtual time after which the background must have done all it has to do. The engine tries again
 /// every 100 ms what it could not do at once.
@@ -130,19 +133,18 @@ impl LossBound {
         let latency = &plan.faults.latency;
         // Besides the device, what preempts the threads that sync takes its time; and a commit that
         // just missed a sync waits for that one and for the next.
-        let stalled = if latency.stall > 0.0 { 1000 } else { 1 };
+        let stall =
+            |list: &Arc<Interference>| list.strikes.iter().any(|s| s.site.name() == "stall");
+        let listed = plan.boots.iter().filter_map(|boot| boot.interference.as_ref()).any(stall);
+        let stalled = if latency.stall > 0.0 || listed { 1000 } else { 1 };
         let sync = (latency.device + latency.cached * 8) * stalled + Duration::from_millis(20);
         LossBound(settings.wal.then(|| settings.interval() + sync * 2))
     }
 
     /// Tells the model what must have survived a crash.
     pub(super) fn apply(&self, crash: &Ending, model: &mut Model) {
-        if let Some(bound) = self.0
-            && !crash.had_errors
-            && let Some(moment) = crash.at.checked_sub(bound)
-        {
-            model.durable_by(moment);
-        }
+        let bound = self.0.filter(|_| !crash.had_errors);
+        model.process_ended(bound.and_then(|bound| crash.at.checked_sub(bound)));
     }
 }
 

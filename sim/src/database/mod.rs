@@ -13,32 +13,83 @@ pub mod shape;
 mod verbs;
 pub mod workload;
 
-use crate::simulation::{Crash, Outcome, Plan, run};
+use crate::{
+    env::SimEnv,
+    schedule::Schedule,
+    simulation::{Crash, Outcome, Plan, run},
+};
 use files::LossBound;
+use lightning_db::env::Env;
 use model::Model;
 use parking_lot::Mutex;
 use session::Process;
 use std::sync::Arc;
 use workload::Workload;
 
-/// Runs a seed.
-pub fn run_seed(seed: u64, keep_lines: Option<usize>) -> Outcome {
-    let mut plan = Plan::draw(seed);
-    plan.keep_lines = keep_lines;
-    run_plan(plan)
+/// What the engine is given for the simulated machine: a test may put something between.
+pub type Wrap = Arc<dyn Fn(SimEnv) -> Arc<dyn Env> + Send + Sync>;
+
+/// Nothing between the engine and the machine.
+pub fn unwrapped() -> Wrap {
+    Arc::new(|env| Arc::new(env))
 }
 
-/// Runs a plan.
-pub fn run_plan(plan: Plan) -> Outcome {
-    let workload = Arc::new(Workload::draw(plan.seed));
+/// Runs a seed.
+pub fn run_seed(seed: u64, keep_lines: Option<usize>) -> Outcome {
+    let plan = Plan { keep_lines, ..Plan::draw(seed) };
+    run_plan(plan, Workload::draw(seed).into(), unwrapped())
+}
+
+/// Runs a seed and writes down what happened.
+pub fn record_seed(seed: u64, keep_lines: Option<usize>) -> (Outcome, Schedule) {
+    record_seed_on(seed, keep_lines, unwrapped())
+}
+
+/// The same, with something between the engine and the machine.
+pub fn record_seed_on(seed: u64, keep_lines: Option<usize>, wrap: Wrap) -> (Outcome, Schedule) {
+    let plan = Plan { keep_lines, ..Plan::draw(seed) };
+    record(plan, Workload::draw(seed), wrap)
+}
+
+/// Runs a schedule.
+pub fn run_schedule(schedule: &Schedule, keep_lines: Option<usize>) -> Outcome {
+    run_schedule_on(schedule, keep_lines, unwrapped())
+}
+
+/// The same, with something between the engine and the machine.
+pub fn run_schedule_on(schedule: &Schedule, keep_lines: Option<usize>, wrap: Wrap) -> Outcome {
+    run_plan(schedule.plan(keep_lines), Workload::listed(schedule).into(), wrap)
+}
+
+/// Runs a schedule and writes down what of it happened.
+pub fn record_schedule_on(
+    schedule: &Schedule,
+    keep_lines: Option<usize>,
+    wrap: Wrap,
+) -> (Outcome, Schedule) {
+    let (outcome, mut recorded) =
+        record(schedule.plan(keep_lines), Workload::listed(schedule), wrap);
+    recorded.note = schedule.note.clone();
+    (outcome, recorded)
+}
+
+fn record(plan: Plan, workload: Workload, wrap: Wrap) -> (Outcome, Schedule) {
+    let workload = Arc::new(workload.recorded());
+    let outcome = run_plan(plan.clone(), workload.clone(), wrap);
+    let sessions = workload.take_recorded();
+    let schedule = Schedule::of(&plan, &outcome, &workload.settings, sessions);
+    (outcome, schedule)
+}
+
+fn run_plan(plan: Plan, workload: Arc<Workload>, wrap: Wrap) -> Outcome {
     let model = Arc::new(Mutex::new(Model::new()));
     let bound = LossBound::of(&plan, &workload.settings);
     run(plan, move |boot| {
         if let Some(crash) = &boot.after_crash {
             bound.apply(crash, &mut model.lock());
         }
-        model.lock().tables_left = None;
         model.lock().crashed(boot.after == Crash::PowerLoss);
-        Process::new(boot, workload.clone(), model.clone()).run();
+        let env = wrap(boot.env.clone());
+        Process::new(boot, env, workload.clone(), model.clone()).run();
     })
 }

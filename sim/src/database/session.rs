@@ -25,6 +25,8 @@ const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Process {
     pub(super) boot: Boot,
+    /// The machine, as the engine sees it.
+    env: Arc<dyn Env>,
     pub(super) workload: Arc<Workload>,
     pub(super) model: Arc<Mutex<Model>>,
 }
@@ -46,8 +48,13 @@ pub(super) struct Session {
 pub(super) struct Over;
 
 impl Process {
-    pub(super) fn new(boot: Boot, workload: Arc<Workload>, model: Arc<Mutex<Model>>) -> Process {
-        Process { boot, workload, model }
+    pub(super) fn new(
+        boot: Boot,
+        env: Arc<dyn Env>,
+        workload: Arc<Workload>,
+        model: Arc<Mutex<Model>>,
+    ) -> Process {
+        Process { boot, env, workload, model }
     }
 
     pub(super) fn world(&self) -> &Arc<World> {
@@ -118,7 +125,7 @@ impl Process {
     }
 
     fn try_open(&self, strict: bool, first: bool) -> Result<Arc<Database>> {
-        let env: Arc<dyn Env> = Arc::new(self.boot.env.clone());
+        let env = self.env.clone();
         let config = self.workload.settings.config();
         let created = self.model.lock().created;
         match strict {

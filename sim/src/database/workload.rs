@@ -4,8 +4,9 @@ use super::{
     operation::{Durable, Edge, Ends, Key, Operation, Place, Range, Read, Value, Walk, Write},
     shape::{Settings, Shape},
 };
-use crate::simulation::Boot;
+use crate::{schedule::Schedule, simulation::Boot};
 use lightning_faults::Dice;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 /// What one client does in a session.
@@ -45,12 +46,15 @@ pub struct SessionScript {
 pub(super) struct Workload {
     pub(super) settings: Settings,
     source: Source,
+    /// What was done, boot by boot, if it is to be written down.
+    recorded: Option<Mutex<Vec<Vec<SessionScript>>>>,
 }
 
 #[derive(Debug)]
 enum Source {
     /// Drawn when it is asked for: most of it a crash cuts off.
     Drawn(Box<Shape>),
+    Listed(Vec<Vec<SessionScript>>),
 }
 
 /// Says which operation: boot, session, client.
@@ -64,31 +68,89 @@ pub(super) struct Turn {
 impl Workload {
     pub(super) fn draw(seed: u64) -> Workload {
         let shape = Shape::draw(seed);
-        Workload { settings: shape.settings.clone(), source: Source::Drawn(Box::new(shape)) }
+        let settings = shape.settings.clone();
+        Workload { settings, source: Source::Drawn(Box::new(shape)), recorded: None }
+    }
+
+    /// What a schedule says.
+    pub(super) fn listed(schedule: &Schedule) -> Workload {
+        let boots = schedule.boots.iter().map(|boot| boot.sessions.clone()).collect();
+        let settings = schedule.settings.clone();
+        Workload { settings, source: Source::Listed(boots), recorded: None }
+    }
+
+    /// The same, written down while it is done.
+    pub(super) fn recorded(self) -> Workload {
+        Workload { recorded: Some(Mutex::default()), ..self }
+    }
+
+    pub(super) fn take_recorded(&self) -> Vec<Vec<SessionScript>> {
+        self.recorded
+            .as_ref()
+            .map(|recorded| std::mem::take(&mut *recorded.lock()))
+            .unwrap_or_default()
     }
 
     /// The next session of a boot, and the numbers of its clients.
     pub(super) fn session(&self, boot: &Boot, number: u64) -> Option<(Session, Vec<u64>)> {
-        let Source::Drawn(shape) = &self.source;
-        let dice = &mut boot.dice("session", number);
-        // Once nothing fails any more, what was closed must be there again.
-        let sessions = if boot.last { 2 } else { 1 + boot.dice("sessions", 0).below(3) };
-        let session = Session {
-            strict: dice.chance(0.33),
-            settle: dice.chance(if boot.last { 1.0 } else { shape.settles }),
-            close: boot.last || dice.chance(0.75),
+        let next = match &self.source {
+            Source::Drawn(shape) => draw_session(shape, boot, number),
+            Source::Listed(boots) => boots.get(boot.number).and_then(|sessions| {
+                let script = sessions.get(number as usize)?;
+                let clients = script.clients.iter().map(|client| client.client).collect();
+                Some((script.session, clients))
+            }),
         };
-        (number < sessions).then(|| (session, (0..shape.clients).collect()))
+        if let (Some((session, clients)), Some(recorded)) = (&next, &self.recorded) {
+            let recorded = &mut *recorded.lock();
+            recorded.resize(recorded.len().max(boot.number + 1), vec![]);
+            let clients = clients.iter();
+            let clients =
+                clients.map(|client| ClientScript { client: *client, operations: vec![] });
+            let script = SessionScript { session: *session, clients: clients.collect() };
+            recorded[boot.number].push(script);
+        }
+        next
     }
 
     /// A client's next operation.
     pub(super) fn operation(&self, boot: &Boot, turn: Turn) -> Option<Operation> {
-        let Source::Drawn(shape) = &self.source;
-        let operations = boot.dice("operations", turn.session).below(shape.ops + 1);
-        let site = format!("session {} client {}", turn.session, turn.client);
-        let mut drawing = Drawing { shape, dice: boot.dice(&site, turn.number) };
-        (turn.number < operations).then(|| drawing.operation())
+        let next = match &self.source {
+            Source::Drawn(shape) => draw_operation(shape, boot, turn),
+            Source::Listed(boots) => boots.get(boot.number).and_then(|sessions| {
+                let clients = &sessions.get(turn.session as usize)?.clients;
+                let client = clients.iter().find(|client| client.client == turn.client)?;
+                client.operations.get(turn.number as usize).cloned()
+            }),
+        };
+        if let (Some(operation), Some(recorded)) = (&next, &self.recorded) {
+            let recorded = &mut *recorded.lock();
+            let clients = &mut recorded[boot.number][turn.session as usize].clients;
+            if let Some(client) = clients.iter_mut().find(|client| client.client == turn.client) {
+                client.operations.push(operation.clone());
+            }
+        }
+        next
     }
+}
+
+fn draw_session(shape: &Shape, boot: &Boot, number: u64) -> Option<(Session, Vec<u64>)> {
+    let dice = &mut boot.dice("session", number);
+    // Once nothing fails any more, what was closed must be there again.
+    let sessions = if boot.last { 2 } else { 1 + boot.dice("sessions", 0).below(3) };
+    let session = Session {
+        strict: dice.chance(0.33),
+        settle: dice.chance(if boot.last { 1.0 } else { shape.settles }),
+        close: boot.last || dice.chance(0.75),
+    };
+    (number < sessions).then(|| (session, (0..shape.clients).collect()))
+}
+
+fn draw_operation(shape: &Shape, boot: &Boot, turn: Turn) -> Option<Operation> {
+    let operations = boot.dice("operations", turn.session).below(shape.ops + 1);
+    let site = format!("session {} client {}", turn.session, turn.client);
+    let mut drawing = Drawing { shape, dice: boot.dice(&site, turn.number) };
+    (turn.number < operations).then(|| drawing.operation())
 }
 
 /// Draws one operation.

@@ -43,12 +43,17 @@ impl SimFile {
     }
 
     /// A signal, or the system, cuts a transfer of `len` bytes short.
-    fn transfer(&self, len: usize, short: f64, dice: &mut Dice) -> io::Result<usize> {
+    fn transfer(
+        &self,
+        len: usize,
+        (short, kind): (f64, &'static str),
+        dice: &mut Dice,
+    ) -> io::Result<usize> {
         let plan = &self.shared.plan;
-        if self.shared.fires(dice, plan.interrupted, "EINTR") {
+        if self.shared.fires(plan.interrupted, "EINTR") {
             return Err(interrupted());
         }
-        if len > 1 && self.shared.fires(dice, short, "short transfer") {
+        if len > 1 && self.shared.fires(short, kind) {
             return Ok(1 + dice.below(len as u64 - 1) as usize);
         }
         Ok(len)
@@ -59,17 +64,17 @@ impl SimFile {
             return Err(io::Error::from_raw_os_error(9));
         }
         let shared = &self.shared;
-        let wanted = self.transfer(buf.len(), shared.plan.short_write, dice)?;
+        let wanted = self.transfer(buf.len(), (shared.plan.short_write, "short write"), dice)?;
         let (flight, n) = {
             let state = &mut *shared.state.lock();
-            let n = shared.allocate(state, self.inode, offset, wanted as u64, dice)? as usize;
+            let n = shared.allocate(state, self.inode, offset, wanted as u64)? as usize;
             if n == 0 && wanted > 0 {
                 return Err(no_space());
             }
             (state.inode(self.inode)?.begin_write(offset, &buf[..n]), n)
         };
         shared.wait(Waits::ForCache, dice);
-        let fails = shared.fires(dice, shared.plan.write_error, "EIO in a write");
+        let fails = shared.fires(shared.plan.write_error, "EIO in a write");
         let state = &mut *shared.state.lock();
         let inode = state.inode(self.inode)?;
         match fails {
@@ -89,8 +94,8 @@ impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let plan = &self.shared.plan;
         self.on_file("read", Kind::Read, &[offset, buf.len() as u64], |state, dice| {
-            let n = self.transfer(buf.len(), plan.short_read, dice)?;
-            let evict = self.shared.fires(dice, plan.evict_clean, "clean pages dropped");
+            let n = self.transfer(buf.len(), (plan.short_read, "short read"), dice)?;
+            let evict = self.shared.fires(plan.evict_clean, "clean pages dropped");
             let inode = state.inode(self.inode)?;
             let took_back = evict && inode.evict_clean();
             let n = inode.read(&mut buf[..n], offset);
@@ -137,8 +142,8 @@ impl File for SimFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        self.on_file("allocate", Kind::Write, &[len], |state, dice| {
-            if self.shared.allocate(state, self.inode, 0, len, dice)? < len {
+        self.on_file("allocate", Kind::Write, &[len], |state, _| {
+            if self.shared.allocate(state, self.inode, 0, len)? < len {
                 return Err(no_space());
             }
             let inode = state.inode(self.inode)?;

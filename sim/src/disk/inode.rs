@@ -183,15 +183,37 @@ impl Inode {
     }
 
     /// The power fails: what is durable stays, what was not synced survives in part.
-    pub(super) fn power_loss(&mut self, dice: &mut Dice, power: &PowerLoss) {
+    /// Returns how many changes were not synced, and how much of them survived, if there were any.
+    pub(super) fn power_loss(
+        &mut self,
+        dice: &mut Dice,
+        power: &PowerLoss,
+    ) -> Option<(usize, Survived)> {
         self.kill(dice);
         let changes = std::mem::take(&mut self.changes);
+        let mut told = None;
         if !changes.is_empty() {
-            self.durable = Survivor::new(&self.durable, &changes, power).decide(dice);
+            let survivor = Survivor::new(&self.durable, &changes, power).decide(dice);
+            let survived = match () {
+                () if survivor == self.durable => Survived::Nothing,
+                () if survivor == self.cache => Survived::All,
+                () => Survived::Part,
+            };
+            told = Some((changes.len(), survived));
+            self.durable = survivor;
         }
         self.cache = self.durable.clone();
         self.allocated.split_off(&self.len().div_ceil(SPACE_BLOCK));
+        told
     }
+}
+
+/// How much of what was not synced a loss of power left.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Survived {
+    Nothing,
+    Part,
+    All,
 }
 
 fn apply(image: &mut Vec<u8>, change: &ChangeKind) {

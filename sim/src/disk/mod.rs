@@ -111,9 +111,22 @@ impl SimDisk {
         let dice = &mut shared.world.dice("power loss");
         let power = &shared.plan.power;
         let state = &mut *shared.state.lock();
-        state.tree.power_loss(dice, power.directory_subset);
-        for inode in state.inodes.values_mut() {
-            inode.power_loss(dice, power);
+        let names = state.tree.names();
+        for (operation, survived) in state.tree.power_loss(dice, power.directory_subset) {
+            shared.world.record("survived", &[u64::from(survived)], || {
+                format!("{operation}: {}", if survived { "all" } else { "nothing" })
+            });
+        }
+        for (number, inode) in &mut state.inodes {
+            let Some((changes, survived)) = inode.power_loss(dice, power) else {
+                continue;
+            };
+            let words = [*number, changes as u64, survived as u64, inode.len()];
+            shared.world.record("survived", &words, || {
+                let name = names.get(number).map_or("a removed file", String::as_str);
+                let len = inode.len();
+                format!("{changes} un-synced changes of {name}: {survived:?}, now {len} bytes")
+            });
         }
         state.after_crash();
         state.inodes.retain(|_, inode| inode.links > 0);
@@ -185,12 +198,8 @@ impl State {
 }
 
 impl Shared {
-    fn fires(&self, dice: &mut Dice, probability: f64, kind: &'static str) -> bool {
-        let fires = self.world.faults_on() && dice.chance(probability);
-        if fires {
-            self.world.fault(kind);
-        }
-        fires
+    fn fires(&self, probability: f64, kind: &'static str) -> bool {
+        self.world.strikes(kind, probability)
     }
 
     /// The beginning of every operation: counts it, and may fail it before it does anything.
@@ -200,13 +209,13 @@ impl Shared {
         }
         self.world.io_begins();
         scheduler::point(what);
-        let mut dice = self.world.dice(what);
+        let dice = self.world.dice(what);
         let (rate, name) = match kind {
             Kind::Read => (self.plan.read_error, "EIO on read"),
             Kind::Write => (self.plan.write_error, "EIO on write"),
             Kind::Sync => (0.0, ""), // a sync decides at its end
         };
-        match self.fires(&mut dice, rate, name) {
+        match !name.is_empty() && self.fires(rate, name) {
             true => Err(eio()),
             false => Ok(dice),
         }
@@ -220,7 +229,7 @@ impl Shared {
             Waits::ForDevice => latency.device,
         };
         let mut pause = dice.duration(longest / 8..longest);
-        if self.fires(dice, latency.stall, "stall") {
+        if self.fires(latency.stall, "stall") {
             pause *= 1000;
         }
         block_on(self.world.until(self.world.now() + pause));
@@ -266,11 +275,11 @@ impl Shared {
     }
 
     /// How many of `wanted` new bytes the disk has room for.
-    fn room(&self, state: &mut State, wanted: u64, dice: &mut Dice) -> u64 {
+    fn room(&self, state: &mut State, wanted: u64) -> u64 {
         if wanted == 0 || !self.world.faults_on() {
             return wanted;
         }
-        if self.fires(dice, self.plan.no_space, "ENOSPC at random") {
+        if self.fires(self.plan.no_space, "ENOSPC at random") {
             return 0;
         }
         let now = self.world.now();
@@ -288,17 +297,10 @@ impl Shared {
     }
 
     /// Allocates what a range lacks; returns how many of its bytes have space now.
-    fn allocate(
-        &self,
-        state: &mut State,
-        inode: u64,
-        offset: u64,
-        len: u64,
-        dice: &mut Dice,
-    ) -> io::Result<u64> {
+    fn allocate(&self, state: &mut State, inode: u64, offset: u64, len: u64) -> io::Result<u64> {
         let missing: Vec<u64> = state.inode(inode)?.missing(offset, len).collect();
         let wanted = missing.len() as u64 * SPACE_BLOCK;
-        let room = (self.room(state, wanted, dice) / SPACE_BLOCK) as usize;
+        let room = (self.room(state, wanted) / SPACE_BLOCK) as usize;
         let granted = match missing.get(room) {
             None => len,
             Some(first_without) => (first_without * SPACE_BLOCK).saturating_sub(offset),
@@ -314,7 +316,7 @@ impl Shared {
         let result = self.begin(what, Kind::Sync).and_then(|mut dice| {
             upto = self.state.lock().inode(inode)?.sync_upto();
             self.wait(Waits::ForDevice, &mut dice);
-            let failed = self.sync_failure(&mut dice);
+            let failed = self.sync_failure();
             let state = &mut *self.state.lock();
             let inode = state.inode(inode)?;
             let Some(error) = failed else {
@@ -329,12 +331,12 @@ impl Shared {
         self.end(what, result, &[inode, upto], || format!("file {inode} up to change {upto}"))
     }
 
-    fn sync_failure(&self, dice: &mut Dice) -> Option<io::Error> {
-        if self.fires(dice, self.plan.sync_error, "EIO on sync") {
+    fn sync_failure(&self) -> Option<io::Error> {
+        if self.fires(self.plan.sync_error, "EIO on sync") {
             return Some(eio());
         }
         let rate = self.plan.no_space / 4.0;
-        self.fires(dice, rate, "ENOSPC on sync").then(no_space)
+        self.fires(rate, "ENOSPC on sync").then(no_space)
     }
 }
 
@@ -344,12 +346,12 @@ impl Disk for SimDisk {
             OpenMode::CreateNew => ("create", Kind::Write),
             OpenMode::Read | OpenMode::Write => ("open", Kind::Read),
         };
-        let inode = self.shared.on_names(what, path, kind, |state, dice| {
+        let inode = self.shared.on_names(what, path, kind, |state, _| {
             let number = match (state.tree.find(path)?, mode) {
                 (Some(_), OpenMode::CreateNew) => Err(io::ErrorKind::AlreadyExists.into()),
                 (None, OpenMode::CreateNew) => {
                     // The name itself may need a block of its directory.
-                    if self.shared.room(state, 1, dice) == 0 {
+                    if self.shared.room(state, 1) == 0 {
                         return Err(no_space());
                     }
                     let (dir, name) = state.tree.parent(path)?;
@@ -380,8 +382,8 @@ impl Disk for SimDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.shared.on_names("mkdir", path, Kind::Write, |state, dice| {
-            if self.shared.room(state, 1, dice) == 0 {
+        self.shared.on_names("mkdir", path, Kind::Write, |state, _| {
+            if self.shared.room(state, 1) == 0 {
                 return Err(no_space());
             }
             let (dir, name) = state.tree.parent(path)?;
@@ -425,7 +427,7 @@ impl Disk for SimDisk {
                 (state.tree.find_directory(dir)?, state.tree.sync_upto())
             };
             shared.wait(Waits::ForDevice, &mut dice);
-            match shared.sync_failure(&mut dice) {
+            match shared.sync_failure() {
                 Some(error) => Err(error),
                 None => {
                     shared.state.lock().tree.synced(number, upto);

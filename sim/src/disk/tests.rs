@@ -4,7 +4,7 @@ use super::{
     inode::Inode,
     tree::{Entry, ROOT, Tree},
 };
-use crate::simulation::{Crash, Plan, When, run};
+use crate::simulation::{BootPlan, Crash, Plan, When, run};
 use lightning_db::env::{Disk, Env, File, OpenMode, OsEnv, PathKind};
 use lightning_faults::{Dice, FaultPlan, PowerLoss};
 use std::{
@@ -174,7 +174,13 @@ fn a_directory_whose_own_entry_was_not_synced_takes_its_files_along() {
 
 /// Runs `body` on a machine where nothing fails unless `faults` say so.
 fn on_machine(faults: FaultPlan, body: impl Fn(&dyn Disk) + Send + Sync + 'static) {
-    let plan = Plan { faults, crashes: vec![(When::Never, Crash::Ended)], ..Plan::draw(1) };
+    let boot = BootPlan {
+        stream: 0,
+        crash: Some((When::Never, Crash::Ended)),
+        calm: false,
+        interference: None,
+    };
+    let plan = Plan { faults, boots: vec![boot], ..Plan::draw(1) };
     let outcome = run(plan, move |boot| {
         if !boot.last {
             body(boot.env.disk());

@@ -4,7 +4,7 @@
 use lightning_faults::Dice;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    fmt, io,
     path::{Component, Path},
 };
 
@@ -42,6 +42,18 @@ enum Operation {
         to: (u64, String),
         entry: Entry,
     },
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Operation::Link { name, .. } => write!(f, "the creation of {name}"),
+            Operation::Unlink { name, .. } => write!(f, "the removal of {name}"),
+            Operation::Rename { from, to, .. } => {
+                write!(f, "the renaming of {} to {}", from.1, to.1)
+            }
+        }
+    }
 }
 
 impl Operation {
@@ -263,7 +275,9 @@ impl Tree {
     }
 
     /// The power fails: of the pending operations any subset survives, or those up to a moment.
-    pub(super) fn power_loss(&mut self, dice: &mut Dice, subset: bool) {
+    /// Returns which did, for people to read.
+    pub(super) fn power_loss(&mut self, dice: &mut Dice, subset: bool) -> Vec<(String, bool)> {
+        let mut told = vec![];
         self.kill();
         let pending = std::mem::take(&mut self.pending);
         let moment = dice.below(pending.len() as u64 + 1) as usize;
@@ -273,6 +287,7 @@ impl Tree {
                 true => dice.chance(survives),
                 false => n < moment,
             };
+            told.push((operation.to_string(), done));
             if done {
                 self.make_durable(operation);
             }
@@ -282,6 +297,17 @@ impl Tree {
         }
         let reachable = self.reachable();
         self.directories.retain(|number, _| reachable.contains(number));
+        told
+    }
+
+    /// A name of each file.
+    pub(super) fn names(&self) -> BTreeMap<u64, String> {
+        let entries = self.directories.values().flat_map(|directory| &directory.entries);
+        let files = entries.filter_map(|(name, entry)| match entry {
+            Entry::File(number) => Some((*number, name.clone())),
+            Entry::Directory(_) => None,
+        });
+        files.collect()
     }
 
     fn reachable(&self) -> BTreeSet<u64> {

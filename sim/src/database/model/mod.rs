@@ -149,6 +149,8 @@ pub(super) struct Model {
     moment: u64,
     /// Commits up to this SeqNo are durable.
     durable_seq: u64,
+    /// The process that committed has run until the crash that is to be looked at.
+    running: bool,
     /// Power was lost, or as good as that, since the base.
     power_lost: bool,
     pub(super) spaces: BTreeMap<String, Space>,
@@ -262,8 +264,13 @@ impl Model {
         self.durable_seq = self.durable_seq.max(seq);
     }
 
-    /// Everything that was acknowledged by this moment of virtual time is durable now.
-    pub(super) fn durable_by(&mut self, moment: Duration) {
+    /// A process ended. If it is the one that committed, everything that was acknowledged by this
+    /// moment of virtual time is durable.
+    pub(super) fn process_ended(&mut self, durable_by: Option<Duration>) {
+        self.tables_left = None;
+        let (true, Some(moment)) = (std::mem::take(&mut self.running), durable_by) else {
+            return;
+        };
         let old = self.commits.iter().filter(|commit| commit.acknowledged_at <= moment);
         let newest = old.filter_map(Commit::last_seq).max();
         self.durable_seq = self.durable_seq.max(newest.unwrap_or(0));
@@ -321,6 +328,7 @@ impl Model {
         self.range_deletes.clear();
         self.power_lost = false;
         self.poisoned = None;
+        self.running = true;
         Ok(())
     }
 

@@ -1,0 +1,65 @@
+//! Collects the names of the sites in the engine and in the simulated disk: scheduling points
+//! and buggified branches. So a schedule that names another is refused.
+
+use std::{
+    collections::BTreeSet,
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The calls that name a site in their first argument.
+const POINTS: [&str; 3] = ["point(", "point_at(", "buggify("];
+
+fn main() -> io::Result<()> {
+    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let mut points = BTreeSet::new();
+    for folder in [here.join("../engine/src"), here.join("src")] {
+        println!("cargo::rerun-if-changed={}", folder.display());
+        for file in sources(&folder)? {
+            let text = fs::read_to_string(&file)?;
+            // What tests name is no site.
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            points.extend(names(text, &POINTS));
+        }
+    }
+    let list = |what: &str, names: &BTreeSet<String>| {
+        format!("pub(super) const {what}: [&str; {}] = {names:?};\n", names.len())
+            .replace('{', "[")
+            .replace('}', "]")
+    };
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    fs::write(out.join("sites.rs"), list("POINTS", &points))
+}
+
+fn sources(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = vec![];
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// The text literals that follow one of the calls.
+fn names(text: &str, calls: &[&str]) -> Vec<String> {
+    let mut found = vec![];
+    for call in calls {
+        for (at, _) in text.match_indices(call) {
+            let before = text[..at].chars().next_back();
+            let argument = text[at + call.len()..].trim_start();
+            let Some(rest) = argument.strip_prefix('"') else {
+                continue;
+            };
+            if before.is_none_or(|c| !c.is_alphanumeric() && c != '_')
+                && let Some((name, _)) = rest.split_once('"')
+            {
+                found.push(name.to_string());
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,48 @@
+//! `lightning-sim replay`
+
+use super::{Source, violation, write};
+use std::{io::Write as _, process::ExitCode};
+
+pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
+    let (mut source, mut out, mut trace, mut step) = (None, None, false, false);
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--trace" => trace = true,
+            "--step" => step = true,
+            "--out" => out = Some(arguments.next().ok_or("--out needs a value")?),
+            _ if argument.starts_with('-') => return Err(format!("no option {argument:?}")),
+            _ => source = Some((argument, Source::of(argument)?)),
+        }
+    }
+    let (name, source) = source.ok_or("replay takes a file or a seed")?;
+    let (outcome, schedule) = source.record(Some(usize::MAX));
+    if let Some(out) = out {
+        write(out, &schedule.write())?;
+    }
+    let mut screen = std::io::stdout().lock();
+    let lines = outcome.lines.iter().filter(|_| trace || step);
+    for line in lines {
+        // A reader such as `head` that has enough is no error.
+        if writeln!(screen, "{line}").is_err() || step && !goes_on() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+    let mut told = format!("{name}: trace hash {:016x}, {}\n", outcome.trace_hash, schedule.size());
+    for (what, count) in &outcome.counters {
+        told.push_str(&format!("{count:>12}  {what}\n"));
+    }
+    let exit = match &outcome.violation {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    };
+    told.push_str(&violation(&outcome, name));
+    let _ = screen.write_all(told.as_bytes());
+    Ok(exit)
+}
+
+/// Waits for Enter. False: for `q`, or the end of the input.
+fn goes_on() -> bool {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).is_ok_and(|bytes| bytes > 0) && line.trim() != "q"
+}

@@ -1,0 +1,213 @@
+//! What interferes with the tasks of one boot, each time by name and number: which fault strikes
+//! at which pass of its site, where tasks are preempted, which buggified branch is taken.
+//!
+//! Drawn, each site has a stream of its own; listed, exactly what the list says happens, and
+//! leaving one out does not move the others. What was drawn is written down, and gives the list.
+
+use crate::site::Site;
+use lightning_faults::{Dice, site_hash};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
+
+/// Who goes on when several tasks can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Any, anew each time.
+    #[default]
+    Uniform,
+    /// The one with the highest priority, which is drawn once for each task. Preempted tasks fall
+    /// behind all others. Finds what needs few, but precise, switches.
+    Priorities,
+}
+
+/// What happens to a task that is preempted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    Pause(Duration),
+    Demote,
+}
+
+/// A fault, or a branch of the engine that is taken for once: at which pass of its site, counted
+/// from 0 in each boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Strike {
+    /// Where.
+    pub site: Site,
+    /// When.
+    pub pass: u64,
+}
+
+/// A preemption: at which pass of its site by a task, counted from 0 in each boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preemption {
+    /// Where.
+    pub site: Site,
+    /// Whom.
+    pub task: String,
+    /// When.
+    pub pass: u64,
+    /// For how long. Without it the task falls behind all others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_nanos: Option<u64>,
+}
+
+/// All of one boot.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interference {
+    /// Faults, and branches taken.
+    pub strikes: Vec<Strike>,
+    /// Preemptions.
+    pub preemptions: Vec<Preemption>,
+}
+
+/// A site, and the task that passes it where that matters.
+type Place = (u64, u64);
+
+#[derive(Default)]
+struct Passes {
+    passes: u64,
+    /// The pass of the next strike, and how many were drawn.
+    next: u64,
+    drawn: u64,
+}
+
+/// See the [module](self).
+pub(crate) struct Decisions {
+    key: u64,
+    places: BTreeMap<Place, Passes>,
+    listed: Option<BTreeMap<Place, BTreeMap<u64, Option<u64>>>>,
+    pub(crate) recorded: Interference,
+}
+
+impl Decisions {
+    /// Of a boot: its seed, its stream, and the list, if there is one.
+    pub(crate) fn new(seed: u64, stream: u64, listed: Option<&Interference>) -> Decisions {
+        let listed = listed.map(|list| {
+            let mut listed: BTreeMap<Place, BTreeMap<u64, Option<u64>>> = BTreeMap::new();
+            for strike in &list.strikes {
+                let place = (site_hash(strike.site.name()), 0);
+                listed.entry(place).or_default().insert(strike.pass, None);
+            }
+            for p in &list.preemptions {
+                let place = (site_hash(p.site.name()), site_hash(&p.task));
+                listed.entry(place).or_default().insert(p.pass, p.pause_nanos);
+            }
+            listed
+        });
+        let key = seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Decisions { key, places: BTreeMap::new(), listed, recorded: Interference::default() }
+    }
+
+    /// Whether something that happens in this share of the passes of a site happens in this one.
+    pub(crate) fn strikes(&mut self, site: &'static str, rate: f64) -> bool {
+        let struck = self.pass((site_hash(site), 0), rate);
+        if let Some(Struck { pass, .. }) = struck {
+            self.recorded.strikes.push(Strike { site: Site::known(site), pass });
+        }
+        struck.is_some()
+    }
+
+    /// Whether a task is preempted at this pass of a site.
+    pub(crate) fn preempts(
+        &mut self,
+        site: &'static str,
+        (task, hash): (&str, u64),
+        rate: f64,
+        order: Order,
+    ) -> Option<Act> {
+        let mut struck = self.pass((site_hash(site), hash), rate)?;
+        let pause_nanos = match (struck.listed, order) {
+            (Some(listed), _) => listed,
+            (None, Order::Priorities) => None,
+            (None, Order::Uniform) => {
+                let longest = struck.dice.pick(&[1_000, 20_000, 1_000_000]);
+                Some(1 + struck.dice.below(longest))
+            }
+        };
+        let (site, task, pass) = (Site::known(site), task.into(), struck.pass);
+        self.recorded.preemptions.push(Preemption { site, task, pass, pause_nanos });
+        Some(pause_nanos.map_or(Act::Demote, |nanos| Act::Pause(Duration::from_nanos(nanos))))
+    }
+
+    fn pass(&mut self, place: Place, rate: f64) -> Option<Struck> {
+        if let Some(listed) = &self.listed {
+            let list = listed.get(&place)?;
+            let place = self.places.entry(place).or_default();
+            let pass = place.passes;
+            place.passes += 1;
+            let listed = Some(*list.get(&pass)?);
+            return Some(Struck { pass, dice: Dice::new(0, "listed", 0), listed });
+        }
+        if rate <= 0.0 {
+            return None;
+        }
+        // The gap to the next strike is drawn, so that a pass without one costs no random number.
+        let draw = |number: u64| {
+            let mut dice = Dice::of_hash(self.key, place.0.rotate_left(7) ^ place.1, number);
+            let gap = dice.unit().ln() / (1.0 - rate).ln();
+            (gap as u64, dice)
+        };
+        let passes = self
+            .places
+            .entry(place)
+            .or_insert_with(|| Passes { next: draw(0).0, ..Passes::default() });
+        let pass = passes.passes;
+        passes.passes += 1;
+        if pass < passes.next {
+            return None;
+        }
+        passes.drawn += 1;
+        let (gap, dice) = draw(passes.drawn);
+        passes.next = pass.saturating_add(1).saturating_add(gap);
+        Some(Struck { pass, dice, listed: None })
+    }
+}
+
+struct Struck {
+    pass: u64,
+    dice: Dice,
+    /// From a list: the pause in nanoseconds, or none.
+    listed: Option<Option<u64>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Strikes of `rate` among 1,000 passes.
+    fn struck(decisions: &mut Decisions, rate: f64) -> Vec<u64> {
+        (0..1000).filter(|_| decisions.strikes("EIO on sync", rate)).collect()
+    }
+
+    #[test]
+    fn what_was_drawn_can_be_listed_and_one_left_out_moves_no_other() {
+        let mut drawn = Decisions::new(3, 1, None);
+        let first = struck(&mut drawn, 0.05);
+        assert!((20..100).contains(&first.len()), "{} of 1000 at 0.05", first.len());
+        let mut list = drawn.recorded;
+        assert_eq!(struck(&mut Decisions::new(9, 9, Some(&list)), 0.0), first);
+        list.strikes.remove(3);
+        let mut without = first.clone();
+        without.remove(3);
+        assert_eq!(struck(&mut Decisions::new(9, 9, Some(&list)), 0.5), without);
+    }
+
+    #[test]
+    fn boots_and_tasks_have_streams_of_their_own() {
+        let preempted = |stream: u64, task: &str| -> Vec<usize> {
+            let mut decisions = Decisions::new(3, stream, None);
+            let passes = 0..500;
+            let task = (task, site_hash(task));
+            let preempted =
+                passes.filter(|_| decisions.preempts("lock", task, 0.1, Order::Uniform).is_some());
+            preempted.collect()
+        };
+        assert_eq!(preempted(0, "client 0"), preempted(0, "client 0"));
+        assert_ne!(preempted(0, "client 0"), preempted(0, "client 1"));
+        assert_ne!(preempted(0, "client 0"), preempted(1, "client 0"));
+    }
+}

@@ -1,0 +1,378 @@
+//! A run written down: everything that clients do, every fault, preemption and crash, by name and
+//! number. Text that people read and edit, and that means the same when the code around it changes.
+//!
+//! What has no name is left to streams of the seed and of each boot: latencies, which of several
+//! ready tasks goes first, and what of un-synced data a loss of power leaves.
+
+use crate::{
+    decisions::{Interference, Order, Preemption, Strike},
+    simulation::{BootPlan, Crash, Outcome, Plan, When},
+    world::Scheduling,
+};
+use lightning_faults::{FaultPlan, Full, Latency, PowerLoss};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use crate::database::{shape::Settings, workload::SessionScript};
+
+/// The version of the form that is written, and the only one that is read.
+pub const VERSION: u32 = 1;
+
+/// A whole run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// [`VERSION`].
+    #[serde(deserialize_with = "known_version")]
+    pub version: u32,
+    /// What it is kept for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The promise that it broke when it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaks: Option<String>,
+    /// The seed of what has no name.
+    pub seed: u64,
+    /// Settings of the database.
+    pub settings: Settings,
+    /// The disk.
+    pub disk: Disk,
+    /// Who goes on when several tasks can.
+    #[serde(default)]
+    pub order: Order,
+    /// One process after another.
+    pub boots: Vec<Boot>,
+}
+
+/// What kind of disk it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// See [`PowerLoss`], also for the next five.
+    pub block_bytes: u64,
+    #[serde(default)]
+    mixture: f64,
+    #[serde(default)]
+    garbage: f64,
+    #[serde(default)]
+    length_first: f64,
+    #[serde(default)]
+    stale_tail: bool,
+    #[serde(default)]
+    directory_subset: bool,
+    /// See [`FaultPlan`].
+    #[serde(default)]
+    failed_sync_loses: f64,
+    #[serde(default)]
+    map_refused: bool,
+    /// See [`Latency`].
+    cached_nanos: u64,
+    device_nanos: u64,
+    /// When it is full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    full: Option<FullFor>,
+}
+
+/// See [`Full`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FullFor {
+    begins_nanos: u64,
+    lasts_nanos: u64,
+    left_bytes: u64,
+}
+
+/// One process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot {
+    /// The name of its random streams.
+    pub stream: u64,
+    /// How it ends, unless it ends by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<CrashAt>,
+    /// Nothing fails in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub calm: bool,
+    /// Faults, and branches of the engine that are taken for once.
+    #[serde(default)]
+    pub faults: Vec<Strike>,
+    /// Preemptions.
+    #[serde(default)]
+    pub preemptions: Vec<Preemption>,
+    /// What it does.
+    pub sessions: Vec<SessionScript>,
+}
+
+/// A crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrashAt {
+    /// What happens.
+    pub how: Crash,
+    /// When.
+    pub when: When,
+}
+
+fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let version = u32::deserialize(deserializer)?;
+    match version {
+        VERSION => Ok(version),
+        _ => Err(D::Error::custom(format!(
+            "this is version {version} of the form, but only version {VERSION} is known here"
+        ))),
+    }
+}
+
+impl Disk {
+    fn of(plan: &FaultPlan) -> Disk {
+        let (power, latency) = (&plan.power, &plan.latency);
+        Disk {
+            block_bytes: power.block_bytes,
+            mixture: power.mixture,
+            garbage: power.garbage,
+            length_first: power.length_first,
+            stale_tail: power.stale_tail,
+            directory_subset: power.directory_subset,
+            failed_sync_loses: plan.failed_sync_loses,
+            map_refused: plan.map_refused,
+            cached_nanos: latency.cached.as_nanos() as u64,
+            device_nanos: latency.device.as_nanos() as u64,
+            full: plan.full.map(|full| FullFor {
+                begins_nanos: full.begins.as_nanos() as u64,
+                lasts_nanos: full.lasts.as_nanos() as u64,
+                left_bytes: full.left_bytes,
+            }),
+        }
+    }
+
+    fn plan(&self) -> FaultPlan {
+        FaultPlan {
+            power: PowerLoss {
+                block_bytes: self.block_bytes.clamp(512, 4096),
+                mixture: self.mixture,
+                garbage: self.garbage,
+                length_first: self.length_first,
+                stale_tail: self.stale_tail,
+                directory_subset: self.directory_subset,
+            },
+            failed_sync_loses: self.failed_sync_loses,
+            map_refused: self.map_refused,
+            latency: Latency {
+                cached: Duration::from_nanos(self.cached_nanos),
+                device: Duration::from_nanos(self.device_nanos),
+                stall: 0.0,
+            },
+            full: self.full.as_ref().map(|full| Full {
+                begins: Duration::from_nanos(full.begins_nanos),
+                lasts: Duration::from_nanos(full.lasts_nanos),
+                left_bytes: full.left_bytes,
+            }),
+            ..FaultPlan::none()
+        }
+    }
+
+    /// Disks that lack one of its ways to fail.
+    pub(crate) fn simpler(&self) -> Vec<Disk> {
+        let changes: [fn(&mut Disk); 8] = [
+            |disk| disk.full = None,
+            |disk| disk.mixture = 0.0,
+            |disk| disk.garbage = 0.0,
+            |disk| disk.length_first = 0.0,
+            |disk| disk.stale_tail = false,
+            |disk| disk.directory_subset = false,
+            |disk| disk.failed_sync_loses = 0.0,
+            |disk| disk.block_bytes = 4096,
+        ];
+        let simpler = changes.iter().map(|change| {
+            let mut disk = self.clone();
+            change(&mut disk);
+            disk
+        });
+        simpler.filter(|disk| disk != self).collect()
+    }
+}
+
+impl Schedule {
+    /// Writes down a run: its plan, what came out of it, and what its clients did.
+    pub(crate) fn of(
+        plan: &Plan,
+        outcome: &Outcome,
+        settings: &Settings,
+        sessions: Vec<Vec<SessionScript>>,
+    ) -> Schedule {
+        let mut sessions = sessions.into_iter();
+        let boots = plan.boots.iter().zip(&outcome.interference).map(|(boot, list)| Boot {
+            stream: boot.stream,
+            crash: boot.crash.map(|(when, how)| CrashAt { how, when }),
+            calm: boot.calm,
+            faults: list.strikes.clone(),
+            preemptions: list.preemptions.clone(),
+            sessions: sessions.next().unwrap_or_default(),
+        });
+        Schedule {
+            version: VERSION,
+            note: None,
+            breaks: outcome.violation.as_ref().map(|violation| violation.invariant.into()),
+            seed: plan.seed,
+            settings: settings.clone(),
+            disk: Disk::of(&plan.faults),
+            order: plan.scheduling.order,
+            boots: boots.collect(),
+        }
+    }
+
+    pub(crate) fn plan(&self, keep_lines: Option<usize>) -> Plan {
+        let boots = self.boots.iter().map(|boot| BootPlan {
+            stream: boot.stream,
+            crash: boot.crash.map(|crash| (crash.when, crash.how)),
+            calm: boot.calm,
+            interference: Some(Arc::new(Interference {
+                strikes: boot.faults.clone(),
+                preemptions: boot.preemptions.clone(),
+            })),
+        });
+        Plan {
+            seed: self.seed,
+            faults: self.disk.plan(),
+            scheduling: Scheduling {
+                order: self.order,
+                preempt: 0.0,
+                buggify_site: 0.0,
+                buggify: 0.0,
+            },
+            boots: boots.collect(),
+            keep_lines,
+        }
+    }
+
+    /// Reads one.
+    ///
+    /// # Errors
+    /// Why the text is none, with the line.
+    pub fn read(text: &str) -> Result<Schedule, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// Writes it: one line for each operation, fault and preemption.
+    pub fn write(&self) -> String {
+        let mut text = String::new();
+        // Nothing in a schedule is a map with keys that are no text, or a number that is none.
+        let value = serde_json::to_value(self).unwrap_or_default();
+        write_value(&value, 0, &mut text);
+        text.push('\n');
+        text
+    }
+
+    /// How large it is: operations, crashes, faults, preemptions.
+    pub fn size(&self) -> Size {
+        let count = |count: fn(&Boot) -> usize| self.boots.iter().map(count).sum();
+        Size {
+            operations: count(|boot| {
+                let clients = boot.sessions.iter().flat_map(|session| &session.clients);
+                clients.map(|client| client.operations.len()).sum()
+            }),
+            crashes: count(|boot| usize::from(boot.crash.is_some())),
+            faults: count(|boot| boot.faults.len()),
+            preemptions: count(|boot| boot.preemptions.len()),
+        }
+    }
+}
+
+/// How large a schedule is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Operations of clients.
+    pub operations: usize,
+    /// Crashes.
+    pub crashes: usize,
+    /// Faults, and branches taken for once.
+    pub faults: usize,
+    /// Preemptions.
+    pub preemptions: usize,
+}
+
+impl std::fmt::Display for Size {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Size { operations, crashes, faults, preemptions } = self;
+        write!(
+            f,
+            "{operations} operations, {crashes} crashes, {faults} faults, {preemptions} preemptions"
+        )
+    }
+}
+
+/// What is no longer than this stands on one line.
+const LINE: usize = 100;
+
+fn write_value(value: &Value, depth: usize, text: &mut String) {
+    let compact = spaced(value);
+    let (open, close, entries): (_, _, Vec<(String, &Value)>) = match value {
+        Value::Array(list) => ('[', ']', list.iter().map(|v| (String::new(), v)).collect()),
+        Value::Object(map) => {
+            let named = map.iter().map(|(key, v)| (format!("{key:?}: "), v));
+            ('{', '}', named.collect())
+        }
+        _ => ('\0', '\0', vec![]),
+    };
+    if entries.is_empty() || depth > 1 && 2 * depth + compact.len() <= LINE {
+        text.push_str(&compact);
+        return;
+    }
+    text.push(open);
+    for (n, (name, entry)) in entries.iter().enumerate() {
+        let comma = if n == 0 { "" } else { "," };
+        let _ = write!(text, "{comma}\n{:1$}{name}", "", 2 * depth + 2);
+        write_value(entry, depth + 1, text);
+    }
+    let _ = write!(text, "\n{:1$}{close}", "", 2 * depth);
+}
+
+/// A value on one line.
+fn spaced(value: &Value) -> String {
+    match value {
+        Value::Array(list) => {
+            format!("[{}]", list.iter().map(spaced).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(map) => {
+            let entries = map.iter().map(|(key, value)| format!("{key:?}: {}", spaced(value)));
+            format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::record_seed;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for seed in [2, 5] {
+            let (_, schedule) = record_seed(seed, None);
+            assert!(schedule.size().operations > 0, "seed {seed} does nothing");
+            let text = schedule.write();
+            assert_eq!(Schedule::read(&text), Ok(schedule));
+            assert!(text.lines().all(|line| line.len() < 2000));
+        }
+    }
+
+    /// A bad file must say where and why.
+    #[test]
+    fn a_bad_file_is_refused_with_its_line() {
+        let good = record_seed(2, None).1.write();
+        let refused = |text: &str, why: &str| {
+            let told = Schedule::read(text).expect_err("it is bad");
+            assert!(told.contains(why) && told.contains(" at line "), "{told:?}, not {why:?}");
+        };
+        refused(&good[..good.len() / 2], "EOF");
+        refused("", "EOF");
+        refused(&good.replacen("\"version\": 1", "\"version\": 2", 1), "version 2 of the form");
+        refused(&good.replacen("\"seed\"", "\"sead\"", 1), "unknown field `sead`");
+        refused(&good.replacen("\"order\": \"", "\"order\": \"x", 1), "unknown variant");
+        let strike = r#""faults": [{ "site": "EIO on Monday", "pass": 1 }], "x": ["#;
+        refused(&good.replacen("\"faults\": [", strike, 1), "no site is called \"EIO on Monday\"");
+    }
+}

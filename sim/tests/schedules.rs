@@ -1,0 +1,81 @@
+//! Schedules: a run that is written down happens again, exactly; what once failed stays in
+//! `corpus/schedules/`; and shrinking leaves little of a failure.
+
+mod faulty;
+
+use faulty::{Planted, wrap};
+use lightning_sim::{
+    database::{record_schedule_on, record_seed, record_seed_on, run_schedule},
+    schedule::Schedule,
+    shrink::{Shrunk, shrink},
+};
+use std::{fs, path::Path, time::Duration};
+
+/// For a schedule that leaves out what decides: it would replay something else.
+#[test]
+fn a_seed_written_down_runs_the_same() {
+    for seed in 0..60 {
+        let (outcome, schedule) = record_seed(seed, None);
+        let text = schedule.write();
+        let read = Schedule::read(&text).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let again = run_schedule(&read, None);
+        assert_eq!(again.trace_hash, outcome.trace_hash, "seed {seed} replays otherwise");
+    }
+}
+
+/// For a bug that comes back.
+#[test]
+fn what_once_failed_passes() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus/schedules");
+    let files = fs::read_dir(&corpus).expect("the corpus is there");
+    let mut paths: Vec<_> = files.flatten().map(|file| file.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    assert!(!paths.is_empty(), "no schedules in {corpus:?}");
+    for path in paths {
+        let text = fs::read_to_string(&path).expect("a readable file");
+        let schedule = Schedule::read(&text).unwrap_or_else(|why| panic!("{path:?}: {why}"));
+        let outcome = run_schedule(&schedule, None);
+        assert!(outcome.violation.is_none(), "{path:?}: {:?}", outcome.violation);
+        assert!(outcome.counters.get("boots") > Some(&0), "{path:?} does nothing");
+    }
+}
+
+/// The first seed that finds a bug planted below the engine.
+fn find(bug: Planted) -> Schedule {
+    let found = (0..500).find_map(|seed| {
+        let (outcome, schedule) = record_seed_on(seed, None, wrap(bug));
+        outcome.violation.map(|_| schedule)
+    });
+    found.unwrap_or_else(|| panic!("{bug:?} is not found within 500 seeds"))
+}
+
+/// For checks that see nothing.
+#[test]
+fn a_disk_that_breaks_its_promises_is_found_out() {
+    let broken = find(Planted::DirectorySyncDoesNothing).breaks;
+    assert!(broken.is_some_and(|invariant| invariant.starts_with("I-")));
+}
+
+fn find_and_shrink(bug: Planted) -> Shrunk {
+    let schedule = find(bug);
+    let run = |schedule: &Schedule| record_schedule_on(schedule, None, wrap(bug));
+    let shrunk = shrink(&schedule, &run, Duration::from_secs(60)).expect("it fails again");
+    println!(
+        "{bug:?}: {} became {} in {} runs, {:?}",
+        shrunk.before,
+        shrunk.schedule.size(),
+        shrunk.runs,
+        shrunk.took
+    );
+    shrunk
+}
+
+/// For failures that nobody can read.
+#[test]
+fn what_fails_shrinks_to_a_few_operations_and_one_crash() {
+    let shrunk = find_and_shrink(Planted::LogSyncDoesNothing);
+    let size = shrunk.schedule.size();
+    assert!(size.operations <= 10, "{size}");
+    assert!(size.crashes <= 1 && size.faults <= 2, "{size}");
+}
