@@ -1,5 +1,6 @@
-//! Collects the names of the sites in the engine and in the simulated disk: scheduling points
-//! and buggified branches. So a schedule that names another is refused.
+//! Collects the names of the sites in the engine and in the simulated disk: scheduling points,
+//! buggified branches and marks. So a schedule that names another site is refused, and the marks that
+//! no run has reached are known.
 
 use std::{
     collections::BTreeSet,
@@ -9,10 +10,11 @@ use std::{
 
 /// The calls that name a site in their first argument.
 const POINTS: [&str; 3] = ["point(", "point_at(", "buggify("];
+const MARKS: [&str; 1] = ["sometimes("];
 
 fn main() -> io::Result<()> {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-    let mut points = BTreeSet::new();
+    let (mut points, mut marks) = (BTreeSet::new(), vec![]);
     for folder in [here.join("../engine/src"), here.join("src")] {
         println!("cargo::rerun-if-changed={}", folder.display());
         for file in sources(&folder)? {
@@ -20,15 +22,16 @@ fn main() -> io::Result<()> {
             // What tests name is no site.
             let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
             points.extend(names(text, &POINTS));
+            marks.extend(names(text, &MARKS));
         }
     }
-    let list = |what: &str, names: &BTreeSet<String>| {
+    marks.sort();
+    let list = |what: &str, names: &[String]| {
         format!("pub(super) const {what}: [&str; {}] = {names:?};\n", names.len())
-            .replace('{', "[")
-            .replace('}', "]")
     };
+    let points: Vec<String> = points.into_iter().collect();
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    fs::write(out.join("sites.rs"), list("POINTS", &points))
+    fs::write(out.join("sites.rs"), list("POINTS", &points) + &list("MARKS", &marks))
 }
 
 fn sources(folder: &Path) -> io::Result<Vec<PathBuf>> {

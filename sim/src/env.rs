@@ -75,7 +75,7 @@ impl Env for SimEnv {
 
     fn yield_now(&self) {
         // Time must pass: whoever yields may be waiting for that.
-        self.sleep(Duration::from_micros(1));
+        self.sleep(Duration::from_micros(10));
     }
 
     fn task_slot(&self) -> usize {

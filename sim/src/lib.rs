@@ -36,6 +36,6 @@ pub use decisions::{Interference, Order, Preemption, Strike};
 pub use disk::SimDisk;
 pub use env::SimEnv;
 pub use lightning_faults::{Dice, FaultPlan, Full, Latency, PowerLoss};
-pub use site::Site;
+pub use site::{MARKS, Site};
 pub use trace::Line;
 pub use world::{Scheduling, Violation, World};

@@ -20,6 +20,10 @@ lightning-sim: runs Lightning DB on a simulated machine that fails
       Makes a schedule that breaks a promise as small as it gets in N seconds (60 if not given),
       and writes it to OUT (shrunk.json if not given).
 
+  lightning-sim coverage --seeds N [--from S] [--jobs J]
+      Runs seeds and tells how often each mark in the engine's rare branches was reached, the first
+      seed that did, and the marks that none reached.
+
 Exits with 0 if no promise was broken, 1 if one was, 2 if it was asked for what it cannot do.
 ";
 
@@ -29,6 +33,7 @@ fn main() -> ExitCode {
         Some((command, rest)) if command == "run" => commands::run::run(rest),
         Some((command, rest)) if command == "replay" => commands::replay::replay(rest),
         Some((command, rest)) if command == "shrink" => commands::shrink::shrink(rest),
+        Some((command, rest)) if command == "coverage" => commands::run::coverage(rest),
         _ => Err(USAGE.into()),
     };
     result.unwrap_or_else(|why| {

@@ -432,6 +432,11 @@ fn install_hooks() {
                 tell(number);
                 point(site);
             },
+            sometimes: |mark| {
+                if let Some(world) = world() {
+                    world.mark(mark);
+                }
+            },
             park,
             unpark,
         });

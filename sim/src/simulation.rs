@@ -164,6 +164,8 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// How often things happened.
     pub counters: BTreeMap<&'static str, u64>,
+    /// How often each mark of the engine was reached.
+    pub marks: BTreeMap<&'static str, u64>,
     /// The newest lines of the trace, if the plan asked for them.
     pub lines: Vec<Line>,
     /// What interfered with each boot.
@@ -216,6 +218,7 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
         trace_hash: world.trace_hash(),
         violation: world.violation(),
         counters: world.counters(),
+        marks: world.take_marks(),
         lines: world.take_lines(),
         interference: world.take_recorded(),
         boot_ios,

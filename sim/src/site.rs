@@ -7,6 +7,9 @@ mod collected {
     include!(concat!(env!("OUT_DIR"), "/sites.rs"));
 }
 
+/// The marks in branches of the engine that are taken only sometimes.
+pub const MARKS: &[&str] = &collected::MARKS;
+
 /// Kinds of faults.
 pub(crate) const FAULTS: [&str; 11] = [
     "EIO on read",
@@ -81,6 +84,14 @@ impl<'de> Deserialize<'de> for Site {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A mark that stands in two branches says nothing of either.
+    #[test]
+    fn marks_are_many_and_each_stands_once() {
+        assert!(MARKS.len() >= 60, "{} marks", MARKS.len());
+        let twice: Vec<_> = MARKS.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+    }
 
     #[test]
     fn sites_of_engine_and_disk_are_known() {

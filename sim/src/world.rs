@@ -76,6 +76,8 @@ pub struct World {
     /// The number that the engine told last, for each task.
     told: Mutex<BTreeMap<usize, u64>>,
     counters: Mutex<BTreeMap<&'static str, u64>>,
+    /// How often each mark was reached.
+    marks: Mutex<BTreeMap<&'static str, u64>>,
     /// When each kind of fault struck last.
     last_faults: Mutex<BTreeMap<&'static str, Duration>>,
     violation: Mutex<Option<Violation>>,
@@ -114,6 +116,7 @@ impl World {
             recorded: Mutex::default(),
             told: Mutex::default(),
             counters: Mutex::default(),
+            marks: Mutex::default(),
             last_faults: Mutex::default(),
             violation: Mutex::default(),
             violated: AtomicBool::new(false),
@@ -237,6 +240,15 @@ impl World {
     /// Counts something that happened several times.
     pub fn count_by(&self, what: &'static str, n: u64) {
         *self.counters.lock().entry(what).or_insert(0) += n;
+    }
+
+    /// A mark was reached.
+    pub(crate) fn mark(&self, mark: &'static str) {
+        *self.marks.lock().entry(mark).or_insert(0) += 1;
+    }
+
+    pub(crate) fn take_marks(&self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.marks.lock())
     }
 
     /// How often something was counted.

@@ -172,6 +172,7 @@ impl Background {
         if room() {
             return Ok(());
         }
+        crate::sync::sometimes("background: commits wait for a flush");
         db.metrics.stalls.add(1);
         self.done.wait(|| {
             if room() {
@@ -187,6 +188,7 @@ impl Background {
             let full = matches!(state.failure, Some(Error::NoSpace { .. }));
             drop(state);
             if full && deletes_only && db.versions.load().sealed.len() == max {
+                crate::sync::sometimes("background: deletes go on while a flush has no space");
                 return Some(Ok(()));
             }
             Some(Err(self.state.lock().failure.clone().unwrap_or(Error::Closed)))
@@ -195,8 +197,10 @@ impl Background {
 
     pub(super) fn failed(&self, what: &'static str, error: Error) {
         if self.stopped() && matches!(error, Error::Closed) {
+            crate::sync::sometimes("background: closing gives work up");
             return; // given up
         }
+        crate::sync::sometimes("background: work fails and is tried again");
         tracing::warn!(%error, what, "background work failed; it will be tried again");
         let mut state = self.state.lock();
         state.failures += 1;
@@ -282,6 +286,7 @@ impl Db {
             let prepared = self.prepare(&mut sorted);
             left = self.collect();
             if let Err(error) = prepared {
+                crate::sync::sometimes("background: cannot prepare");
                 tracing::warn!(%error, "cannot prepare a log segment or memtable");
                 let stopped = || background.stopped().then_some(());
                 background.ended.wait_for(RETRY, stopped);
@@ -350,6 +355,7 @@ impl Db {
         let versions = self.versions.collect();
         let mut state = self.background.state.lock();
         if self.poison.check().is_err() {
+            crate::sync::sometimes("background: keeps files because of poison");
             // An edit that failed may be durable all the same, and name any of the files.
             return versions + state.obsolete.len();
         }
@@ -361,9 +367,11 @@ impl Db {
         drop(state);
         for run in dead {
             let path = self.dir.join(sstable_name(run.file_id()));
+            crate::sync::sometimes("background: removes an sstable");
             self.blocks.cache.remove_file(run.file_id());
             drop(run);
             if let Err(error) = self.env.disk().remove(&path) {
+                crate::sync::sometimes("background: cannot remove a file");
                 tracing::warn!(%error, path = %path.display(), "cannot remove a file");
             }
         }
@@ -429,6 +437,7 @@ impl Db {
             (published || self.poison.check().is_err() || self.background.stopped()).then_some(())
         });
         if self.visible() < sealed.last_seq {
+            crate::sync::sometimes("flush: ends because of poison or closing");
             return self.poison.check().and(Err(Error::Closed));
         }
         self.sync_through(sealed.end)?;
@@ -438,6 +447,7 @@ impl Db {
             .and_then(|()| self.sync_dir())
             .and_then(|()| self.install_flush(sealed, &mut runs));
         if let Err(error) = flushed {
+            crate::sync::sometimes("flush: fails behind what it wrote");
             // What was written is nobody's; the next try writes it anew.
             self.background.add_obsolete(runs.into_iter().map(|(_, run)| run));
             return Err(error);
@@ -458,6 +468,7 @@ impl Db {
         let version = self.versions.load();
         for id in memtable.keyspaces() {
             let Some(keyspace) = version.keyspace(id) else {
+                crate::sync::sometimes("flush: a keyspace was dropped before");
                 continue;
             }; // dropped meanwhile
             if let Some(run) = self.write_run(keyspace, memtable)? {

@@ -103,6 +103,7 @@ impl Db {
         self.publish(&place, sync)?;
         unfinished.finish();
         if need.range_deletes {
+            crate::sync::sometimes("commit: deletes a range");
             self.background.wake_compact(); // it may cover whole runs
         }
         if !sync {
@@ -202,20 +203,24 @@ impl Db {
         let ticket = sequencer.tail.next_ticket();
         // One ticket more is left for the record that ends a segment.
         if !self.published.has_room(ticket + 1) {
+            crate::sync::sometimes("commit: waits for earlier commits to be published");
             return Ok(Err(Wanted::Publication));
         }
         let (tail, spare_bytes) = (&sequencer.tail, sequencer.spare_bytes);
         let kept = if use_kept { 0 } else { tail.kept_bytes() };
         if log_bytes as u64 > spare_bytes || !tail.has_room(log_bytes + kept) {
+            crate::sync::sometimes("commit: the segment is full");
             return Ok(Err(Wanted::Log(log_bytes)));
         }
         let unsynced = self.unsynced(tail) + log_bytes as u64;
         if unsynced > spare_bytes {
+            crate::sync::sometimes("commit: more is unsynced than an opening could copy");
             return Ok(Err(Wanted::Durable(tail.last_end())));
         }
         let memtable = &sequencer.target.memtable;
         let Some(entries) = memtable.reserve(need.entries, need.arena_bytes) else {
             let full = Arc::clone(memtable);
+            crate::sync::sometimes("commit: the memtable is full");
             return Ok(Err(Wanted::Memtable(full)));
         };
         let Some(log) = sequencer.tail.reserve(log_bytes) else {
@@ -256,6 +261,7 @@ impl Db {
             self.wal.prepare(capacity)?;
         }
         if self.sequencer.lock().tail.segment().is_none() {
+            crate::sync::sometimes("commit: the log begins late, after a full disk");
             return self.begin_log(capacity);
         }
         let (slot, next, seq) = {
@@ -263,17 +269,20 @@ impl Db {
             self.poison.check()?;
             let tail = &sequencer.tail;
             if tail.has_room(bytes + tail.kept_bytes()) {
+                crate::sync::sometimes("commit: another one went on in the next segment first");
                 sequencer.spare_bytes = self.wal.spare_bytes(0);
                 return Ok(()); // another commit was faster
             }
             // What is left besides the next segment must hold what is not synced yet.
             let (end, spare_bytes) = (tail.last_end(), self.wal.spare_bytes(1));
             if self.unsynced(tail) > spare_bytes {
+                crate::sync::sometimes("commit: syncs before the next segment");
                 drop(sequencer);
                 return self.sync_through(end);
             }
             let ticket = sequencer.tail.next_ticket();
             if !self.published.has_room(ticket) {
+                crate::sync::sometimes("commit: no ticket for the end of the segment");
                 return Ok(()); // the caller tries again, and waits
             }
             let Some(next) = self.wal.take_ready(capacity) else {
@@ -286,6 +295,7 @@ impl Db {
         let unfinished = self.unless_finished("go on in the next segment of the log in");
         self.background.wake_prepare();
         if let Some(slot) = slot {
+            crate::sync::sometimes("commit: ends a segment");
             self.wal.write_switch(&slot, &next, SeqNo(seq.0 + 1))?;
             self.published.complete(slot.1.ticket, seq.0);
             self.published_moved.notify();
@@ -312,6 +322,7 @@ impl Db {
             last_seq: SeqNo(sequencer.next_seq.0 - 1),
             end: sequencer.tail.last_end(),
         });
+        crate::sync::sometimes("commit: seals the memtable");
         // Under the lock: the Version names the memtable before its first SeqNo is given.
         self.versions.install(|version| version.with_active(Arc::clone(&next), sealed));
         sequencer.set_memtable(next);
@@ -332,12 +343,14 @@ impl Db {
             && let Err(poisoned) = self.sync_through(place.log.end)
             && self.published.cancel(ticket)
         {
+            crate::sync::sometimes("commit: fails with the sync that it led or waited for");
             return Err(poisoned); // what cannot be cancelled was made durable: it has not failed
         }
         self.published_moved.notify();
         if self.published.is_complete_below(ticket + 1) {
             return Ok(());
         }
+        crate::sync::sometimes("commit: waits to be published");
         let mut cancelled = false;
         self.published_moved.wait(|| {
             if self.published.is_complete_below(ticket + 1) {

@@ -60,6 +60,7 @@ impl Db {
 
     /// Lets go of runs of which nothing is left to see. Readers of older Versions keep them.
     fn drop_runs(&self, keyspace: KeyspaceId, runs: &[Arc<Sstable>]) -> Result<()> {
+        crate::sync::sometimes("compact: drops covered runs");
         // The range delete may be in the log only: it must not be lost where the runs are.
         self.sync()?;
         self.replace_runs(keyspace, runs, None)
@@ -72,11 +73,13 @@ impl Db {
         let merge = whole(sources);
         let merged = self.write_output(keyspace, merge, &none, true)?;
         if let Err(error) = self.sync_dir() {
+            crate::sync::sometimes("compact: the directory cannot be synced");
             self.background.add_obsolete(merged);
             return Err(error);
         }
         self.metrics.compacted_bytes.add(merged.as_ref().map_or(0, |m| m.summary().file_bytes));
         self.replace_runs(keyspace.id, &keyspace.runs, merged)?;
+        crate::sync::sometimes("compact: merges all runs");
         self.metrics.compactions.add(1);
         Ok(())
     }
@@ -96,11 +99,13 @@ impl Db {
 
         let mut manifest = self.manifest.lock();
         if !manifest.state().keyspaces.contains_key(&keyspace) {
+            crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
             self.background.add_obsolete(merged); // dropped meanwhile
             self.background.wake_all();
             return Ok(());
         }
         if let Err(error) = manifest.append(&changes) {
+            crate::sync::sometimes("compact: the edit fails");
             self.background.add_obsolete(merged);
             return Err(error);
         }

@@ -30,6 +30,7 @@ impl Db {
         let mut manifest = self.manifest.lock();
         // Under the lock: another call may have been faster.
         if let Some(found) = self.versions.load().keyspace_named(name) {
+            crate::sync::sometimes("keyspaces: another call created it first");
             return Ok(found.id);
         }
         let id = manifest.state().next_keyspace;

@@ -243,6 +243,7 @@ impl Memtables {
         let bytes = ops.iter().map(entry_bytes).sum();
         let mut room = self.active.reserve(ops.len(), bytes);
         if room.is_none() {
+            crate::sync::sometimes("open: replay fills a memtable");
             let capacity = Memtable::capacity_for(ops.len(), bytes);
             let next = Arc::new(Memtable::new(self.bytes.max(capacity))?);
             let memtable = std::mem::replace(&mut self.active, next);
@@ -309,6 +310,7 @@ impl Opening {
     fn create(self, listing: &Listing, lock: Box<dyn DirLock>) -> Result<Db> {
         // What an interrupted creation left behind.
         for name in listing.segments.iter().chain(&listing.manifests) {
+            crate::sync::sometimes("open: cleans an interrupted creation up");
             self.remove(name)?;
         }
         let mut uuid = [0; 16];
@@ -371,6 +373,7 @@ impl Opening {
         state.next_file = FileId(next_file);
         if recovered.suffix.is_empty() {
             // All that is in the log is durable where it is.
+            crate::sync::sometimes("open: nothing to copy");
             state.log = ended_at(&state.log, recovered.durable);
         }
         // The manifest's name may be known to the page cache only. Older ones are still its safety.
@@ -398,6 +401,7 @@ impl Opening {
         wal.set_durable_edit(manifest.number());
         self.remove_orphans(listing, &strays, &manifest);
         if manifest.state().log.len() > LOG_PIECES_MAX {
+            crate::sync::sometimes("open: many pieces of log");
             recovered.seal()?;
             let memtable = Arc::clone(&recovered.memtables.active);
             sequencer.set_memtable(memtable);
@@ -420,6 +424,7 @@ impl Opening {
                 Ok(None) => strays.push(name.clone()),
                 // Left where it is: another time it may be read.
                 Err(error @ Error::Io { .. }) => {
+                    crate::sync::sometimes("open: a file of the log cannot be read");
                     tracing::warn!(%error, "cannot read what may be a segment of the log");
                     unread.get_or_insert(error);
                 }
@@ -495,6 +500,7 @@ impl Opening {
         let operations = u64::from(record.operations);
         let last_seq = SeqNo(record.first_seq.0.saturating_add(operations).saturating_sub(1));
         if last_seq <= state.flushed {
+            crate::sync::sometimes("open: a commit is in a table already");
             return Ok(()); // in a table already
         }
         if record.first_seq != recovered.next_seq || last_seq > SeqNo::MAX || operations == 0 {
@@ -513,9 +519,11 @@ impl Opening {
         recovered.commits += 1;
         if record.durable > recovered.durable {
             recovered.durable = record.durable;
+            crate::sync::sometimes("open: a later record says that earlier ones are durable");
             recovered.suffix.retain(|(earlier, _)| earlier.lsn >= record.durable);
         }
         if !state.clean {
+            crate::sync::sometimes("open: a commit may have to be copied");
             recovered.suffix.push((*record, payload.to_vec()));
         }
         Ok(())
@@ -634,6 +642,7 @@ impl Opening {
                 payload_len: 0,
                 payload_crc: crc32fast::hash(b""),
             };
+            crate::sync::sometimes("open: copies are said to be durable");
             wal.write(&segment, &slot, &mut vec![0; mark], stamp)?;
             published.complete(slot.ticket, recovered.next_seq.0 - 1);
         }
@@ -655,7 +664,9 @@ impl Opening {
         let old = |name: &&String| generation_of(name).is_some_and(|g| g + 1 < current);
         let manifests = listing.manifests.iter().filter(old);
         for name in tables.chain(manifests).chain(strays) {
+            crate::sync::sometimes("open: removes a file that nothing names");
             if let Err(error) = self.remove(name) {
+                crate::sync::sometimes("open: cannot remove a file");
                 tracing::warn!(%error, "cannot remove a file that nothing needs");
             }
         }
@@ -748,6 +759,7 @@ impl Db {
     pub(super) fn begin_log(&self, capacity: u64) -> Result<()> {
         let mut manifest = self.manifest.lock();
         if self.sequencer.lock().tail.segment().is_some() {
+            crate::sync::sometimes("open: another commit began the log first");
             return Ok(()); // another commit was faster
         }
         let Some(segment) = self.wal.take_ready(capacity) else {

@@ -9,7 +9,7 @@
 //! Under `--cfg shuttle`, which only a step of `.ci/run` sets, every atomic operation is a place where
 //! threads may be switched, and tests beside the lock-free structures explore how they interleave.
 //!
-//! Leaf module: it knows nothing of the simulator but the three functions it installs.
+//! Leaf module: it knows nothing of the simulator but the functions it installs.
 
 #[cfg(shuttle)]
 pub(crate) mod model;
@@ -28,6 +28,8 @@ pub struct Hooks {
     /// The calling task may be preempted here. The text names the place; the number is what the
     /// place tells of it, or 0.
     pub point: fn(&'static str, u64),
+    /// A branch was taken that is taken only sometimes. The text names it.
+    pub sometimes: fn(&'static str),
     /// Park the calling task until `unpark` is called with the same lock's address.
     /// Returns false if the caller is not a simulated task: it then takes the lock as usual.
     pub park: fn(usize) -> bool,
@@ -68,6 +70,20 @@ pub fn point_at(site: &'static str, number: u64) {
 #[cold]
 fn cold_point(hooks: &Hooks, site: &'static str, number: u64) {
     (hooks.point)(site, number);
+}
+
+/// A mark in a branch that is seldom taken: the simulator tells which were never reached. One
+/// relaxed load in production, so not for the hottest paths.
+#[inline(always)]
+pub fn sometimes(mark: &'static str) {
+    if let Some(hooks) = hooks() {
+        cold_sometimes(hooks, mark);
+    }
+}
+
+#[cold]
+fn cold_sometimes(hooks: &Hooks, mark: &'static str) {
+    (hooks.sometimes)(mark);
 }
 
 /// The raw lock under [`Mutex`].

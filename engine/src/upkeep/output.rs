@@ -95,6 +95,7 @@ impl Outputs<'_> {
         while let Some(Merged { key, value, seq, kind, covered }) = merge.next_any()? {
             merged = merged.wrapping_add(1);
             if merged.is_multiple_of(ENTRIES_PER_LOOK) && (self.given_up)() {
+                crate::sync::sometimes("output: given up");
                 return Err(Error::Closed);
             }
             // What a range delete covers is gone, whether the range delete itself is kept or not.
@@ -105,9 +106,11 @@ impl Outputs<'_> {
             empty = false;
         }
         if empty {
+            crate::sync::sometimes("output: nothing is left to write");
             return Ok(None);
         }
         if !bottom {
+            crate::sync::sometimes("output: range deletes go along");
             builder.add_range_tombstones(tombstones);
         }
         builder.finish().map(Some)

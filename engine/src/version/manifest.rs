@@ -154,6 +154,7 @@ impl Manifest {
         match older.max() {
             Some(older) if !names.iter().any(|name| name == SPARE) => {
                 let old = self.dir.join(format!("{PREFIX}{older:06}"));
+                crate::sync::sometimes("manifest: a crash came between two renames");
                 let spare = self.dir.join(SPARE);
                 let disk = self.env.disk();
                 disk.rename(&old, &spare).map_err(|e| Error::io("rename", &old, e))
@@ -200,6 +201,7 @@ impl Manifest {
             Some(current) => {
                 let bytes = encode_edit(number, changes, current.identity);
                 if current.at + bytes.len() as u64 > current.len {
+                    crate::sync::sometimes("manifest: full, rolls over");
                     return self.roll(state);
                 }
                 let written = current.file.write_all_at(&bytes, current.at);
@@ -271,6 +273,7 @@ impl Manifest {
         if old_len >= len {
             return Ok((file, old_len));
         }
+        crate::sync::sometimes("manifest: the spare grows");
         file.allocate(len)?;
         let zeros = vec![0; (len - old_len) as usize];
         file.write_all_at(&zeros, old_len)?;
@@ -290,6 +293,7 @@ impl Manifest {
             }
         };
         if let Err(error) = renamed.and_then(|()| self.spare_file(disk, &spare, len).map(|_| ())) {
+            crate::sync::sometimes("manifest: no spare is left");
             tracing::warn!(%error, "no spare manifest file");
         }
     }

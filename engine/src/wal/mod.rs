@@ -250,6 +250,7 @@ impl Wal {
         }
         point("wal.write");
         if let Err(error) = segment.write(slot.lsn, buf) {
+            crate::sync::sometimes("log: a write fails");
             return Err(self.poison.set(error));
         }
         self.tickets.fill(slot.ticket);
@@ -300,6 +301,7 @@ impl Wal {
                 (!self.leading.swap(true, SeqCst)).then_some(Ok(true))
             })?;
             if !lead {
+                crate::sync::sometimes("log: a sync that another led was enough");
                 return Ok(());
             }
             let unfinished = self.poison.unless_finished(&*self.env, "sync the log in", &self.dir);
@@ -355,6 +357,7 @@ impl Wal {
         let patience = Duration::from_nanos(self.sync_nanos.load(Relaxed) / GATHER_PART);
         let deadline = self.env.clock().now() + patience.min(GATHER_MAX);
         while self.waiting.load(SeqCst) < crowd && self.env.clock().now() < deadline {
+            crate::sync::sometimes("log: the leader waits for followers");
             self.env.yield_now();
         }
     }
@@ -373,10 +376,12 @@ impl Wal {
                 (false, None) => false,
             };
             if !follows {
+                crate::sync::sometimes("log: went on while the segment was prepared");
                 segments.idle.push(segment);
                 continue;
             }
             if replaces {
+                crate::sync::sometimes("log: prepared segments were too small");
                 let small = std::mem::take(&mut segments.ready);
                 segments.idle.extend(small);
             }
@@ -464,11 +469,13 @@ impl Wal {
     /// a file of another size is taken, as long as it has `least` bytes.
     fn prepare_one(&self, header: SegmentHeader, least: u64) -> Result<Segment> {
         if let Some(idle) = self.take_idle(|s| s.header.capacity == header.capacity) {
+            crate::sync::sometimes("log: recycles a segment");
             return self.recycle(&idle, header);
         }
         match self.create_one(header) {
             Err(full @ Error::NoSpace { .. }) => {
                 let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
+                crate::sync::sometimes("log: recycles one of another size on a full disk");
                 let capacity = idle.header.capacity;
                 self.recycle(&idle, SegmentHeader { capacity, ..header })
             }
@@ -482,6 +489,7 @@ impl Wal {
         let disk = self.env.disk();
         let segment = Segment::create(disk, &self.dir, self.uuid, id, header, self.plan.written)?;
         if let Err(error) = disk.sync_dir(&self.dir) {
+            crate::sync::sometimes("log: a new segment's name is not durable");
             self.give_up(&segment);
             return Err(Error::io("sync the directory", &self.dir, error));
         }
@@ -491,6 +499,7 @@ impl Wal {
     fn recycle(&self, idle: &Segment, header: SegmentHeader) -> Result<Segment> {
         let recycled = idle.recycle(self.uuid, header, !self.plan.written);
         if recycled.is_err() {
+            crate::sync::sometimes("log: recycling fails");
             self.give_up(idle); // what its header is now, nobody knows
         }
         recycled
@@ -561,6 +570,7 @@ impl Wal {
             let Some(segment) = segments.live.pop_front() else {
                 break;
             };
+            crate::sync::sometimes("log: a segment is no longer needed");
             segments.idle.push(segment);
         }
         drop(segments);
@@ -580,6 +590,7 @@ impl Wal {
                 }
                 segments.idle.remove(0)
             };
+            crate::sync::sometimes("log: removes a surplus segment");
             self.give_up(&surplus);
         }
     }

@@ -202,13 +202,16 @@ pub(crate) fn replay(
             return Ok(out);
         }
         if piece.end.is_none() && out.clean {
+            crate::sync::sometimes("replay: ends at the mark of a clean close");
             return Ok(out); // nothing was written behind the mark
         }
         let Some(record) = records.following(out.end, first)? else {
+            crate::sync::sometimes("replay: ends at what is no record");
             torn_or_corrupt(piece, records, segments, out.end)?;
             return Ok(out);
         };
         if piece.end.is_some_and(|end| record.lsn >= end) {
+            crate::sync::sometimes("replay: ends where a piece was ended");
             return Ok(out); // of what lies behind the end, a later piece has a copy
         }
         first = false;
@@ -230,9 +233,11 @@ pub(crate) fn replay(
                     segment.file.corruption(at, "the name of the next segment", "other bytes")
                 })?;
                 if piece.end == Some(next.first) {
+                    crate::sync::sometimes("replay: ends before an unused segment");
                     out.end = next.first; // the piece ended before the segment was used
                     return Ok(out);
                 }
+                crate::sync::sometimes("replay: goes on in the next segment");
                 segment = named(dir, segments, next.salt, next.first, piece.epoch)?;
                 out.end = segment.header.first;
                 out.segments.push(segment.header.salt);

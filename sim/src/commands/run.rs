@@ -2,6 +2,7 @@
 
 use super::{number, violation, write};
 use lightning_sim::{
+    MARKS,
     database::{record_seed, run_seed},
     simulation::Outcome,
 };
@@ -59,13 +60,32 @@ impl Options {
 #[derive(Default)]
 struct Summary {
     seeds: u64,
+    seconds: f64,
     counters: BTreeMap<&'static str, u64>,
     hashes: BTreeMap<u64, u64>,
     violated: BTreeMap<u64, String>,
+    /// For each mark: how often it was reached, in how many seeds, and by which first.
+    marks: BTreeMap<&'static str, (u64, u64, u64)>,
 }
 
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, String> {
     let options = &Options::parse(arguments)?;
+    let summary = campaign(options);
+    summary.print();
+    if let Some(file) = &options.hashes {
+        summary.write_hashes(file)?;
+    }
+    Ok(summary.exit())
+}
+
+/// `lightning-sim coverage`
+pub(crate) fn coverage(arguments: &[String]) -> Result<ExitCode, String> {
+    let summary = campaign(&Options { stop: false, ..Options::parse(arguments)? });
+    summary.print_marks();
+    Ok(summary.exit())
+}
+
+fn campaign(options: &Options) -> Summary {
     let began = Instant::now();
     let (next, stopped) = (AtomicU64::new(options.from), AtomicBool::new(false));
     let summary = Mutex::new(Summary::default());
@@ -88,16 +108,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, String> {
             });
         }
     });
-    let summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let seconds = began.elapsed().as_secs_f64();
-    summary.print(seconds);
-    if let Some(file) = &options.hashes {
-        summary.write_hashes(file)?;
-    }
-    match summary.violated.is_empty() {
-        true => Ok(ExitCode::SUCCESS),
-        false => Ok(ExitCode::FAILURE),
-    }
+    let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
+    summary.seconds = began.elapsed().as_secs_f64();
+    summary
 }
 
 impl Summary {
@@ -106,6 +119,12 @@ impl Summary {
         self.hashes.insert(outcome.seed, outcome.trace_hash);
         for (what, count) in outcome.counters {
             *self.counters.entry(what).or_insert(0) += count;
+        }
+        for (mark, times) in outcome.marks {
+            let (count, seeds, first) = self.marks.entry(mark).or_insert((0, 0, u64::MAX));
+            *count += times;
+            *seeds += 1;
+            *first = outcome.seed.min(*first);
         }
         let Some(broken) = outcome.violation else {
             return;
@@ -125,7 +144,8 @@ impl Summary {
         self.violated.insert(outcome.seed, told);
     }
 
-    fn print(&self, seconds: f64) {
+    fn print(&self) {
+        let seconds = self.seconds;
         println!(
             "{} seeds in {seconds:.1} s: {:.0} seeds/s",
             self.seeds,
@@ -137,6 +157,27 @@ impl Summary {
         match self.violated.len() {
             0 => println!("no promise was broken"),
             n => println!("{n} seeds broke a promise: {:?}", self.violated.keys()),
+        }
+    }
+
+    fn exit(&self) -> ExitCode {
+        match self.violated.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        }
+    }
+
+    fn print_marks(&self) {
+        println!("{:>12} {:>8} {:>8}  mark", "times", "seeds", "first");
+        for mark in MARKS {
+            if let Some((count, seeds, first)) = self.marks.get(mark) {
+                println!("{count:>12} {seeds:>8} {first:>8}  {mark}");
+            }
+        }
+        let never: Vec<_> = MARKS.iter().filter(|mark| !self.marks.contains_key(*mark)).collect();
+        println!("{} of {} marks reached in {} seeds", self.marks.len(), MARKS.len(), self.seeds);
+        for mark in never {
+            println!("NEVER: {mark}");
         }
     }
 
