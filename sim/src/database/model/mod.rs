@@ -341,9 +341,26 @@ impl Model {
             );
         }
         for id in self.explain(seq, read, false)? {
-            self.commits[id].seen = true;
+            self.commits[id].seen |= self.is_witnessed(id, read);
         }
         Ok(())
+    }
+
+    /// Whether something that was read can be of no other commit. One order that explains a read is not the
+    /// only one: commits whose effects were overwritten can stand for each other.
+    fn is_witnessed(&self, id: CommitId, read: &Contents) -> bool {
+        let commit = &self.commits[id];
+        read.iter().any(|(space, entries)| {
+            entries.iter().any(|(key, value)| {
+                let value = Some(value.as_slice());
+                let writers = || self.writers.get(&(*space, key.clone())).into_iter().flatten();
+                let base = self.base.contents.get(space).and_then(|entries| entries.get(key));
+                commit.effect(*space, key) == Some(value)
+                    && base.map(Vec::as_slice) != value
+                    && !writers()
+                        .any(|o| *o != id && self.commits[*o].effect(*space, key) == Some(value))
+            })
+        })
     }
 
     /// What a read must not fall behind.

@@ -171,6 +171,27 @@ mod tests {
         assert_eq!(check(&late, &[("c", Some("never"))]), Err("I-12"));
     }
 
+    /// A snapshot that shows one of several commits shows which only by what that one alone wrote. Seed
+    /// 78 once accused a commit that never reached the log.
+    #[test]
+    fn a_commit_is_seen_by_what_it_alone_wrote() {
+        let lost = |ops: [Op; 2], shown: &[(&str, &str)]| {
+            let mut model = Model::new();
+            ops.into_iter().for_each(|op| _ = model.submit(vec![op], true));
+            let entry = |(key, value): &(&str, &str)| (Vec::from(*key), Vec::from(*value));
+            let shown = shown.iter().map(entry).collect();
+            let read = std::iter::once((DEFAULT_SPACE, shown)).collect();
+            assert!(model.read_at(1, 0, &read).is_ok());
+            model.crashed(true);
+            model.recovered(0, Default::default()).map_err(|broken| broken.invariant)
+        };
+        let delete = |key: &str| Op::Delete(DEFAULT_SPACE, key.into());
+        let put = |key: &str, value: &str| Op::Put(DEFAULT_SPACE, key.into(), value.into());
+        assert_eq!(lost([delete("a"), delete("b")], &[]), Ok(()));
+        assert_eq!(lost([put("a", "same"), put("a", "same")], &[("a", "same")]), Ok(()));
+        assert_eq!(lost([put("a", "1"), put("a", "2")], &[("a", "2")]), Err("I-14"));
+    }
+
     #[test]
     fn a_scan_that_leaves_a_key_out_is_wrong() {
         let mut model = Model::new();
