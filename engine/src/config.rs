@@ -12,7 +12,8 @@ pub enum WalSyncMode {
     /// Every commit returns only once it is durable. Concurrent commits share a sync.
     Sync,
     /// Commits return at once; the log is synced every `interval` while there is something
-    /// to sync. A loss of power loses at most the commits of the last interval plus one sync.
+    /// to sync. A loss of power loses at most the commits of the last interval plus one sync; where a
+    /// sync takes longer than the interval, those of the last two syncs.
     Periodic {
         /// Time between syncs.
         interval: Duration,

@@ -229,18 +229,25 @@ impl Db {
             WalSyncMode::Async | WalSyncMode::Sync => self.config.wal_sync_interval,
         };
         let background = &self.background;
+        let has_work = || {
+            let unsynced = || self.sequencer.lock().tail.last_end() > self.wal.durable();
+            let wanted = self.config.wal_enabled || self.wants_sync();
+            wanted && self.poison.check().is_ok() && unsynced()
+        };
+        let clock = self.env.clock();
+        let mut began = clock.now();
         loop {
-            background.sync_wanted.wait(|| {
-                let unsynced = || self.sequencer.lock().tail.last_end() > self.wal.durable();
-                let wanted = self.config.wal_enabled || self.wants_sync();
-                let work = wanted && self.poison.check().is_ok() && unsynced();
-                (background.stopped() || work).then_some(())
-            });
+            // What just missed the last sync counts from its beginning.
+            let missed = has_work();
+            background.sync_wanted.wait(|| (background.stopped() || has_work()).then_some(()));
+            let now = clock.now();
+            let from = if missed { began } else { now };
             let soon = || (background.stopped() || self.wants_sync()).then_some(());
-            background.sync_soon.wait_for(interval, soon);
+            background.sync_soon.wait_for(from.saturating_add(interval).saturating_sub(now), soon);
             if background.stopped() {
                 return;
             }
+            began = clock.now();
             // A failure poisons; whoever commits next is told.
             let _poisoned = self.sync();
         }

@@ -131,14 +131,14 @@ pub(super) struct LossBound(Option<Duration>);
 impl LossBound {
     pub(super) fn of(plan: &Plan, settings: &Settings) -> LossBound {
         let latency = &plan.faults.latency;
-        // Besides the device, what preempts the threads that sync takes its time; and a commit that
-        // just missed a sync waits for that one and for the next.
+        // Besides the device, what preempts the threads that sync takes its time. A commit that just
+        // missed a sync waits for the next, which begins an interval after that one began, or when it ends.
         let stall =
             |list: &Arc<Interference>| list.strikes.iter().any(|s| s.site.name() == "stall");
         let listed = plan.boots.iter().filter_map(|boot| boot.interference.as_ref()).any(stall);
         let stalled = if latency.stall > 0.0 || listed { 1000 } else { 1 };
         let sync = (latency.device + latency.cached * 8) * stalled + Duration::from_millis(20);
-        LossBound(settings.wal.then(|| settings.interval() + sync * 2))
+        LossBound(settings.wal.then(|| settings.interval().max(sync) + sync))
     }
 
     /// Tells the model what must have survived a crash.
