@@ -234,3 +234,35 @@ fn a_manifest_beyond_what_was_written_is_no_manifest() {
         check(&path);
     }
 }
+
+#[test]
+fn names_that_no_database_comes_to_do_not_count() {
+    let scratch = Scratch::in_memory();
+    let path = scratch.db();
+    let files = make(&path);
+    let names = [
+        "wal-18446744073709551615",
+        "18446744073709551615.sst",
+        "manifest-18446744073709551615",
+        "manifest-7",
+        "+00999.sst",
+        "manifest-+00999",
+    ];
+    for name in names {
+        let mut changed = files.clone();
+        changed.insert(name.into(), vec![]);
+        lay_out(&path, &changed);
+        // Often enough that segments and tables need new numbers.
+        for i in 0..6 {
+            let db = Database::open(&path, config()).expect(name);
+            for n in 0..200 {
+                db.put(format!("more {n}"), vec![i; 100]).expect(name);
+            }
+        }
+        assert!(path.join(name).exists(), "{name} was removed, and it is not ours");
+        let db = Database::open(&path, config()).unwrap();
+        db.delete_range("more"..).unwrap();
+        drop(db);
+        check(&path);
+    }
+}

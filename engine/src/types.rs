@@ -49,6 +49,21 @@ impl SeqNo {
     pub const MAX: SeqNo = SeqNo((1 << 56) - 1);
 }
 
+impl FileId {
+    /// The id that `name` is the name of, as `named` writes it. `None` for any other name, and for a number
+    /// that no database comes to: such a file is not ours, and nothing may be counted on from it.
+    pub(crate) fn in_name(
+        name: &str,
+        prefix: &str,
+        suffix: &str,
+        named: impl Fn(FileId) -> String,
+    ) -> Option<FileId> {
+        let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        let id = FileId(digits.parse().ok()?);
+        (id.0 < 1 << 48 && named(id) == name).then_some(id)
+    }
+}
+
 impl KeyspaceId {
     /// The keyspace that exists from the beginning and that the verbs of
     /// [`Database`](crate::Database) use.

@@ -35,7 +35,7 @@ pub(crate) fn sstable_name(id: FileId) -> String {
 
 /// The file id in the name of an sstable.
 pub(crate) fn sstable_id(name: &str) -> Option<FileId> {
-    name.strip_suffix(".sst")?.parse().ok().map(FileId)
+    FileId::in_name(name, "", ".sst", sstable_name)
 }
 
 impl Outputs<'_> {

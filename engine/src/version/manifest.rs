@@ -50,7 +50,8 @@ struct Current {
 
 /// Whether a file name is one of the manifest's.
 pub(crate) fn generation_of(name: &str) -> Option<u64> {
-    name.strip_prefix(PREFIX)?.parse().ok()
+    let named = |id: FileId| format!("{PREFIX}{:06}", id.0);
+    FileId::in_name(name, PREFIX, "", named).map(|id| id.0)
 }
 
 /// Whether a file name belongs to the manifest, current or not.

@@ -25,9 +25,7 @@ pub(crate) fn segment_name(id: FileId) -> String {
 
 /// The file id in the name of a segment.
 pub(crate) fn segment_id(name: &str) -> Option<FileId> {
-    let digits = name.strip_prefix("wal-")?;
-    let plain = digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit());
-    digits.parse().ok().filter(|_| plain).map(FileId)
+    FileId::in_name(name, "wal-", "", segment_name)
 }
 
 impl Segment {
