@@ -78,7 +78,10 @@ fn a_panic_in_a_commit_ends_writing_and_nobody_waits_for_it() {
         assert_eq!(db.get("before").unwrap().unwrap(), b"1");
         assert!(db.get("lost").unwrap().is_none() && db.get("after").unwrap().is_none());
         let other = Arc::clone(&db);
-        soon("closing after a panic", move || other.close().unwrap_err());
+        soon("closing after a panic", move || {
+            other.close().unwrap_err();
+            other.close().unwrap_err(); // it has not become durable meanwhile
+        });
         drop(db);
         let db = Database::open(scratch.db(), config()).unwrap();
         assert_eq!(db.get("before").unwrap().unwrap(), b"1");

@@ -488,8 +488,9 @@ impl Database {
     }
 
     /// Makes everything durable and closes the database. From then on every handle, snapshot and
-    /// iterator answers [`Closed`](crate::Error::Closed). Closing twice does nothing. Dropping the
-    /// last handle closes too, but cannot tell of a failure.
+    /// iterator answers [`Closed`](crate::Error::Closed). Closing twice does nothing, but tells again if
+    /// something could not be made durable. Dropping the last handle closes too, but cannot tell of a
+    /// failure.
     ///
     /// The directory can be opened again once every handle, snapshot and iterator is gone.
     ///
@@ -504,7 +505,8 @@ impl Database {
     /// ```
     ///
     /// # Errors
-    /// [`Poisoned`](crate::Error::Poisoned), if what was committed could not be made durable.
+    /// [`Poisoned`](crate::Error::Poisoned), if what was committed could not be made durable;
+    /// [`NoSpace`](crate::Error::NoSpace), if it was, and only the mark of a clean end found no space.
     pub fn close(&self) -> Result<()> {
         self.handle().close()
     }

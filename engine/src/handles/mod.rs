@@ -52,7 +52,8 @@ impl Handle {
         tasks.into_iter().for_each(|task| task.join());
         match begun? {
             true => self.db.end_close(),
-            false => Ok(()),
+            // What was not durable then is not now.
+            false => self.db.poison.check(),
         }
     }
 }
