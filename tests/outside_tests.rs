@@ -8,11 +8,12 @@ use crate::{
 use lightning_db::{Database, Durability, Error, LightningDbConfig, WriteBatch};
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
         mpsc,
     },
@@ -223,6 +224,18 @@ fn may_be_full() -> (Arc<Outside>, Arc<AtomicBool>) {
     (Outside::new(rule), full)
 }
 
+/// An environment in which no file can be made.
+fn full_disk() -> Arc<Outside> {
+    let (env, full) = may_be_full();
+    full.store(true, SeqCst);
+    env
+}
+
+fn lay_out(path: &Path, files: &BTreeMap<String, Vec<u8>>) {
+    fs::create_dir(path).unwrap();
+    files.iter().for_each(|(name, bytes)| fs::write(path.join(name), bytes).unwrap());
+}
+
 fn count_of_tables(db: &Path) -> usize {
     contents_of_files(db).keys().filter(|name| name.ends_with(".sst")).count()
 }
@@ -393,6 +406,59 @@ fn an_idle_log_gives_its_large_spares_back() {
     drop(db);
     let db = Database::open(scratch.db(), config).unwrap();
     assert_eq!(db.iter().unwrap().count(), 4);
+}
+
+#[test]
+fn an_opening_on_a_full_disk_succeeds_again_after_a_loss_of_power() {
+    let scratch = Scratch::in_memory();
+    let config = LightningDbConfig {
+        memtable_size: 32 << 20,
+        wal_segment_size: 8 << 20,
+        max_memory: 256 << 20,
+        ..config()
+    };
+    let db = Database::create(scratch.db(), config.clone()).unwrap();
+    let log_bytes = || db.stats().unwrap().wal_file_bytes;
+    let put = |n: u64| db.put(n.to_be_bytes(), vec![7; 60 << 10]).unwrap();
+    // Fast until segments are large, then slowly into the next: of the two spares one is small then.
+    (0..200).for_each(put);
+    std::thread::sleep(Duration::from_millis(500));
+    let (before, mut n) = (log_bytes(), 200);
+    while log_bytes() == before {
+        put(n);
+        n += 1;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(log_bytes() < before + (2 << 20), "the next spare is large");
+    // In this segment something is durable, and much is not known to be.
+    db.put_with("durable", "", Durability::Sync).unwrap();
+    (n..n + 80).for_each(put);
+    let killed = scratch.path().join("killed");
+    lay_out(&killed, &contents_of_files(&scratch.db()));
+
+    // What the disk has of the log.
+    let synced = Arc::new(Mutex::new(BTreeMap::new()));
+    let rule = {
+        let synced = Arc::clone(&synced);
+        move |call: Call, path: &Path| match call {
+            Call::Create => no_space(),
+            Call::Sync if is_log(path) => {
+                let name = path.file_name().unwrap().to_str().unwrap().to_string();
+                synced.lock().unwrap().insert(name, fs::read(path)?);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    };
+    let opened = Database::open_with_env(Outside::new(rule), &killed, config.clone()).unwrap();
+    let mut files = contents_of_files(&killed);
+    files.extend(std::mem::take(&mut *synced.lock().unwrap()));
+    drop(opened);
+    let lost = scratch.path().join("lost");
+    lay_out(&lost, &files);
+    let db = Database::open_with_env(full_disk(), &lost, config).unwrap();
+    assert_eq!(db.iter().unwrap().map(Result::unwrap).count() as u64, n + 81);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     format::{
         manifest::Change,
-        record::{FLAG_CLEAN, RecordKind, record_bytes},
+        record::{FLAG_CLEAN, record_bytes},
     },
     sync::Ordering::SeqCst,
     wal::Stamp,
@@ -52,14 +52,7 @@ impl Db {
             };
             (slot, Arc::clone(&sequencer.target), sequencer.next_seq)
         };
-        let stamp = Stamp {
-            kind: RecordKind::Mark,
-            flags: FLAG_CLEAN,
-            first_seq: seq,
-            operations: 0,
-            payload_len: 0,
-            payload_crc: crc32fast::hash(b""),
-        };
+        let stamp = Stamp::mark(seq, FLAG_CLEAN);
         let Some(segment) = &target.segment else {
             return Ok(());
         };

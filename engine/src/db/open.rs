@@ -630,21 +630,17 @@ impl Opening {
         }
         let padded = tail.pad();
         wal.sync_through(padded.durable, &|| padded)?;
-        // Says that the copies are durable: the next opening need not copy them again.
+        // Says that the copies are durable: the next opening need not copy them again. Itself durable before
+        // anybody writes, because on a full disk there may be no other segment to copy them to.
         if !recovered.suffix.is_empty()
             && let Some(slot) = tail.reserve(mark)
         {
-            let stamp = Stamp {
-                kind: RecordKind::Mark,
-                flags: 0,
-                first_seq: recovered.next_seq,
-                operations: 0,
-                payload_len: 0,
-                payload_crc: crc32fast::hash(b""),
-            };
+            let stamp = Stamp::mark(recovered.next_seq, 0);
             crate::sync::sometimes("open: copies are said to be durable");
             wal.write(&segment, &slot, &mut vec![0; mark], stamp)?;
             published.complete(slot.ticket, recovered.next_seq.0 - 1);
+            let padded = tail.pad();
+            wal.sync_through(padded.durable, &|| padded)?;
         }
         Ok(piece)
     }

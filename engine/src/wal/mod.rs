@@ -125,6 +125,20 @@ pub(crate) struct Stamp {
     pub(crate) payload_crc: u32,
 }
 
+impl Stamp {
+    /// Of a record without operations, before the commit of `next_seq`.
+    pub(crate) fn mark(next_seq: SeqNo, flags: u8) -> Stamp {
+        Stamp {
+            kind: RecordKind::Mark,
+            flags,
+            first_seq: next_seq,
+            operations: 0,
+            payload_len: 0,
+            payload_crc: crc32fast::hash(b""),
+        }
+    }
+}
+
 /// What recovery found, from which the log goes on.
 pub(crate) struct LogStart {
     pub(crate) epoch: u64,
