@@ -8,7 +8,10 @@ use crate::{
     config::{LightningDbConfig, WalSyncMode},
     env::{Env, Poison, Signal, Task},
     error::{Error, Result},
-    format::manifest::{Change, LogPiece},
+    format::{
+        manifest::{Change, LogPiece},
+        record::record_bytes,
+    },
     iter::{
         merge::{Direction, Merge, Source},
         tombstones::RangeTombstones,
@@ -22,6 +25,7 @@ use crate::{
         pick,
     },
     version::{KeyspaceVersion, Sealed},
+    wal::Stamp,
 };
 use std::{
     io,
@@ -310,13 +314,44 @@ impl Db {
             Ok(small) => small,
             Err(error) => return tracing::warn!(%error, "cannot make small log segments"),
         };
+        let marked = self.mark_durable();
         let rest = {
             let mut sequencer = self.sequencer.lock();
-            let rest = self.wal.exchange(small, self.unsynced(&sequencer.tail));
+            let nothing_to_copy = marked.is_some_and(|end| sequencer.tail.last_end() == end);
+            let rest = self.wal.exchange(small, nothing_to_copy);
             sequencer.spare_bytes = sequencer.spare_bytes.min(self.wal.spare_bytes(0));
             rest
         };
         rest.iter().for_each(|segment| self.wal.give_up(segment));
+    }
+
+    /// Ends the log with a durable record that knows all before it durable: the next opening copies nothing
+    /// that lies before the end returned, though it was synced only after it was written. `None`: not
+    /// now.
+    fn mark_durable(&self) -> Option<Lsn> {
+        let mut buf = vec![0; record_bytes(0)];
+        self.sync().ok()?;
+        let (slot, target, next_seq) = {
+            let mut sequencer = self.sequencer.lock();
+            self.poison.check().and_then(|()| self.check_open()).ok()?;
+            let tail = &sequencer.tail;
+            if self.unsynced(tail) > 0 || !self.published.has_room(tail.next_ticket() + 1) {
+                return None;
+            }
+            let slot = sequencer.tail.reserve(buf.len())?;
+            (slot, Arc::clone(&sequencer.target), sequencer.next_seq)
+        };
+        let unfinished = self.unless_finished("mark what is durable in");
+        let stamp = Stamp::mark(next_seq, 0);
+        let written = match &target.segment {
+            Some(segment) => self.wal.write(segment, &slot, &mut buf, stamp),
+            None => Err(Error::Closed), // the log had room, so it has a segment
+        };
+        written.ok()?;
+        self.published.complete(slot.ticket, next_seq.0 - 1);
+        self.published_moved.notify();
+        unfinished.finish();
+        self.sync_through(slot.end).ok().map(|()| slot.end)
     }
 
     fn prepare(&self, sorted: &mut Sorted) -> Result<()> {

@@ -465,12 +465,12 @@ impl Wal {
     }
 
     /// Makes the small segments ready in the place of all others, if the log did not go on meanwhile and
-    /// what is not synced, `unsynced` bytes, can be copied into one. Called under the sequencer lock;
-    /// what it returns is to be given up without.
-    pub(crate) fn exchange(&self, small: Small<'_>, unsynced: u64) -> Vec<Arc<Segment>> {
+    /// there is nothing that the next opening would copy. Called under the sequencer lock; what it returns
+    /// is to be given up without.
+    pub(crate) fn exchange(&self, small: Small<'_>, nothing_to_copy: bool) -> Vec<Arc<Segment>> {
         let mut segments = self.segments.lock();
         let follows = small.segments.first().is_some_and(|s| s.first() == segments.live_end());
-        if !follows || unsynced > Tail::copied_into(self.plan.first) {
+        if !follows || !nothing_to_copy {
             return small.segments;
         }
         segments.next_bytes = self.plan.first;
