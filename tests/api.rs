@@ -196,3 +196,14 @@ fn a_commit_of_many_small_operations_finds_room() {
     });
     is_done.recv_timeout(Duration::from_secs(60)).expect("a commit hangs, or failed");
 }
+
+#[test]
+fn an_interval_may_be_for_ever() {
+    let (_dir, path) = temp();
+    let config = LightningDbConfig { wal_sync_interval: Duration::MAX, ..config() };
+    let db = Database::create(&path, config).unwrap();
+    db.put("key", "value").unwrap();
+    std::thread::sleep(Duration::from_millis(100)); // the thread that syncs waits by now
+    db.put("key", "value").unwrap();
+    db.close().unwrap();
+}

@@ -93,7 +93,8 @@ impl Event for OsEvent {
         while self.epoch.load(SeqCst) == seen {
             let until = match deadline.map(|deadline| deadline.checked_sub(self.clock.now())) {
                 None => None,
-                Some(Some(left)) if !left.is_zero() => Some(Instant::now() + left),
+                // A deadline that no clock can show is none.
+                Some(Some(left)) if !left.is_zero() => Instant::now().checked_add(left),
                 Some(_) => break,
             };
             #[expect(
