@@ -429,14 +429,19 @@ fn an_opening_on_a_full_disk_succeeds_again_after_a_loss_of_power() {
     // Fast until segments are large, then slowly into the next: of the two spares one is small then.
     (0..200).for_each(put);
     std::thread::sleep(Duration::from_millis(500));
-    let (before, mut n) = (log_bytes(), 200);
-    while log_bytes() == before {
-        put(n);
-        n += 1;
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    std::thread::sleep(Duration::from_millis(200));
-    assert!(log_bytes() < before + (2 << 20), "the next spare is large");
+    // (If commits had to wait at the end of the fast part, the next segment is large once more.)
+    let mut n = 200;
+    let is_small = (0..3).any(|_| {
+        let before = log_bytes();
+        while log_bytes() == before {
+            put(n);
+            n += 1;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        log_bytes() < before + (2 << 20)
+    });
+    assert!(is_small, "the next spare is large");
     // In this segment something is durable, and much is not known to be.
     db.put_with("durable", "", Durability::Sync).unwrap();
     (n..n + 80).for_each(put);
