@@ -1,6 +1,8 @@
 //! Open files and their mappings.
 
-use super::{Kind, Shared, State, Waits, eio, interrupted, no_space};
+use super::{
+    Kind, Shared, State, Waits, access_denied, bad_descriptor, eio, interrupted, invalid, no_space,
+};
 use crate::{
     env::killed,
     scheduler::{self, can_suspend},
@@ -61,14 +63,17 @@ impl SimFile {
 
     fn write(&self, buf: &[u8], offset: u64, dice: &mut Dice) -> io::Result<usize> {
         if self.mode == OpenMode::Read {
-            return Err(io::Error::from_raw_os_error(9));
+            return Err(bad_descriptor());
+        }
+        if buf.is_empty() {
+            return Ok(0); // the file does not even grow
         }
         let shared = &self.shared;
         let wanted = self.transfer(buf.len(), (shared.plan.short_write, "short write"), dice)?;
         let (flight, n) = {
             let state = &mut *shared.state.lock();
             let n = shared.allocate(state, self.inode, offset, wanted as u64)? as usize;
-            if n == 0 && wanted > 0 {
+            if n == 0 {
                 return Err(no_space());
             }
             (state.inode(self.inode)?.begin_write(offset, &buf[..n]), n)
@@ -134,6 +139,9 @@ impl File for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.on_file("set length", Kind::Write, &[len], |state, _| {
+            if self.mode == OpenMode::Read {
+                return Err(invalid());
+            }
             let before = state.used_by(self.inode);
             state.inode(self.inode)?.set_len(len);
             state.used_bytes -= before - state.used_by(self.inode);
@@ -143,6 +151,12 @@ impl File for SimFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         self.on_file("allocate", Kind::Write, &[len], |state, _| {
+            if len == 0 {
+                return Err(invalid());
+            }
+            if self.mode == OpenMode::Read {
+                return Err(bad_descriptor());
+            }
             if self.shared.allocate(state, self.inode, 0, len)? < len {
                 return Err(no_space());
             }
@@ -157,8 +171,13 @@ impl File for SimFile {
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
         self.on_file("map", Kind::Read, &[len], |state, _| {
             let inode = state.inode(self.inode)?;
-            let whole = inode.len() >= len && inode.missing(0, len).next().is_none();
-            if self.shared.plan.map_refused || !whole {
+            if self.shared.plan.map_refused || inode.len() < len {
+                return Ok(None);
+            }
+            if self.mode == OpenMode::Read {
+                return Err(access_denied());
+            }
+            if inode.missing(0, len).next().is_some() {
                 return Ok(None);
             }
             inode.handles += 1; // a mapping keeps the file like a handle

@@ -77,6 +77,19 @@ fn interrupted() -> io::Error {
     io::Error::from_raw_os_error(4)
 }
 
+/// The descriptor is not open for this.
+fn bad_descriptor() -> io::Error {
+    io::Error::from_raw_os_error(9)
+}
+
+fn access_denied() -> io::Error {
+    io::Error::from_raw_os_error(13)
+}
+
+fn invalid() -> io::Error {
+    io::Error::from_raw_os_error(22)
+}
+
 impl SimDisk {
     pub(crate) fn new(world: Arc<World>, plan: FaultPlan) -> Arc<SimDisk> {
         Arc::new(SimDisk {

@@ -1,18 +1,14 @@
-//! What may and what may not survive a crash, and that without one the disk is a disk.
+//! What may and what may not survive a crash. That without one the disk answers as a real one does
+//! is held in `tests/conformance.rs`.
 
 use super::{
     inode::Inode,
     tree::{Entry, ROOT, Tree},
 };
 use crate::simulation::{BootPlan, Crash, Plan, When, run};
-use lightning_db::env::{Disk, Env, File, OpenMode, OsEnv, PathKind};
+use lightning_db::env::{Disk, Env, OpenMode};
 use lightning_faults::{Dice, FaultPlan, PowerLoss};
-use std::{
-    collections::BTreeSet,
-    io,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeSet, io, path::Path};
 
 fn power(block_bytes: u64) -> PowerLoss {
     PowerLoss { block_bytes, directory_subset: true, ..FaultPlan::none().power }
@@ -228,77 +224,4 @@ fn an_unlinked_file_stays_usable_and_a_lock_excludes() {
         drop(held);
         assert!(disk.lock_dir(Path::new("/d")).unwrap().is_some());
     });
-}
-
-/// Random operations on two disks, and what they answered.
-fn random_operations(disk: &dyn Disk, root: &Path, seed: u64) -> Vec<String> {
-    let dice = &mut Dice::new(seed, "operations", 0);
-    let mut open: Vec<Arc<dyn File>> = vec![];
-    let mut log = vec![];
-    let say = |result: io::Result<String>| match result {
-        Ok(text) => text,
-        Err(e) => format!("{:?}", e.kind()),
-    };
-    for _ in 0..200 {
-        let name = |dice: &mut Dice| root.join(["a", "b", "c", "sub/d"][dice.below(4) as usize]);
-        let (path, other) = (name(dice), name(dice));
-        let (at, len) = (dice.below(9000), dice.below(3000) as usize);
-        let file = (!open.is_empty()).then(|| open[dice.below(open.len() as u64) as usize].clone());
-        let answer = match (dice.below(12), file) {
-            (0, _) => say(disk.create_dir(&root.join("sub")).map(|()| "made".into())),
-            (1, _) => say(disk.rename(&path, &other).map(|()| "renamed".into())),
-            (2, _) => say(disk.remove(&path).map(|()| "removed".into())),
-            (3, _) => say(disk.list(root).map(|mut names| {
-                names.sort();
-                names.join(" ")
-            })),
-            (4, _) => say(disk.kind(&path).map(|kind: PathKind| format!("{kind:?}"))),
-            (5 | 6, _) | (_, None) => {
-                let mode = if dice.chance(0.7) { OpenMode::CreateNew } else { OpenMode::Write };
-                say(disk.open(&path, mode).map(|file| {
-                    open.push(file);
-                    "opened".into()
-                }))
-            }
-            (7, Some(file)) => say(file.set_len(at).map(|()| "length set".into())),
-            (8, Some(file)) => say(file.allocate(at).map(|()| "allocated".into())),
-            (9, Some(file)) => say(file.sync_data().map(|()| "synced".into())),
-            (10, Some(file)) => {
-                let mut bytes = vec![0; len];
-                dice.fill(&mut bytes);
-                say(file.write_at(&bytes, at).map(|n| format!("wrote {n}")))
-            }
-            (_, Some(file)) => {
-                let mut bytes = vec![0; len];
-                say(file.read_at(&mut bytes, at).map(|n| {
-                    let hash = crate::trace::content_hash(&bytes[..n]);
-                    format!("read {n} {hash:x} of {}", file.len().unwrap())
-                }))
-            }
-        };
-        log.push(answer);
-    }
-    log
-}
-
-#[test]
-fn without_faults_it_answers_as_the_operating_system_does() {
-    for seed in 0..30 {
-        let dir = std::env::temp_dir().join(format!("lightning-sim-{}-{seed}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let real = random_operations(OsEnv::new().disk(), &dir, seed);
-        std::fs::remove_dir_all(&dir).unwrap();
-        let simulated = Arc::new(Mutex::new(vec![]));
-        let put = simulated.clone();
-        on_machine(FaultPlan::none(), move |disk| {
-            let root = PathBuf::from("/root");
-            disk.create_dir(&root).unwrap();
-            *put.lock().unwrap() = random_operations(disk, &root, seed);
-        });
-        let simulated = simulated.lock().unwrap();
-        for (n, (real, simulated)) in real.iter().zip(simulated.iter()).enumerate() {
-            assert_eq!(real, simulated, "seed {seed}, operation {n}");
-        }
-        assert_eq!(real.len(), simulated.len());
-    }
 }

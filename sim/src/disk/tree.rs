@@ -191,6 +191,10 @@ impl Tree {
             None => return Err(io::ErrorKind::NotFound.into()),
         };
         let replaced = match self.directory(to.0)?.entries.get(&to.1) {
+            // Linux asks first whether the target holds the source.
+            Some(Entry::Directory(number)) if *number == from.0 => {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
             Some(Entry::Directory(_)) => return Err(io::ErrorKind::IsADirectory.into()),
             Some(Entry::File(_)) if matches!(entry, Entry::Directory(_)) => {
                 return Err(io::ErrorKind::NotADirectory.into());
