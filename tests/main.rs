@@ -4,6 +4,7 @@
 mod api;
 mod child;
 mod errors;
+mod faulty;
 mod files;
 mod full_disk;
 mod golden;

@@ -3,9 +3,10 @@
 
 use crate::{
     files::{Scratch, contents_of_files},
-    outside::{Call, Outside, is_log, is_table},
+    outside::{Outside, is_log, is_table, under},
 };
-use lightning_db::{Database, Durability, Error, LightningDbConfig, WriteBatch};
+use lightning_db::{Database, Durability, Error, LightningDbConfig, WriteBatch, env::OsEnv};
+use lightning_faults::Call;
 use std::{
     cell::Cell,
     collections::BTreeMap,
@@ -55,7 +56,7 @@ fn panicking(path: &Path) -> Arc<Database> {
         }
         Ok(())
     };
-    Database::create_with_env(Outside::new(rule), path, config()).unwrap()
+    Database::create_with_env(under(rule), path, config()).unwrap()
 }
 
 #[test]
@@ -112,7 +113,7 @@ fn a_panic_in_a_background_thread_does_not_keep_writers_waiting() {
         assert!(call != Call::Write || !is_table(path), "as the test wants it");
         Ok(())
     };
-    let db = Database::create_with_env(Outside::new(rule), scratch.db(), config()).unwrap();
+    let db = Database::create_with_env(under(rule), scratch.db(), config()).unwrap();
     let error = soon("puts without a flush", move || {
         (0..u64::MAX).find_map(|n| db.put(n.to_be_bytes(), [0; 1000]).err()).unwrap()
     });
@@ -143,7 +144,7 @@ fn closing_does_not_wait_for_a_merge() {
         compression_enabled: false,
         ..config()
     };
-    let env = Outside::new(rule);
+    let env = under(rule);
     let db = Database::create_with_env(env, scratch.db(), config.clone()).unwrap();
     // Nine runs of keys that lie between each other's, so that the merge has much to write.
     let mut n = 0u64;
@@ -182,7 +183,7 @@ fn a_segment_that_could_not_be_prepared_is_removed() {
             false => Ok(()),
         }
     };
-    let db = Database::create_with_env(Outside::new(rule), scratch.db(), config()).unwrap();
+    let db = Database::create_with_env(under(rule), scratch.db(), config()).unwrap();
     std::thread::sleep(Duration::from_millis(200)); // segments are prepared by now
     failing.store(true, SeqCst);
     let mut refused = 0;
@@ -221,7 +222,7 @@ fn may_be_full() -> (Arc<Outside>, Arc<AtomicBool>) {
             false => Ok(()),
         }
     };
-    (Outside::new(rule), full)
+    (under(rule), full)
 }
 
 /// An environment in which no file can be made.
@@ -320,7 +321,7 @@ fn merges_that_fail_do_not_hold_up_flushes() {
         }
     };
     let config = LightningDbConfig { memtable_size: 16 << 10, ..config() };
-    let db = Database::create_with_env(Outside::new(rule), scratch.db(), config).unwrap();
+    let db = Database::create_with_env(under(rule), scratch.db(), config).unwrap();
     soon("puts while nothing can be merged", move || {
         let mut n = 0u64;
         while db.stats().unwrap().flushes < 40 {
@@ -383,7 +384,7 @@ fn an_idle_log_gives_its_large_spares_back() {
         ..config()
     };
     // Ten seconds pass in a tenth of one.
-    let env = Outside::with_speed(100);
+    let env = Outside::with_speed(OsEnv::new(), 100);
     let db = Database::create_with_env(env, scratch.db(), config.clone()).unwrap();
     for round in 0..3u8 {
         db.put([round], vec![round; 8 << 20]).unwrap();
@@ -462,7 +463,7 @@ fn an_opening_on_a_full_disk_succeeds_again_after_a_loss_of_power() {
             _ => Ok(()),
         }
     };
-    let opened = Database::open_with_env(Outside::new(rule), &killed, config.clone()).unwrap();
+    let opened = Database::open_with_env(under(rule), &killed, config.clone()).unwrap();
     let mut files = contents_of_files(&killed);
     files.extend(std::mem::take(&mut *synced.lock().unwrap()));
     drop(opened);
@@ -571,7 +572,7 @@ fn a_segment_that_cannot_be_read_matters_only_if_the_log_may_need_it() {
                     true => Err(io::Error::other("as the test wants it")),
                     false => Ok(()),
                 };
-                let env = Outside::new(rule);
+                let env = under(rule);
                 match Database::open_with_env(env, scratch.db(), config.clone()) {
                     Ok(db) => {
                         opened += 1;

@@ -1,12 +1,19 @@
-//! The fault model of Lightning DB's simulator, as data.
+//! The fault model of Lightning DB: as data, and as wrappers that bring it to any disk.
 //!
 //! A [`FaultPlan`] says which faults a simulated disk has and how often they strike. Plans are
 //! drawn swarm-wise: each seed switches whole classes on or off, because a run in which
 //! everything fails all the time never gets far enough to meet the rare combinations.
+//!
+//! The simulated disk asks the plan itself. Any other, a real one foremost, is put under it with
+//! [`FaultyEnv`] and [`Planned`], as far as faults make sense from outside.
 
 mod dice;
+mod planned;
+mod wrap;
 
 pub use dice::{Dice, site_hash};
+pub use planned::{Planned, site};
+pub use wrap::{Call, FaultyEnv, Operation, Rule, Verdict};
 
 use std::time::Duration;
 
