@@ -9,7 +9,7 @@ use std::{
     process::{Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const ROLE: &str = "LIGHTNING_TEST_ROLE";
@@ -84,19 +84,33 @@ impl Child {
 
     /// Returns once the child has said a line that begins so, or has ended. Tells which.
     pub(crate) fn wait_for(&self, line: &str) -> bool {
+        self.wait_for_lines(line, 1, None)
+    }
+
+    /// Returns once the child has said so many lines that begin so (true), or has ended or used up its
+    /// time (false). A child that says nothing at all for a minute hangs.
+    pub(crate) fn wait_for_lines(&self, line: &str, n: u64, most: Option<Duration>) -> bool {
         let (said, more) = &*self.said;
         let mut said = said.lock().unwrap();
+        let (begun, mut heard, mut counted) = (Instant::now(), 0, 0);
         loop {
-            if said.lines.iter().any(|l| l.starts_with(line)) {
+            counted += said.lines[heard..].iter().filter(|l| l.starts_with(line)).count() as u64;
+            heard = said.lines.len();
+            if counted >= n {
                 return true;
             }
-            if said.ended {
+            if said.ended || most.is_some_and(|most| begun.elapsed() > most) {
                 return false;
             }
             let (next, timeout) = more.wait_timeout(said, Duration::from_secs(60)).unwrap();
             assert!(!timeout.timed_out(), "the child hangs before it says {line:?}");
             said = next;
         }
+    }
+
+    /// Whether it ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.said.0.lock().unwrap().ended
     }
 
     /// SIGKILL. Returns all that it said.
