@@ -2,7 +2,7 @@
 //! does nothing unless a variable names what to do. What the child says stands on lines of its
 //! own, each written by one call, so that a kill never leaves half of one to be believed.
 
-use crate::{full_disk, kill};
+use crate::{full_disk, injected, kill};
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -30,6 +30,7 @@ fn child() {
         "count" => kill::count(&dir, &argument),
         "create" => kill::create(&dir),
         "fill" => full_disk::fill(&dir, &argument),
+        "injected" => injected::write(&dir),
         "few files" => full_disk::write_with_few_files(&dir),
         other => panic!("no such role: {other}"),
     }
@@ -69,7 +70,8 @@ impl Child {
         Child::start_as(shell, role, dir, "")
     }
 
-    fn start_as(mut command: Command, role: &str, dir: &Path, argument: &str) -> Child {
+    /// Run by `command`, which ends with this binary's path.
+    pub(crate) fn start_as(mut command: Command, role: &str, dir: &Path, argument: &str) -> Child {
         command.args(["--exact", "child::child", "--nocapture", "--test-threads=1"]);
         command.env(ROLE, role).env(DIR, dir).env(ARGUMENT, argument);
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();

@@ -8,6 +8,7 @@ mod faulty;
 mod files;
 mod full_disk;
 mod golden;
+mod injected;
 mod kill;
 mod layering;
 mod model;
