@@ -5,7 +5,8 @@
 //! everything fails all the time never gets far enough to meet the rare combinations.
 //!
 //! The simulated disk asks the plan itself. Any other, a real one foremost, is put under it with
-//! [`FaultyEnv`] and [`Planned`], as far as faults make sense from outside.
+//! [`FaultyEnv`] and [`Planned`], as far as faults make sense from outside. `CATALOG.md` says what must
+//! hold under each fault, and where that is tested.
 
 mod dice;
 mod planned;
@@ -184,5 +185,38 @@ mod tests {
         assert!((40..160).contains(&calm), "{calm} of 200 without errors");
         assert!(plans.iter().any(|p| p.sync_error > 0.0 && p.full.is_some()));
         assert_eq!(plans[7], FaultPlan::draw(7));
+    }
+
+    const CATALOG: &str = include_str!("../CATALOG.md");
+
+    /// A fault that nobody wrote down is one that nobody knows what must hold under.
+    #[test]
+    fn the_catalogue_has_every_fault() {
+        // Field names stand in front of their values.
+        let plan = format!("{:?}", FaultPlan::none());
+        let words = plan.split([' ', '{', '}', ',']);
+        let fields: Vec<_> = words.filter_map(|word| word.strip_suffix(':')).collect();
+        assert!(fields.len() > 15, "{fields:?}");
+        for field in fields {
+            let nested = ["power", "latency"].contains(&field);
+            let named =
+                CATALOG.contains(&format!("`{field}`")) || CATALOG.contains(&format!(".{field}`"));
+            assert!(nested || named, "{field} is not in CATALOG.md");
+        }
+    }
+
+    /// A canary that was renamed or taken away guards nothing.
+    #[test]
+    fn the_catalogue_names_canaries_that_exist() {
+        let canaries = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/canaries");
+        let rows =
+            CATALOG.lines().filter(|line| line.starts_with("| ") && !line.contains("canaries |"));
+        let columns = rows.filter_map(|row| row.split(" | ").nth(2));
+        let named: Vec<_> = columns.flat_map(|column| column.split(", ")).collect();
+        assert!(named.len() > 60 && named.contains(&"short-write-ignored"), "{named:?}");
+        for name in named {
+            let patch = canaries.join(format!("{name}.patch"));
+            assert!(!canaries.exists() || patch.exists(), "no {}", patch.display());
+        }
     }
 }
