@@ -8,10 +8,12 @@
 //! [`FaultyEnv`] and [`Planned`], as far as faults make sense from outside. `CATALOG.md` says what must
 //! hold under each fault, and where that is tested.
 
+mod class;
 mod dice;
 mod planned;
 mod wrap;
 
+pub use class::FaultClass;
 pub use dice::{Dice, site_hash};
 pub use planned::{Planned, site};
 pub use wrap::{Call, FaultyEnv, Operation, Rule, Verdict};

@@ -1,4 +1,4 @@
-//! `lightning-sim`: runs seeds, replays one, and makes what fails small.
+//! `lightning-sim`: runs seeds, replays one, makes what fails small, and looks for planted bugs.
 
 mod commands;
 
@@ -8,17 +8,26 @@ const USAGE: &str = "\
 lightning-sim: runs Lightning DB on a simulated machine that fails
 
   lightning-sim run --seeds N [--from S] [--jobs J] [--no-stop] [--hashes FILE] [--out FILE]
+                    [--without CLASS]..
       Runs the seeds S to S+N-1 (S is 0 if not given) on J threads (1 if not given). Stops at
       the first seed that breaks a promise, unless told not to, tells what happened, and writes
       it down in FILE (schedule.json if not given). --hashes writes the trace hash of each seed.
+      --without switches off a class of what can go wrong, such as power-loss or sync-error.
 
-  lightning-sim replay FILE|SEED [--trace] [--step] [--out FILE]
+  lightning-sim replay FILE|SEED [--trace] [--step] [--out FILE] [--without CLASS]..
       Runs a schedule or a seed and tells how it ended; with --trace, everything that happened;
       with --step, one event each time Enter is pressed. --out writes down what happened.
 
   lightning-sim shrink FILE|SEED [-o OUT] [--seconds N]
       Makes a schedule that breaks a promise as small as it gets in N seconds (60 if not given),
       and writes it to OUT (shrunk.json if not given).
+
+  lightning-sim canaries [NAME..] [--seeds N] [--off-seeds N] [--shrink-seconds N] [--jobs J]
+                         [--state DIR] [--report FILE] [--check]
+      Plants each bug of sim/canaries in a copy of the workspace and runs up to N seeds (20000)
+      to find it, and N (2000; 0: none) without its class, in which it must survive; makes what
+      it found small in N seconds (20; 0: not at all). Goes on where it was interrupted, in DIR
+      (target/canaries). With --check, says only whether the patches apply.
 
   lightning-sim coverage --seeds N [--from S] [--jobs J]
       Runs seeds and tells how often each mark in the engine's rare branches was reached, the first
@@ -33,6 +42,7 @@ fn main() -> ExitCode {
         Some((command, rest)) if command == "run" => commands::run::run(rest),
         Some((command, rest)) if command == "replay" => commands::replay::replay(rest),
         Some((command, rest)) if command == "shrink" => commands::shrink::shrink(rest),
+        Some((command, rest)) if command == "canaries" => commands::canaries::command(rest),
         Some((command, rest)) if command == "coverage" => commands::run::coverage(rest),
         _ => Err(USAGE.into()),
     };

@@ -1,13 +1,15 @@
 //! What `lightning-sim` can be asked for.
 
+pub(crate) mod canaries;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod shrink;
 
+use canaries::Class;
 use lightning_sim::{
-    database::{record_schedule_on, record_seed, unwrapped},
+    database::{record_plan, record_schedule_on, unwrapped},
     schedule::Schedule,
-    simulation::Outcome,
+    simulation::{Outcome, Plan},
     timeline::timeline,
 };
 
@@ -38,10 +40,17 @@ impl Source {
     /// Runs it, and writes down what happened.
     fn record(&self, keep_lines: Option<usize>) -> (Outcome, Schedule) {
         match self {
-            Source::Seed(seed) => record_seed(*seed, keep_lines),
+            Source::Seed(seed) => record_plan(plan(*seed, &[], keep_lines)),
             Source::File(schedule) => record_schedule_on(schedule, keep_lines, unwrapped()),
         }
     }
+}
+
+/// The plan of a seed, without some of what can go wrong.
+fn plan(seed: u64, without: &[Class], keep_lines: Option<usize>) -> Plan {
+    let mut plan = Plan { keep_lines, ..Plan::draw(seed) };
+    without.iter().for_each(|class| class.switch_off(&mut plan));
+    plan
 }
 
 fn read(path: &str) -> Result<String, String> {

@@ -1,22 +1,34 @@
 //! `lightning-sim replay`
 
-use super::{Source, violation, write};
+use super::{Source, canaries::Class, plan, violation, write};
+use lightning_sim::database::record_plan;
 use std::{io::Write as _, process::ExitCode};
 
 pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
     let (mut source, mut out, mut trace, mut step) = (None, None, false, false);
+    let mut without = vec![];
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--trace" => trace = true,
             "--step" => step = true,
+            "--without" => {
+                let class = arguments.next().ok_or("--without needs a value")?;
+                without.push(Class::to_switch_off(class)?);
+            }
             "--out" => out = Some(arguments.next().ok_or("--out needs a value")?),
             _ if argument.starts_with('-') => return Err(format!("no option {argument:?}")),
             _ => source = Some((argument, Source::of(argument)?)),
         }
     }
     let (name, source) = source.ok_or("replay takes a file or a seed")?;
-    let (outcome, schedule) = source.record(Some(usize::MAX));
+    let (outcome, schedule) = match source {
+        Source::Seed(seed) => record_plan(plan(seed, &without, Some(usize::MAX))),
+        Source::File(_) if !without.is_empty() => {
+            return Err("--without goes with a seed: a schedule says itself what fails".into());
+        }
+        file => file.record(Some(usize::MAX)),
+    };
     if let Some(out) = out {
         write(out, &schedule.write())?;
     }

@@ -1,9 +1,9 @@
 //! `lightning-sim run`
 
-use super::{number, violation, write};
+use super::{canaries::Class, number, plan, violation, write};
 use lightning_sim::{
     MARKS,
-    database::{record_seed, run_seed},
+    database::{record_plan, run_plan},
     simulation::Outcome,
 };
 use std::{
@@ -27,12 +27,20 @@ struct Options {
     hashes: Option<String>,
     /// Where the first broken promise is written down.
     out: String,
+    without: Vec<Class>,
 }
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Options, String> {
-        let mut options =
-            Options { from: 0, seeds: 0, jobs: 1, stop: true, hashes: None, out: OUT.into() };
+        let mut options = Options {
+            from: 0,
+            seeds: 0,
+            jobs: 1,
+            stop: true,
+            hashes: None,
+            out: OUT.into(),
+            without: vec![],
+        };
         let mut arguments = arguments.iter();
         while let Some(name) = arguments.next() {
             if name == "--no-stop" {
@@ -45,6 +53,7 @@ impl Options {
                 "--from" => options.from = number(value)?,
                 "--jobs" => options.jobs = number(value)?.max(1),
                 "--out" => options.out = value.clone(),
+                "--without" => options.without.push(Class::to_switch_off(value)?),
                 "--hashes" => options.hashes = Some(value.clone()),
                 _ => return Err(format!("no option {name:?}")),
             }
@@ -97,10 +106,10 @@ fn campaign(options: &Options) -> Summary {
                     if seed >= options.from + options.seeds {
                         break;
                     }
-                    let outcome = run_seed(seed, None);
+                    let outcome = run_plan(plan(seed, &options.without, None));
                     let violated = outcome.violation.is_some();
                     let summary = &mut *summary.lock().unwrap_or_else(PoisonError::into_inner);
-                    summary.add(outcome, &options.out);
+                    summary.add(outcome, options);
                     if violated {
                         stopped.store(options.stop, Relaxed);
                     }
@@ -114,7 +123,7 @@ fn campaign(options: &Options) -> Summary {
 }
 
 impl Summary {
-    fn add(&mut self, outcome: Outcome, out: &str) {
+    fn add(&mut self, outcome: Outcome, options: &Options) {
         self.seeds += 1;
         self.hashes.insert(outcome.seed, outcome.trace_hash);
         for (what, count) in outcome.counters {
@@ -133,7 +142,8 @@ impl Summary {
         // The first one is told whole and written down; the seed is run again for that, which
         // changes nothing.
         if self.violated.is_empty() {
-            let (outcome, schedule) = record_seed(outcome.seed, Some(usize::MAX));
+            let plan = plan(outcome.seed, &options.without, Some(usize::MAX));
+            let ((outcome, schedule), out) = (record_plan(plan), &options.out);
             match write(out, &schedule.write()) {
                 Ok(()) => println!("{}it is written down in {out}", violation(&outcome, out)),
                 Err(why) => println!("{}{why}", violation(&outcome, &outcome.seed.to_string())),

@@ -37,7 +37,7 @@ pub fn unwrapped() -> Wrap {
 /// Runs a seed.
 pub fn run_seed(seed: u64, keep_lines: Option<usize>) -> Outcome {
     let plan = Plan { keep_lines, ..Plan::draw(seed) };
-    run_plan(plan, Workload::draw(seed).into(), unwrapped())
+    run_plan(plan)
 }
 
 /// Runs a seed and writes down what happened.
@@ -51,6 +51,18 @@ pub fn record_seed_on(seed: u64, keep_lines: Option<usize>, wrap: Wrap) -> (Outc
     record(plan, Workload::draw(seed), wrap)
 }
 
+/// Runs a plan that was drawn from its seed, and perhaps changed.
+pub fn run_plan(plan: Plan) -> Outcome {
+    let workload = Workload::draw(plan.seed).into();
+    run_plan_on(plan, workload, unwrapped())
+}
+
+/// The same, and writes down what happened.
+pub fn record_plan(plan: Plan) -> (Outcome, Schedule) {
+    let workload = Workload::draw(plan.seed);
+    record(plan, workload, unwrapped())
+}
+
 /// Runs a schedule.
 pub fn run_schedule(schedule: &Schedule, keep_lines: Option<usize>) -> Outcome {
     run_schedule_on(schedule, keep_lines, unwrapped())
@@ -58,7 +70,7 @@ pub fn run_schedule(schedule: &Schedule, keep_lines: Option<usize>) -> Outcome {
 
 /// The same, with something between the engine and the machine.
 pub fn run_schedule_on(schedule: &Schedule, keep_lines: Option<usize>, wrap: Wrap) -> Outcome {
-    run_plan(schedule.plan(keep_lines), Workload::listed(schedule).into(), wrap)
+    run_plan_on(schedule.plan(keep_lines), Workload::listed(schedule).into(), wrap)
 }
 
 /// Runs a schedule and writes down what of it happened.
@@ -75,13 +87,13 @@ pub fn record_schedule_on(
 
 fn record(plan: Plan, workload: Workload, wrap: Wrap) -> (Outcome, Schedule) {
     let workload = Arc::new(workload.recorded());
-    let outcome = run_plan(plan.clone(), workload.clone(), wrap);
+    let outcome = run_plan_on(plan.clone(), workload.clone(), wrap);
     let sessions = workload.take_recorded();
     let schedule = Schedule::of(&plan, &outcome, &workload.settings, sessions);
     (outcome, schedule)
 }
 
-fn run_plan(plan: Plan, workload: Arc<Workload>, wrap: Wrap) -> Outcome {
+fn run_plan_on(plan: Plan, workload: Arc<Workload>, wrap: Wrap) -> Outcome {
     let model = Arc::new(Mutex::new(Model::new()));
     let bound = LossBound::of(&plan, &workload.settings);
     run(plan, move |boot| {
