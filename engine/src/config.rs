@@ -100,8 +100,9 @@ pub struct LightningDbConfig {
     /// Bytes of memory that collect writes before they are flushed to an sstable. Default: 64 MiB.
     pub memtable_size: usize,
     /// `false`: commits are made durable by [`checkpoint`](crate::Database::checkpoint), `close`, a
-    /// flush or a commit with [`Durability::Sync`] only. The log is still written, so that a kill of
-    /// the process loses nothing and a loss of power leaves a prefix of the commit order.
+    /// flush, a commit with [`Durability::Sync`], or when as much is not durable as the next opening
+    /// could copy (1 MiB at first, more in a busy log). The log is still written, so that a kill of the
+    /// process loses nothing and a loss of power leaves a prefix of the commit order.
     /// Default: true.
     pub wal_enabled: bool,
     /// How commits become durable. Default: [`WalSyncMode::Async`].

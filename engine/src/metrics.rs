@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) flushed_bytes: Counter,
     pub(crate) compactions: Counter,
     pub(crate) compacted_bytes: Counter,
+    pub(crate) tables_dropped: Counter,
     pub(crate) stalls: Counter,
     pub(crate) recovered_commits: Counter,
 }

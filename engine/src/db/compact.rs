@@ -63,7 +63,9 @@ impl Db {
         crate::sync::sometimes("compact: drops covered runs");
         // The range delete may be in the log only: it must not be lost where the runs are.
         self.sync()?;
-        self.replace_runs(keyspace, runs, None)
+        self.replace_runs(keyspace, runs, None)?;
+        self.metrics.tables_dropped.add(runs.len() as u64);
+        Ok(())
     }
 
     /// Merges the runs that stand in the keyspace now. All of them, so that tombstones end here.

@@ -44,6 +44,9 @@ pub struct DatabaseStats {
     pub compactions: u64,
     /// Bytes written by them.
     pub compacted_bytes: u64,
+    /// Sstables dropped since opening without being merged, because a newer range delete covers all of
+    /// each.
+    pub tables_dropped: u64,
     /// How often a commit waited for a flush since opening.
     pub stalls: u64,
     /// Commits that opening brought back from the log.
@@ -95,6 +98,7 @@ impl Db {
             flushed_bytes: self.metrics.flushed_bytes.get(),
             compactions: self.metrics.compactions.get(),
             compacted_bytes: self.metrics.compacted_bytes.get(),
+            tables_dropped: self.metrics.tables_dropped.get(),
             stalls: self.metrics.stalls.get(),
             recovered_commits: self.metrics.recovered_commits.get(),
             pinned_versions: versions.len() as u64 - 1,

@@ -115,7 +115,8 @@ impl Session {
         // Unless they are others by now: what is installed is counted a little later.
         process.boot.env.clock().sleep(SETTLES_WITHIN);
         let stats = process.checked_read("stats", self.db.stats())?;
-        if stats.flushes + stats.compactions > 0 || process.boot.had_errors() {
+        let changes = stats.flushes + stats.compactions + stats.tables_dropped;
+        if changes > 0 || process.boot.had_errors() {
             return Ok(());
         }
         let message = format!("closing left the sstables {left:?}, but {tables} are in use");

@@ -73,11 +73,14 @@ pub(crate) fn run(args: Args) -> Result<()> {
             entries: 0,
         };
         let done = load.all(&mut lines);
-        done.map_err(|failure| match (failure, load.batches.committed()) {
-            (Failure::Other(why), n) => {
-                Failure::Other(format!("{why}; {} entries before it were loaded", grouped(n)))
+        done.map_err(|failure| match failure {
+            Failure::Other(why) => {
+                // What is in front of the bad line. If that fails, the count says so.
+                let _ = load.batches.commit();
+                let n = grouped(load.batches.committed());
+                Failure::Other(format!("{why}; {n} entries before it were loaded"))
             }
-            (failure, _) => failure,
+            failure => failure,
         })?;
         Ok(load.entries)
     })?;

@@ -33,7 +33,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     })
 }
 
-fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 16] {
+fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 17] {
     [
         ("visible_seq", stats.visible_seq),
         ("durable_lsn", stats.durable_lsn),
@@ -48,6 +48,7 @@ fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 16] {
         ("flushed_bytes", stats.flushed_bytes),
         ("compactions", stats.compactions),
         ("compacted_bytes", stats.compacted_bytes),
+        ("tables_dropped", stats.tables_dropped),
         ("stalls", stats.stalls),
         ("recovered_commits", stats.recovered_commits),
         ("pinned_versions", stats.pinned_versions),

@@ -139,6 +139,17 @@ fn a_keyspace_is_loaded_under_another_name() {
 }
 
 #[test]
+fn what_is_in_front_of_a_bad_line_is_loaded() {
+    let place = Place::new();
+    place.ok("put db a 1");
+    place.ok("put db b 2");
+    place.write("bad", place.ok("export db").replace("b\t2", "b"));
+    let told = place.fails(1, "load into bad");
+    assert!(told.contains("; 1 entries before it were loaded"), "{told}");
+    assert_eq!(place.ok("get into a"), "1\n");
+}
+
+#[test]
 fn numbers_about_a_database() {
     let place = Place::new();
     place.ok("put db key value");
