@@ -37,6 +37,8 @@ fn value(number: u64) -> Vec<u8> {
 
 /// What a child does: it counts on, tells what was acknowledged and what was refused, and why.
 pub(crate) fn write(dir: &Path) {
+    let thread = std::fs::read_link("/proc/thread-self").unwrap();
+    say(&format!("thread {}", thread.file_name().unwrap().display()));
     let mut opened = Database::open_or_create(dir, config());
     while let Err(error) = opened {
         say(&format!("refused {}", described(&error)));
@@ -73,21 +75,26 @@ struct Injection {
     call: &'static str,
     error: &'static str,
     text: &'static str,
+    /// Not so where the database can do without: spare files are prepared by the same calls.
+    always_told: bool,
 }
 
 const INJECTIONS: [Injection; 6] = [
-    Injection { call: "fdatasync", error: "EIO", text: "Input/output error" },
-    Injection { call: "fdatasync", error: "ENOSPC", text: "no space left" },
-    Injection { call: "fsync", error: "EIO", text: "Input/output error" },
-    Injection { call: "pwrite64", error: "EIO", text: "Input/output error" },
-    Injection { call: "pwrite64", error: "ENOSPC", text: "no space left" },
-    Injection { call: "fallocate", error: "ENOSPC", text: "no space left" },
+    Injection { call: "fdatasync", error: "EIO", text: "Input/output error", always_told: true },
+    Injection { call: "fdatasync", error: "ENOSPC", text: "no space left", always_told: true },
+    Injection { call: "fsync", error: "EIO", text: "Input/output error", always_told: true },
+    Injection { call: "pwrite64", error: "EIO", text: "Input/output error", always_told: false },
+    Injection { call: "pwrite64", error: "ENOSPC", text: "no space left", always_told: false },
+    Injection { call: "fallocate", error: "ENOSPC", text: "no space left", always_told: false },
 ];
 
-/// How often strace stood between a call and the kernel.
+/// How often strace stood between a call and the kernel, and what came of it.
 #[derive(Debug, Default)]
 struct Counts {
     injected: u64,
+    /// Runs in which it struck the thread that writes.
+    in_writer: u64,
+    /// Runs in which something was refused, or poisoned.
     reported: u64,
     poisoned: u64,
     acknowledged: u64,
@@ -113,9 +120,16 @@ impl Injection {
         assert!(status.success(), "{what}: {status}, {said:?}");
 
         let trace = std::fs::read_to_string(&log).unwrap();
-        let injected = trace.lines().filter(|line| line.ends_with("(INJECTED)")).count() as u64;
-        counts.injected += injected;
-        let acknowledged = self.check_said(&what, &said, injected, counts);
+        let injected: Vec<_> = trace.lines().filter(|line| line.ends_with("(INJECTED)")).collect();
+        counts.injected += injected.len() as u64;
+        // A sync that fails in the writer's own thread is told; the background may try again.
+        let thread = said.iter().find_map(|line| line.strip_prefix("thread ")).unwrap();
+        let refused = said.iter().any(|line| line.starts_with("refused"));
+        if injected.iter().any(|line| line.split_whitespace().next() == Some(thread)) {
+            counts.in_writer += 1;
+            assert!(refused || !self.always_told, "{what}, and nobody is told: {said:?}");
+        }
+        let acknowledged = self.check_said(&what, &said, injected.len(), counts);
         check_contents(&what, &dir, &acknowledged);
         counts.acknowledged += acknowledged.len() as u64;
     }
@@ -126,7 +140,7 @@ impl Injection {
         &self,
         what: &str,
         said: &[String],
-        injected: u64,
+        injected: usize,
         counts: &mut Counts,
     ) -> Vec<u64> {
         let mut acknowledged = vec![];
@@ -182,7 +196,6 @@ fn calls_that_the_kernel_fails_lose_nothing_acknowledged() {
         }
         println!("{} {}: {CALLS} runs, {counts:?}", injection.call, injection.error);
         assert!(counts.injected > 0 && counts.acknowledged > 0, "{}: {counts:?}", injection.call);
-        // What fails in the middle of a commit is always told.
-        assert!(counts.reported > 0, "{}: {counts:?}", injection.call);
+        assert!(counts.in_writer > 0 && counts.reported > 0, "{}: {counts:?}", injection.call);
     }
 }
