@@ -7,6 +7,13 @@ use std::time::Duration;
 ///
 /// In every mode a kill of the process loses nothing that was acknowledged, and what a
 /// loss of power leaves is a prefix of the commit order, never a hole.
+///
+/// ```
+/// use lightning_db::{LightningDbConfig, WalSyncMode};
+/// use std::time::Duration;
+/// let wal_sync_mode = WalSyncMode::Periodic { interval: Duration::from_secs(1) };
+/// let config = LightningDbConfig { wal_sync_mode, ..Default::default() };
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WalSyncMode {
     /// Every commit returns only once it is durable. Concurrent commits share a sync.
@@ -25,6 +32,15 @@ pub enum WalSyncMode {
 }
 
 /// How one commit becomes durable, overriding [`WalSyncMode`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// # use lightning_db::{Database, Durability, LightningDbConfig};
+/// let db = Database::create(&path, LightningDbConfig::durable())?;
+/// db.put_with("cache", "again", Durability::Async)?; // need not wait for the disk
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Durability {
     /// As the database's [`WalSyncMode`] says.
@@ -58,6 +74,12 @@ pub enum Compression {
 
 impl Compression {
     /// The compression with this number, as in [`LightningDbConfig::compression_type`].
+    ///
+    /// ```
+    /// # use lightning_db::Compression;
+    /// assert_eq!(Compression::from_u32(u32::from(Compression::Lz4)), Some(Compression::Lz4));
+    /// assert_eq!(Compression::from_u32(99), None);
+    /// ```
     pub fn from_u32(number: u32) -> Option<Compression> {
         match number {
             0 => Some(Compression::None),
@@ -155,6 +177,16 @@ impl Default for LightningDbConfig {
 }
 
 /// Values above this are [`Error::ValueTooLarge`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// # use lightning_db::{Database, Error, LightningDbConfig, MAX_VALUE_BYTES};
+/// # let db = Database::create(&path, LightningDbConfig::default())?;
+/// let value = vec![0; MAX_VALUE_BYTES as usize + 1];
+/// assert!(matches!(db.put("key", value), Err(Error::ValueTooLarge { .. })));
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
 pub const MAX_VALUE_BYTES: u64 = 16 << 20;
 
 impl LightningDbConfig {

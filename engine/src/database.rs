@@ -47,6 +47,16 @@ impl fmt::Debug for Database {
 impl Database {
     /// Creates a database in a directory that does not exist or is empty.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// use lightning_db::{Database, Error, LightningDbConfig};
+    /// let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let again = Database::create(&path, LightningDbConfig::default());
+    /// assert!(matches!(again, Err(Error::AlreadyExists { .. } | Error::Locked { .. })));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`AlreadyExists`](crate::Error::AlreadyExists): nothing was opened or touched;
     /// [`NotADatabase`](crate::Error::NotADatabase) if the directory holds other files;
@@ -57,6 +67,18 @@ impl Database {
     }
 
     /// Opens a database, and brings back what it held when it was closed, killed or lost power.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// use lightning_db::{Database, LightningDbConfig};
+    /// let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "value")?;
+    /// drop(db);
+    /// let db = Database::open(&path, LightningDbConfig::default())?;
+    /// assert_eq!(db.get("key")?.as_deref(), Some(&b"value"[..]));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`NotFound`](crate::Error::NotFound), [`NotADatabase`](crate::Error::NotADatabase),
@@ -70,6 +92,18 @@ impl Database {
     /// Opens a database, or creates it if there is none. A creation that was interrupted is begun
     /// anew.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// use lightning_db::{Database, LightningDbConfig};
+    /// for n in 0..2 {
+    ///     let db = Database::open_or_create(&path, LightningDbConfig::default())?;
+    ///     assert_eq!(db.iter()?.count(), n);
+    ///     db.put("key", "value")?;
+    /// }
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`create`](Database::create) and [`open`](Database::open).
     pub fn open_or_create(
@@ -80,6 +114,16 @@ impl Database {
     }
 
     /// [`create`](Database::create) in another world than the operating system's.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// use lightning_db::{Database, LightningDbConfig, env::OsEnv};
+    /// use std::sync::Arc;
+    /// let db = Database::create_with_env(Arc::new(OsEnv::new()), &path, LightningDbConfig::default())?;
+    /// # db.put("key", "")?;
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`create`](Database::create).
@@ -93,6 +137,17 @@ impl Database {
 
     /// [`open`](Database::open) in another world than the operating system's.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// use lightning_db::{Database, LightningDbConfig, env::OsEnv};
+    /// use std::sync::Arc;
+    /// # drop(Database::create(&path, LightningDbConfig::default())?);
+    /// let db = Database::open_with_env(Arc::new(OsEnv::new()), &path, LightningDbConfig::default())?;
+    /// # db.put("key", "")?;
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`open`](Database::open).
     pub fn open_with_env(
@@ -104,6 +159,17 @@ impl Database {
     }
 
     /// [`open_or_create`](Database::open_or_create) in another world than the operating system's.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// use lightning_db::{Database, LightningDbConfig, env::OsEnv};
+    /// use std::sync::Arc;
+    /// let (env, config) = (Arc::new(OsEnv::new()), LightningDbConfig::default());
+    /// let db = Database::open_or_create_with_env(env, &path, config)?;
+    /// # db.put("key", "")?;
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`open_or_create`](Database::open_or_create).
@@ -131,6 +197,17 @@ impl Database {
     }
 
     /// Sets a key to a value. See [`Keyspace::put`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "old")?;
+    /// db.put("key", "new")?;
+    /// assert_eq!(db.get("key")?.as_deref(), Some(&b"new"[..]));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Keyspace::put`].
@@ -163,6 +240,17 @@ impl Database {
 
     /// The value of a key, copied out. See [`Keyspace::get`].
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// assert_eq!(db.get("key")?, None);
+    /// db.put("key", "value")?;
+    /// assert_eq!(db.get("key")?, Some(b"value".to_vec()));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Keyspace::get`].
     #[inline]
@@ -171,6 +259,17 @@ impl Database {
     }
 
     /// The value of a key, where it lies. See [`ValueRef`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "value")?;
+    /// let value = db.get_ref("key")?.expect("it was put");
+    /// assert!(value.starts_with(b"val"));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Keyspace::get`].
@@ -198,6 +297,18 @@ impl Database {
 
     /// Removes a key, if it is there.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "value")?;
+    /// db.delete("key")?;
+    /// db.delete("never there")?;
+    /// assert!(!db.contains_key("key")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Keyspace::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
@@ -224,6 +335,16 @@ impl Database {
     }
 
     /// Sets several keys in one commit: all of them or none.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// assert_eq!(db.iter()?.count(), 2);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Keyspace::put_batch`].
@@ -276,6 +397,17 @@ impl Database {
 
     /// Removes several keys in one commit: all of them or none.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("a", "1"), ("b", "2"), ("c", "3")])?;
+    /// db.delete_batch(&["a", "c"])?;
+    /// assert_eq!(db.first()?, db.last()?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Keyspace::put_batch`].
     pub fn delete_batch<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<()> {
@@ -284,6 +416,18 @@ impl Database {
 
     /// Commits a batch: all its operations or none. See [`WriteBatch`].
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig, WriteBatch};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put("a", "1").delete("b");
+    /// db.write(batch)?;
+    /// assert!(db.contains_key("a")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Keyspace::put_batch`].
     pub fn write(&self, batch: WriteBatch) -> Result<()> {
@@ -291,6 +435,17 @@ impl Database {
     }
 
     /// [`write`](Database::write), durable as `durability` says.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Durability, LightningDbConfig, WriteBatch};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put("a", "1").put("b", "2");
+    /// db.write_with(batch, Durability::Sync)?; // both durable when this returns
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Keyspace::put_batch`].
@@ -320,6 +475,18 @@ impl Database {
 
     /// The current state, as a view that stays. See [`Snapshot`].
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "old")?;
+    /// let before = db.snapshot()?;
+    /// db.delete("key")?;
+    /// assert!(before.contains_key("key")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Closed`](crate::Error::Closed).
     pub fn snapshot(&self) -> Result<Snapshot> {
@@ -328,6 +495,17 @@ impl Database {
 
     /// The entries of a range in key order. See [`KeyRange`] and [`Scan`].
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("a", "1"), ("b", "2"), ("c", "3")])?;
+    /// assert_eq!(db.range("b"..)?.count(), 2);
+    /// assert_eq!(db.range("a"..="b")?.rev().next().unwrap()?.0, b"b");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Keyspace::range`].
     pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
@@ -335,6 +513,20 @@ impl Database {
     }
 
     /// All entries in key order. See [`Scan`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("b", "2"), ("a", "1")])?;
+    /// for entry in db.iter()? {
+    ///     let (key, value) = entry?;
+    ///     println!("{key:?} = {value:?}");
+    /// }
+    /// # assert_eq!(db.iter()?.next().unwrap()?.0, b"a");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Closed`](crate::Error::Closed).
@@ -365,6 +557,17 @@ impl Database {
 
     /// The entries of `start <= key < end`, highest key first.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("a", "1"), ("b", "2"), ("c", "3")])?;
+    /// let newest = db.scan_reverse(None, Some(b"c"))?.next().unwrap()?;
+    /// assert_eq!(newest.0, b"b");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Keyspace::range`].
     pub fn scan_reverse(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
@@ -372,6 +575,16 @@ impl Database {
     }
 
     /// The entries whose keys begin with `prefix`, in key order.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("user:1", "Ada"), ("user:2", "Bob"), ("zoo", "")])?;
+    /// assert_eq!(db.scan_prefix("user:")?.count(), 2);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Closed`](crate::Error::Closed).
@@ -401,6 +614,17 @@ impl Database {
 
     /// The entry with the lowest key.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// assert_eq!(db.first()?, None);
+    /// db.put_batch(&[("b", "2"), ("a", "1")])?;
+    /// assert_eq!(db.first()?.unwrap().0, b"a");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
@@ -409,6 +633,16 @@ impl Database {
 
     /// The entry with the highest key.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("b", "2"), ("a", "1")])?;
+    /// assert_eq!(db.last()?.unwrap().0, b"b");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Keyspace::get`].
     pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
@@ -416,6 +650,18 @@ impl Database {
     }
 
     /// The keyspace with this name, created if there is none. A name has 1 to 255 bytes.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let users = db.keyspace("users")?;
+    /// users.put("1", "Ada")?;
+    /// assert_eq!(db.get("1")?, None);
+    /// assert_eq!(db.keyspace("users")?.get("1")?, Some(b"Ada".to_vec()));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::Error::InvalidArgument) for a name that cannot be,
@@ -426,6 +672,17 @@ impl Database {
     }
 
     /// [`keyspace`](Database::keyspace), created with `options`. One that exists keeps its own.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Compression, Database, KeyspaceOptions, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let options = KeyspaceOptions { compression: Some(Compression::None), ..Default::default() };
+    /// let images = db.keyspace_with("images", options)?;
+    /// # assert_eq!(images.name(), "images");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`keyspace`](Database::keyspace).
@@ -461,6 +718,17 @@ impl Database {
     /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) from then on; a keyspace created with
     /// the same name later is another one. Snapshots made before still read it.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Error, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let old = db.keyspace("old")?;
+    /// db.drop_keyspace("old")?;
+    /// assert!(matches!(old.put("key", ""), Err(Error::KeyspaceNotFound { .. })));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound);
     /// [`InvalidArgument`](crate::Error::InvalidArgument) for the default keyspace; as
@@ -471,6 +739,16 @@ impl Database {
 
     /// Makes everything durable that was committed before the call.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "value")?;
+    /// db.checkpoint()?; // a loss of power does not take it any more
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Poisoned`](crate::Error::Poisoned), [`Closed`](crate::Error::Closed).
     pub fn checkpoint(&self) -> Result<()> {
@@ -479,6 +757,18 @@ impl Database {
     }
 
     /// Numbers about the database. See [`DatabaseStats`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "value")?;
+    /// let stats = db.stats()?;
+    /// assert_eq!(stats.visible_seq, 1);
+    /// assert_eq!(stats.keyspaces[0].name, "default");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Closed`](crate::Error::Closed).

@@ -130,6 +130,16 @@ pub enum Error {
 }
 
 /// What a corrupted file should have held, and what it holds.
+///
+/// ```
+/// # use lightning_db::Error;
+/// fn tell(error: &Error) {
+///     if let Error::Corruption(found) = error {
+///         eprintln!("expected {}, found {}", found.expected, found.found);
+///     }
+/// }
+/// # tell(&Error::Closed);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("corruption in {} at offset {offset}: expected {expected}, found {found}", file.display())]
 pub struct Corruption {
@@ -146,11 +156,21 @@ pub struct Corruption {
 impl Error {
     /// Whether the same call may succeed if it is tried again, without reopening and
     /// without changing its arguments.
+    ///
+    /// ```
+    /// # use lightning_db::Error;
+    /// assert!(!Error::Closed.is_retryable());
+    /// ```
     pub fn is_retryable(&self) -> bool {
         matches!(self, Error::NoSpace { .. } | Error::Locked { .. })
     }
 
     /// Whether bytes on disk are not what was written.
+    ///
+    /// ```
+    /// # use lightning_db::Error;
+    /// assert!(!Error::KeyTooLarge.is_corruption());
+    /// ```
     pub fn is_corruption(&self) -> bool {
         match self {
             Error::Corruption(_) => true,

@@ -46,6 +46,11 @@ id! {
 
 impl SeqNo {
     /// The largest sequence number: they are stored in 56 bits beside an 8-bit kind.
+    ///
+    /// ```
+    /// # use lightning_db::SeqNo;
+    /// assert!(SeqNo(1) < SeqNo::MAX);
+    /// ```
     pub const MAX: SeqNo = SeqNo((1 << 56) - 1);
 }
 

@@ -58,6 +58,17 @@ pub struct DatabaseStats {
 }
 
 /// Numbers about a keyspace. Entries still in memtables are not counted.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// # use lightning_db::{Database, LightningDbConfig};
+/// # let db = Database::create(&path, LightningDbConfig::default())?;
+/// for keyspace in db.stats()?.keyspaces {
+///     println!("{}: {} bytes in {} tables", keyspace.name, keyspace.table_bytes, keyspace.tables);
+/// }
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyspaceStats {

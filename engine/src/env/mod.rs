@@ -35,6 +35,12 @@ use std::{
 };
 
 /// Everything that the engine asks of the world.
+///
+/// ```
+/// use lightning_db::env::{Env, OsEnv};
+/// let env = OsEnv::new();
+/// assert!(!env.buggify("a rare branch") && !env.is_dying());
+/// ```
 pub trait Env: Send + Sync + 'static {
     /// The file system.
     fn disk(&self) -> &dyn Disk;
@@ -63,12 +69,26 @@ pub trait Env: Send + Sync + 'static {
 }
 
 /// A started thread.
+///
+/// ```
+/// use lightning_db::env::{Env, OsEnv};
+/// let task = OsEnv::new().spawn("greeter", Box::new(|| println!("hello")))?;
+/// task.join();
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait Task: Send {
     /// Waits until the thread has ended.
     fn join(self: Box<Self>);
 }
 
 /// Time.
+///
+/// ```
+/// use lightning_db::env::{Env, OsEnv};
+/// let env = OsEnv::new();
+/// let before = env.clock().now();
+/// assert!(env.clock().now() >= before);
+/// ```
 pub trait Clock: Send + Sync {
     /// Monotonic time since some fixed moment.
     fn now(&self) -> Duration;
@@ -81,6 +101,14 @@ pub trait Clock: Send + Sync {
 /// An event count: a waiter reads the epoch, checks its condition, and waits for the epoch
 /// to move on; a notifier changes the condition, then moves the epoch. So nobody sleeps
 /// through a notification that came between the check and the wait.
+///
+/// ```
+/// use lightning_db::env::{Env, OsEnv};
+/// let event = OsEnv::new().event();
+/// let seen = event.epoch();
+/// event.notify_all();
+/// event.wait(seen, None); // returns at once: the epoch has moved
+/// ```
 pub trait Event: Send + Sync {
     /// The present epoch. Read it before checking the condition.
     fn epoch(&self) -> u64;
@@ -91,6 +119,16 @@ pub trait Event: Send + Sync {
 }
 
 /// How [`Disk::open`] opens a file.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use lightning_db::env::{Env, OpenMode, OsEnv};
+/// let env = OsEnv::new();
+/// let path = dir.path().join("file");
+/// assert!(env.disk().open(&path, OpenMode::Read).is_err());
+/// assert!(env.disk().open(&path, OpenMode::CreateNew).is_ok());
+/// assert!(env.disk().open(&path, OpenMode::CreateNew).is_err());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// An existing file, for reading.
@@ -102,6 +140,15 @@ pub enum OpenMode {
 }
 
 /// What is found at a path.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use lightning_db::env::{Env, OsEnv, PathKind};
+/// let env = OsEnv::new();
+/// assert_eq!(env.disk().kind(dir.path())?, PathKind::Directory);
+/// assert_eq!(env.disk().kind(&dir.path().join("nothing"))?, PathKind::Missing);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathKind {
     /// Nothing.
@@ -113,6 +160,17 @@ pub enum PathKind {
 }
 
 /// A file system.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use lightning_db::env::{Env, FileExt, OpenMode, OsEnv};
+/// let env = OsEnv::new();
+/// let file = env.disk().open(&dir.path().join("file"), OpenMode::CreateNew)?;
+/// file.write_all_at(b"data", 0)?;
+/// file.sync_all()?; // the data is durable
+/// env.disk().sync_dir(dir.path())?; // and so is the name
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait Disk: Send + Sync {
     /// Opens or creates a file. A created entry is durable after `sync_dir` of its directory.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>>;
@@ -134,9 +192,29 @@ pub trait Disk: Send + Sync {
 }
 
 /// Holds a directory locked until dropped.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use lightning_db::env::{Env, OsEnv};
+/// let env = OsEnv::new();
+/// let lock = env.disk().lock_dir(dir.path())?;
+/// assert!(lock.is_some());
+/// assert!(env.disk().lock_dir(dir.path())?.is_none());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait DirLock: Send + Sync {}
 
 /// An open file. All methods take `&self` and may be called from many threads.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use lightning_db::env::{Env, File, OpenMode, OsEnv};
+/// let env = OsEnv::new();
+/// let file = env.disk().open(&dir.path().join("file"), OpenMode::CreateNew)?;
+/// file.set_len(10)?;
+/// assert_eq!(file.len()?, 10);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[expect(
     clippy::len_without_is_empty,
     reason = "a file's length is asked of the system and can fail"
@@ -165,6 +243,20 @@ pub trait File: Send + Sync {
 
 /// A writable shared mapping of a file: what is written is at once in the page cache, so it
 /// survives a kill of the process, and becomes durable with the file's next `sync_data`.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use lightning_db::env::{Env, OpenMode, OsEnv};
+/// let env = OsEnv::new();
+/// let file = env.disk().open(&dir.path().join("file"), OpenMode::CreateNew)?;
+/// file.allocate(8192)?;
+/// if let Some(map) = file.map(8192)? {
+///     map.populate(0, 8192);
+///     // SAFETY: nobody else writes these bytes, and they lie within the mapping.
+///     unsafe { map.write(b"data", 4096) };
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait FileMap: Send + Sync {
     /// Copies `bytes` to `offset` of the file.
     ///
@@ -185,6 +277,18 @@ pub trait FileMap: Send + Sync {
 }
 
 /// Whole reads and writes on top of [`File`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use lightning_db::env::{Env, FileExt, OpenMode, OsEnv};
+/// let env = OsEnv::new();
+/// let file = env.disk().open(&dir.path().join("file"), OpenMode::CreateNew)?;
+/// file.write_all_at(b"data", 100)?;
+/// let mut data = [0; 4];
+/// file.read_exact_at(&mut data, 100)?;
+/// assert_eq!(&data, b"data");
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait FileExt: File {
     /// Fills `buf`, or fails with `UnexpectedEof` at the end of the file.
     fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {

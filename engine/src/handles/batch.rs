@@ -46,11 +46,23 @@ impl Default for WriteBatch {
 
 impl WriteBatch {
     /// A batch without operations.
+    ///
+    /// ```
+    /// # use lightning_db::WriteBatch;
+    /// let mut batch = WriteBatch::new();
+    /// assert!(batch.is_empty());
+    /// ```
     pub fn new() -> WriteBatch {
         WriteBatch::with_capacity(0)
     }
 
     /// A batch with room for operations of `bytes` bytes.
+    ///
+    /// ```
+    /// # use lightning_db::WriteBatch;
+    /// let mut batch = WriteBatch::with_capacity(1000);
+    /// # batch.put("key", "value");
+    /// ```
     pub fn with_capacity(bytes: usize) -> WriteBatch {
         let mut record = Vec::with_capacity(RECORD_HEADER_BYTES + bytes + 8);
         record.resize(RECORD_HEADER_BYTES, 0);
@@ -58,31 +70,80 @@ impl WriteBatch {
     }
 
     /// How many operations it holds.
+    ///
+    /// ```
+    /// # use lightning_db::WriteBatch;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put("a", "1").delete("b");
+    /// assert_eq!(batch.len(), 2);
+    /// ```
     pub fn len(&self) -> usize {
         self.operations as usize
     }
 
     /// Whether it holds no operation.
+    ///
+    /// ```
+    /// # use lightning_db::WriteBatch;
+    /// let mut batch = WriteBatch::new();
+    /// assert!(batch.is_empty());
+    /// batch.delete("a");
+    /// assert!(!batch.is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.operations == 0
     }
 
     /// Sets a key of the default keyspace to a value.
+    ///
+    /// ```
+    /// # use lightning_db::WriteBatch;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put("a", "1").put("b", "2");
+    /// assert_eq!(batch.len(), 2);
+    /// ```
     pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
         self.put_id(KeyspaceId::DEFAULT, key.as_ref(), value.as_ref())
     }
 
     /// Removes a key of the default keyspace, if it is there.
+    ///
+    /// ```
+    /// # use lightning_db::WriteBatch;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put("a", "1").delete("a"); // in this order: the key is gone
+    /// assert_eq!(batch.len(), 2);
+    /// ```
     pub fn delete(&mut self, key: impl AsRef<[u8]>) -> &mut Self {
         self.delete_id(KeyspaceId::DEFAULT, key.as_ref())
     }
 
     /// Removes all keys of a range of the default keyspace.
+    ///
+    /// ```
+    /// # use lightning_db::WriteBatch;
+    /// let mut batch = WriteBatch::new();
+    /// batch.delete_range("a".."c").put("b", "kept"); // in this order: the key stays
+    /// assert_eq!(batch.len(), 2);
+    /// ```
     pub fn delete_range(&mut self, range: impl KeyRange) -> &mut Self {
         self.delete_range_id(KeyspaceId::DEFAULT, &range)
     }
 
     /// Sets a key of `keyspace` to a value.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig, WriteBatch};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put("users", "1").put_in(&users, "1", "Ada");
+    /// db.write(batch)?;
+    /// assert!(users.contains_key("1")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     pub fn put_in(
         &mut self,
         keyspace: &Keyspace,
@@ -93,11 +154,37 @@ impl WriteBatch {
     }
 
     /// Removes a key of `keyspace`, if it is there.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig, WriteBatch};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put_in(&users, "1", "Ada").delete_in(&users, "1");
+    /// db.write(batch)?;
+    /// assert!(!users.contains_key("1")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     pub fn delete_in(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut Self {
         self.delete_id(keyspace.id, key.as_ref())
     }
 
     /// Removes all keys of a range of `keyspace`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig, WriteBatch};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.delete_range_in(&users, ..).put_in(&users, "1", "Ada");
+    /// db.write(batch)?;
+    /// assert_eq!(users.iter()?.count(), 1);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     pub fn delete_range_in(&mut self, keyspace: &Keyspace, range: impl KeyRange) -> &mut Self {
         self.delete_range_id(keyspace.id, &range)
     }

@@ -59,11 +59,33 @@ impl fmt::Debug for Keyspace {
 
 impl Keyspace {
     /// Its name.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// assert_eq!(users.name(), "users");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Sets a key to a value.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put("1", "Ada")?;
+    /// users.put("1", "Ada Lovelace")?;
+    /// assert_eq!(users.get("1")?, Some(b"Ada Lovelace".to_vec()));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`KeyTooLarge`](crate::Error::KeyTooLarge), [`ValueTooLarge`](crate::Error::ValueTooLarge),
@@ -76,6 +98,16 @@ impl Keyspace {
     }
 
     /// [`put`](Keyspace::put), durable as `durability` says.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Durability, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_with("1", "Ada", Durability::Sync)?; // durable when this returns
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`put`](Keyspace::put).
@@ -104,6 +136,18 @@ impl Keyspace {
 
     /// Removes a key, if it is there.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put("1", "Ada")?;
+    /// users.delete("1")?;
+    /// assert!(!users.contains_key("1")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`put`](Keyspace::put).
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
@@ -114,6 +158,18 @@ impl Keyspace {
 
     /// Removes all keys of a range, at the cost of one write.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob"), ("3", "Cy")])?;
+    /// users.delete_range("2"..)?;
+    /// assert_eq!(users.iter()?.count(), 1);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`put`](Keyspace::put); [`InvertedRange`](crate::Error::InvertedRange).
     pub fn delete_range(&self, range: impl KeyRange) -> Result<()> {
@@ -123,6 +179,17 @@ impl Keyspace {
     }
 
     /// Sets several keys in one commit: all of them or none.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob")])?;
+    /// assert_eq!(users.iter()?.count(), 2);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`put`](Keyspace::put); [`CommitTooLarge`](crate::Error::CommitTooLarge).
@@ -135,6 +202,18 @@ impl Keyspace {
     }
 
     /// Removes several keys in one commit: all of them or none.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob")])?;
+    /// users.delete_batch(&["1", "2"])?;
+    /// assert_eq!(users.first()?, None);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`put_batch`](Keyspace::put_batch).
@@ -153,6 +232,18 @@ impl Keyspace {
 
     /// The value of a key, copied out.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// assert_eq!(users.get("1")?, None);
+    /// users.put("1", "Ada")?;
+    /// assert_eq!(users.get("1")?, Some(b"Ada".to_vec()));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// What reading from disk found wrong; [`Closed`](crate::Error::Closed).
     #[inline]
@@ -161,6 +252,17 @@ impl Keyspace {
     }
 
     /// The value of a key, where it lies.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put("1", "Ada")?;
+    /// assert_eq!(users.get_ref("1")?.expect("it was put").len(), 3);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`get`](Keyspace::get).
@@ -173,6 +275,16 @@ impl Keyspace {
 
     /// Whether a key has a value.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// assert!(!users.contains_key("1")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`get`](Keyspace::get).
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
@@ -180,6 +292,18 @@ impl Keyspace {
     }
 
     /// The current state, as a view that stays.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// let before = users.snapshot()?;
+    /// users.put("1", "Ada")?;
+    /// assert!(!before.contains_key("1")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Closed`](crate::Error::Closed).
@@ -189,6 +313,17 @@ impl Keyspace {
 
     /// The values of several keys at one moment, in the order of `keys`.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put("1", "Ada")?;
+    /// assert_eq!(users.get_batch(&["0", "1"])?, [None, Some(b"Ada".to_vec())]);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`get`](Keyspace::get).
     pub fn get_batch<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
@@ -196,6 +331,19 @@ impl Keyspace {
     }
 
     /// Hands the value of each key at one moment to `with`, with the key's place in `keys`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put("1", "Ada")?;
+    /// let mut found = vec![];
+    /// users.get_batch_with(&["0", "1"], |i, value| if value.is_some() { found.push(i) })?;
+    /// assert_eq!(found, [1]);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`get`](Keyspace::get); `with` was called for the keys before.
@@ -209,6 +357,17 @@ impl Keyspace {
 
     /// The entries of a range in key order.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob"), ("3", "Cy")])?;
+    /// assert_eq!(users.range("1".."3")?.count(), 2);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`InvertedRange`](crate::Error::InvertedRange), [`Closed`](crate::Error::Closed).
     pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
@@ -216,6 +375,18 @@ impl Keyspace {
     }
 
     /// All entries in key order.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob")])?;
+    /// let keys: Result<Vec<_>, _> = users.iter()?.map(|entry| entry.map(|(key, _)| key)).collect();
+    /// assert_eq!(keys?, [b"1", b"2"]);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Closed`](crate::Error::Closed).
@@ -225,6 +396,17 @@ impl Keyspace {
 
     /// The entries of `start <= key < end` in key order; `None` leaves an end open.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob")])?;
+    /// assert_eq!(users.scan(Some(b"2"), None)?.count(), 1);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`range`](Keyspace::range).
     pub fn scan(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
@@ -232,6 +414,17 @@ impl Keyspace {
     }
 
     /// The entries of `start <= key < end`, highest key first.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob")])?;
+    /// assert_eq!(users.scan_reverse(None, None)?.next().unwrap()?.0, b"2");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`range`](Keyspace::range).
@@ -241,6 +434,17 @@ impl Keyspace {
 
     /// The entries whose keys begin with `prefix`, in key order.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("ada:born", "1815"), ("bob:born", "1923")])?;
+    /// assert_eq!(users.scan_prefix("ada:")?.count(), 1);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`iter`](Keyspace::iter).
     pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Scan> {
@@ -248,6 +452,19 @@ impl Keyspace {
     }
 
     /// Hands every entry of a range to `with`, in key order, without copying.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob")])?;
+    /// let mut bytes = 0;
+    /// users.for_each(.., |key, value| bytes += key.len() + value.len())?;
+    /// assert_eq!(bytes, 8);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`range`](Keyspace::range), and what reading from disk found wrong.
@@ -257,6 +474,17 @@ impl Keyspace {
 
     /// The entry with the lowest key.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob")])?;
+    /// assert_eq!(users.first()?, Some((b"1".to_vec(), b"Ada".to_vec())));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`get`](Keyspace::get).
     pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
@@ -264,6 +492,17 @@ impl Keyspace {
     }
 
     /// The entry with the highest key.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let users = db.keyspace("users")?;
+    /// users.put_batch(&[("1", "Ada"), ("2", "Bob")])?;
+    /// assert_eq!(users.last()?.unwrap().0, b"2");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`get`](Keyspace::get).

@@ -61,6 +61,19 @@ impl Scan {
 
     /// The next entry, borrowed until the next call: nothing is copied out.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("a", "1")?;
+    /// let mut scan = db.iter()?;
+    /// while let Some((key, value)) = scan.next_ref()? {
+    ///     assert_eq!((key, value), (&b"a"[..], &b"1"[..]));
+    /// }
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// What reading from disk found wrong; [`Error::Closed`] once the database is closed.
     pub fn next_ref(&mut self) -> Result<Option<(&[u8], &[u8])>> {
@@ -68,6 +81,16 @@ impl Scan {
     }
 
     /// The next entry from the other end, borrowed until the next call.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// assert_eq!(db.iter()?.next_back_ref()?.unwrap().0, b"b");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Scan::next_ref`].

@@ -51,11 +51,38 @@ impl Snapshot {
     }
 
     /// The same moment in another keyspace.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// let users = db.keyspace("users")?;
+    /// users.put("1", "Ada")?;
+    /// let moment = db.snapshot()?;
+    /// users.delete("1")?;
+    /// assert!(moment.of(&users).contains_key("1")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     pub fn of(&self, keyspace: &Keyspace) -> Snapshot {
         Snapshot { keyspace: keyspace.id, ..self.clone() }
     }
 
     /// The SeqNo of the newest operation that it shows.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// db.put("c", "3")?;
+    /// assert!(db.snapshot()?.seq() > snapshot.seq());
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     pub fn seq(&self) -> SeqNo {
         self.visible
     }
@@ -67,6 +94,18 @@ impl Snapshot {
 
     /// The value of a key, copied out.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// db.put("a", "new")?;
+    /// assert_eq!(snapshot.get("a")?, Some(b"1".to_vec()));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// What reading from disk found wrong; [`Error::Closed`](crate::Error::Closed).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
@@ -74,6 +113,17 @@ impl Snapshot {
     }
 
     /// The value of a key, where it lies.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.get_ref("a")?.as_deref(), Some(&b"1"[..]));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -86,6 +136,17 @@ impl Snapshot {
 
     /// Whether a key has a value.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// assert!(snapshot.contains_key("a")? && !snapshot.contains_key("z")?);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
@@ -93,6 +154,19 @@ impl Snapshot {
     }
 
     /// Hands the value of each key to `with`, with the key's place in `keys`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// let mut found = vec![];
+    /// snapshot.get_batch_with(&["a", "z"], |i, value| if value.is_some() { found.push(i) })?;
+    /// assert_eq!(found, [0]);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Snapshot::get`]; `with` was called for the keys before.
@@ -109,6 +183,17 @@ impl Snapshot {
     }
 
     /// The values of several keys, in the order of `keys`.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.get_batch(&["z", "b"])?, [None, Some(b"2".to_vec())]);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Snapshot::get`].
@@ -127,6 +212,18 @@ impl Snapshot {
 
     /// The entries of a range in key order.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// db.put("c", "3")?;
+    /// assert_eq!(snapshot.range("b"..)?.count(), 1);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InvertedRange`](crate::Error::InvertedRange), [`Error::Closed`](crate::Error::Closed).
     pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
@@ -134,6 +231,18 @@ impl Snapshot {
     }
 
     /// All entries in key order.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// db.delete_range(..)?;
+    /// assert_eq!(snapshot.iter()?.count(), 2);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed).
@@ -143,6 +252,17 @@ impl Snapshot {
 
     /// The entries of `start <= key < end` in key order; `None` leaves an end open.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.scan(None, Some(b"b"))?.count(), 1);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Snapshot::range`].
     pub fn scan(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
@@ -150,6 +270,17 @@ impl Snapshot {
     }
 
     /// The entries of `start <= key < end`, highest key first.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.scan_reverse(None, None)?.next().unwrap()?.0, b"b");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Snapshot::range`].
@@ -159,6 +290,17 @@ impl Snapshot {
 
     /// The entries whose keys begin with `prefix`, in key order.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.scan_prefix("a")?.count(), 1);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Snapshot::iter`].
     pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Scan> {
@@ -166,6 +308,19 @@ impl Snapshot {
     }
 
     /// Hands every entry of a range to `with`, in key order, without copying.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// let mut keys = vec![];
+    /// snapshot.for_each(.., |key, _| keys.extend_from_slice(key))?;
+    /// assert_eq!(keys, b"ab");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Snapshot::range`] and [`Scan::next_ref`].
@@ -179,6 +334,17 @@ impl Snapshot {
 
     /// The entry with the lowest key.
     ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.first()?, Some((b"a".to_vec(), b"1".to_vec())));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
@@ -186,6 +352,17 @@ impl Snapshot {
     }
 
     /// The entry with the highest key.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.last()?, Some((b"b".to_vec(), b"2".to_vec())));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Snapshot::get`].

@@ -54,12 +54,20 @@ fn hooks() -> Option<&'static Hooks> {
 
 /// A place between two steps of a lock-free protocol where the simulator may switch
 /// tasks. One relaxed load in production.
+///
+/// ```
+/// lightning_db::sync::point("between two steps");
+/// ```
 #[inline(always)]
 pub fn point(site: &'static str) {
     point_at(site, 0);
 }
 
 /// A [`point`] that tells the simulator a number, such as the SeqNo of the commit that passes it.
+///
+/// ```
+/// lightning_db::sync::point_at("a commit is published", 7);
+/// ```
 #[inline(always)]
 pub fn point_at(site: &'static str, number: u64) {
     if let Some(hooks) = hooks() {
@@ -74,6 +82,12 @@ fn cold_point(hooks: &Hooks, site: &'static str, number: u64) {
 
 /// A mark in a branch that is seldom taken: the simulator tells which were never reached. One
 /// relaxed load in production, so not for the hottest paths.
+///
+/// ```
+/// if cfg!(target_os = "none") {
+///     lightning_db::sync::sometimes("no operating system");
+/// }
+/// ```
 #[inline(always)]
 pub fn sometimes(mark: &'static str) {
     if let Some(hooks) = hooks() {
@@ -132,12 +146,25 @@ impl RawMutex {
 }
 
 /// The engine's lock: exclusive, not reentrant, never poisoned.
+///
+/// ```
+/// use lightning_db::sync::Mutex;
+/// let count = Mutex::new(1);
+/// *count.lock() += 1;
+/// assert_eq!(*count.lock(), 2);
+/// ```
 pub type Mutex<T> = lock_api::Mutex<RawMutex, T>;
 /// What holds a [`Mutex`] locked.
 pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
 
 /// A value on a cache line of its own, so that threads writing neighbours do not
 /// slow each other down. 128 bytes: x86 fetches lines in pairs.
+///
+/// ```
+/// use lightning_db::sync::{AtomicU64, CachePadded};
+/// let count = CachePadded(AtomicU64::new(0));
+/// assert_eq!(size_of_val(&count), 128);
+/// ```
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct CachePadded<T>(pub T);
