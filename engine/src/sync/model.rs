@@ -99,7 +99,8 @@ numbers! {
 #[cfg(test)]
 pub(crate) fn explore(test: impl Fn() + Send + Sync + 'static) {
     super::install_hooks(super::Hooks {
-        point: |_| switch(),
+        point: |_, _| switch(),
+        sometimes: |_| {},
         park: |_| {
             shuttle::thread::yield_now();
             true
