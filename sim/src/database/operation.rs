@@ -1,6 +1,6 @@
 //! What a client does, as data: every verb of the public API.
 //!
-//! Keys are numbers ([`key_bytes`]); values are given by their length, and get their bytes when
+//! Keys are numbers (`key_bytes`); values are given by their length, and get their bytes when
 //! they are written, because every value is unique.
 
 use serde::{Deserialize, Serialize};
