@@ -40,8 +40,21 @@ impl Drop for Scratch {
     }
 }
 
-/// The bytes of every file of a directory, by name.
+/// The bytes of every file of a directory, by name, as they stood at one moment: an open database
+/// may flush and remove files while they are read, so they are read until two readings agree.
+/// (No name comes back with other content that would make two such readings equal.)
 pub(crate) fn contents_of_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut before = read_files(dir);
+    loop {
+        let after = read_files(dir);
+        if after == before {
+            return after;
+        }
+        before = after;
+    }
+}
+
+fn read_files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
         match std::fs::read(entry.path()) {
