@@ -473,6 +473,54 @@ fn an_opening_on_a_full_disk_succeeds_again_after_a_loss_of_power() {
     assert_eq!(db.iter().unwrap().map(Result::unwrap).count() as u64, n + 81);
 }
 
+/// Any call of an opening may fail: the answer says which, and the next opening finds everything.
+#[test]
+fn an_opening_in_which_a_call_fails_says_what_failed() {
+    let scratch = Scratch::in_memory();
+    let db = Database::create(scratch.db(), config()).unwrap();
+    let other = db.keyspace("other").unwrap();
+    for n in 0..300u64 {
+        db.put(n.to_be_bytes(), [7; 1000]).unwrap();
+    }
+    other.put("durable", "").unwrap();
+    db.checkpoint().unwrap();
+    other.put("not known to be durable", "").unwrap();
+    let files = contents_of_files(&scratch.db());
+    for kind in [io::ErrorKind::Other, io::ErrorKind::StorageFull] {
+        let mut refused = 0;
+        for n in 0.. {
+            let path = scratch.path().join(format!("{kind} {n}"));
+            lay_out(&path, &files);
+            let calls = Arc::new(AtomicU64::new(0));
+            let counted = Arc::clone(&calls);
+            let rule = move |_: Call, _: &Path| match counted.fetch_add(1, SeqCst) == n {
+                true => Err(io::Error::new(kind, "as the test wants it")),
+                false => Ok(()),
+            };
+            let opened = Database::open_with_env(under(rule), &path, config());
+            let reached = calls.load(SeqCst) > n;
+            match opened {
+                Ok(db) => drop(db),
+                Err(Error::Io { path: at, .. } | Error::NoSpace { path: at, .. }) => {
+                    assert!(at.starts_with(scratch.path()) && reached, "{}", at.display());
+                    refused += 1;
+                }
+                Err(unclear) => panic!("call {n}: {unclear:?}"),
+            }
+            let db = Database::open(&path, config()).unwrap();
+            assert_eq!(db.iter().unwrap().map(Result::unwrap).count(), 300);
+            let keys = db.keyspace("other").unwrap().iter().unwrap().map(Result::unwrap).count();
+            assert_eq!(keys, 2);
+            drop(db);
+            fs::remove_dir_all(&path).unwrap();
+            if !reached {
+                break;
+            }
+        }
+        assert!(refused > 20, "{refused} calls failed the opening with {kind}");
+    }
+}
+
 #[test]
 fn a_commit_as_large_as_the_spare_goes_on() {
     let scratch = Scratch::in_memory();

@@ -212,4 +212,13 @@ impl Error {
             cause => Error::Poisoned { cause: Arc::new(cause) },
         }
     }
+
+    /// What went wrong itself, for whom there is no writer that it could have poisoned: an opening
+    /// that failed.
+    pub(crate) fn unpoisoned(self) -> Error {
+        match self {
+            Error::Poisoned { cause } => Arc::unwrap_or_clone(cause),
+            other => other,
+        }
+    }
 }

@@ -317,7 +317,7 @@ fn a_database_answers_the_same_on_a_real_disk_and_on_the_simulated_one() {
     let mut seen: BTreeMap<&str, u64> = EXPECTED.iter().map(|what| (*what, 0)).collect();
     for begin in (0..PROGRAMS).step_by(BATCH as usize) {
         let seeds: Vec<_> = (begin..(begin + BATCH).min(PROGRAMS)).collect();
-        let simulated = in_the_simulation(&seeds, begin / BATCH % 2 == 0);
+        let simulated = in_the_simulation(&seeds, (begin / BATCH).is_multiple_of(2));
         assert_eq!(simulated.len(), seeds.len());
         for (seed, simulated) in seeds.iter().zip(simulated) {
             let real = on_the_real_disk(*seed);

@@ -71,14 +71,15 @@ impl Db {
         let lock = lock_directory(&env, dir, open_as)?;
         let listing = Listing::read(&env, dir)?;
         let opening = Opening { env, dir: dir.to_path_buf(), config, poison: Arc::default() };
-        match (listing.manifest, open_as) {
+        let opened = match (listing.manifest, open_as) {
             (Some(_), OpenAs::New) => Err(Error::AlreadyExists { path: dir.into() }),
             (Some(generation), _) => opening.recover(&listing, generation, lock),
             (None, _) => {
                 opening.refuse_unless_empty(&listing, open_as)?;
                 opening.create(&listing, lock)
             }
-        }
+        };
+        opened.map_err(Error::unpoisoned)
     }
 }
 

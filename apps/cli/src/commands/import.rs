@@ -185,14 +185,19 @@ fn refuse_what_does_not_fit(
     if keyspace.first()?.is_none() {
         return Ok(());
     }
-    if let Some(there) = stored_header(db, &args.keyspace)?
-        && there != header_line(header)
-    {
+    let refused = match stored_header(db, &args.keyspace)? {
+        Some(there) if there == header_line(header) => None,
+        Some(there) => {
+            let there = String::from_utf8_lossy(&there).trim_end().to_string();
+            Some(format!("rows under another header row: {there}"))
+        }
+        None => Some("entries that are no rows of a table; --keyspace names another".into()),
+    };
+    if let Some(what) = refused {
         return Err(Failure::Other(format!(
-            "{}:1: keyspace {:?} holds rows under another header row: {}",
+            "{}:1: keyspace {:?} holds {what}",
             args.file.display(),
             args.keyspace,
-            String::from_utf8_lossy(&there).trim_end()
         )));
     }
     let mut first: Option<(u64, &[u8])> = None;

@@ -71,6 +71,11 @@ fn what_is_there_is_replaced_only_when_asked() {
     place.write("w.csv", "id,v,w\n9,a,b\n");
     let err = place.fails(1, "import csv w.csv db --replace");
     assert!(err.contains("rows under another header row: id,v\n"), "{err}");
+    // What was not imported would come out as a row.
+    place.ok("put plain 1 no,row");
+    let err = place.fails(1, "import csv t.csv plain --replace");
+    assert!(err.contains("t.csv:1: keyspace \"default\" holds entries that are no rows"), "{err}");
+    assert_eq!(place.ok("scan plain"), "1\tno,row\n");
 }
 
 #[test]

@@ -78,6 +78,8 @@ fn scans_are_bounded_and_go_both_ways() {
     assert_eq!(keys("scan db --limit 0"), "");
     place.ok("delete db --range b1 c");
     assert_eq!(keys("scan db"), "a c ");
+    place.ok("delete db --from b");
+    assert_eq!(keys("scan db"), "a ");
 }
 
 #[test]

@@ -21,6 +21,8 @@ fn wrong_arguments_end_with_2() {
         "delete db",
         "delete db k --range a b",
         "delete db --range b a",
+        "delete db k --from a",
+        "delete db --from a --range a b",
         "scan db --prefix a --from b",
         "scan db --from b --to a",
         "scan db --limit many",
