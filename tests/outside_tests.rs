@@ -5,11 +5,13 @@ use crate::{
     files::{Scratch, contents_of_files},
     outside::{Outside, is_log, is_table, under},
 };
-use lightning_db::{Database, Durability, Error, LightningDbConfig, WriteBatch, env::OsEnv};
+use lightning_db::{
+    Database, Durability, Error, Keyspace, LightningDbConfig, WriteBatch, env::OsEnv,
+};
 use lightning_faults::Call;
 use std::{
     cell::Cell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -334,6 +336,52 @@ fn merges_that_fail_do_not_hold_up_flushes() {
         // And a delete frees what could not be merged.
         db.delete_range(..).unwrap();
         while db.stats().unwrap().keyspaces[0].tables > 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+#[test]
+fn a_keyspace_that_cannot_be_merged_holds_up_no_other() {
+    let scratch = Scratch::in_memory();
+    let spoiling = Arc::new(AtomicBool::new(true));
+    let spoilt = Mutex::new(BTreeSet::new());
+    let spoils = Arc::clone(&spoiling);
+    let rule = move |call: Call, path: &Path| {
+        let merging = std::thread::current().name() == Some("lightning-compact");
+        match call {
+            Call::Create if is_table(path) && spoils.load(SeqCst) => {
+                spoilt.lock().unwrap().insert(path.to_path_buf());
+                Ok(())
+            }
+            Call::Read if merging && spoilt.lock().unwrap().contains(path) => {
+                Err(io::Error::other("as the test wants it"))
+            }
+            _ => Ok(()),
+        }
+    };
+    let config = LightningDbConfig { memtable_size: 16 << 10, ..config() };
+    let db = Database::create_with_env(under(rule), scratch.db(), config).unwrap();
+    let other = db.keyspace("other").unwrap();
+    soon("a merge beside one that fails", move || {
+        let mut n = 0u64;
+        let mut put = |keyspace: &Keyspace| {
+            let _ = keyspace.put(n.to_be_bytes(), [7; 1000]);
+            n += 1;
+        };
+        while db.stats().unwrap().keyspaces[1].tables < 30 {
+            put(&other);
+        }
+        spoiling.store(false, SeqCst);
+        // Never as many tables as the one that fails has.
+        let default = db.keyspace("default").unwrap();
+        while db.stats().unwrap().keyspaces[0].tables < 12 {
+            put(&default);
+            if db.stats().unwrap().compactions > 0 {
+                return;
+            }
+        }
+        while db.stats().unwrap().compactions == 0 {
             std::thread::sleep(Duration::from_millis(5));
         }
     });

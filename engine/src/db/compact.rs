@@ -22,13 +22,14 @@ impl Db {
     /// Drops covered runs, and merges the runs of a keyspace when there are too many.
     pub(super) fn run_compact(&self) {
         let background = &self.background;
+        let mut failed = None;
         loop {
             let work = background.compact_wanted.wait(|| {
                 if background.stopped() {
                     return Some(Work::End);
                 }
                 self.poison.check().ok()?;
-                self.work()
+                self.work(failed)
             });
             let done = match &work {
                 Work::End => return,
@@ -36,6 +37,7 @@ impl Db {
                 Work::Merge(keyspace) => {
                     let merged = self.compact(keyspace);
                     background.set_merging(merged.is_ok());
+                    failed = merged.is_err().then_some(keyspace.id);
                     merged
                 }
             };
@@ -47,7 +49,8 @@ impl Db {
         }
     }
 
-    fn work(&self) -> Option<Work> {
+    /// `failed`: the keyspace whose merge failed last.
+    fn work(&self, failed: Option<KeyspaceId>) -> Option<Work> {
         // The SeqNo before the Version: what was visible is in it.
         let visible = self.visible();
         let version = self.versions.load();
@@ -55,7 +58,7 @@ impl Db {
         if let Some((keyspace, runs)) = pick::covered(&version, visible) {
             return Some(Work::Drop(keyspace, runs));
         }
-        pick::crowded(&version).cloned().map(Work::Merge)
+        pick::crowded(&version, failed).cloned().map(Work::Merge)
     }
 
     /// Lets go of runs of which nothing is left to see. Readers of older Versions keep them.

@@ -11,9 +11,14 @@ use std::sync::Arc;
 /// When more runs than this stand in a keyspace, all are merged into one.
 pub(crate) const RUNS_MAX: usize = 8;
 
-/// The keyspace whose runs are to be merged now, if any: the one with the most.
-pub(crate) fn crowded(version: &Version) -> Option<&Arc<KeyspaceVersion>> {
-    version.keyspaces.iter().filter(|k| k.runs.len() > RUNS_MAX).max_by_key(|k| k.runs.len())
+/// The keyspace whose runs are to be merged now, if any: the one with the most. One whose merge failed
+/// last comes after all others, so that what is wrong with it holds up no other.
+pub(crate) fn crowded(
+    version: &Version,
+    failed: Option<KeyspaceId>,
+) -> Option<&Arc<KeyspaceVersion>> {
+    let crowded = version.keyspaces.iter().filter(|k| k.runs.len() > RUNS_MAX);
+    crowded.max_by_key(|k| (failed != Some(k.id), k.runs.len()))
 }
 
 /// Runs of a keyspace of which nothing can be seen any more, because a newer range delete in one of the
