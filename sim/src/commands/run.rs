@@ -126,7 +126,8 @@ impl Summary {
     fn add(&mut self, outcome: Outcome, options: &Options) {
         self.seeds += 1;
         self.hashes.insert(outcome.seed, outcome.trace_hash);
-        for (what, count) in outcome.counters {
+        let ios = ("I/O operations", outcome.boot_ios.iter().sum());
+        for (what, count) in outcome.counters.into_iter().chain([ios]) {
             *self.counters.entry(what).or_insert(0) += count;
         }
         for (mark, times) in outcome.marks {
