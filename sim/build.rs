@@ -19,10 +19,12 @@ fn main() -> io::Result<()> {
         println!("cargo::rerun-if-changed={}", folder.display());
         for file in sources(&folder)? {
             let text = fs::read_to_string(&file)?;
-            // What tests name is no site.
+            // What tests and examples name is no site.
             let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-            points.extend(names(text, &POINTS));
-            marks.extend(names(text, &MARKS));
+            let code: Vec<&str> = text.lines().filter(|line| !is_doc(line)).collect();
+            let code = code.join("\n");
+            points.extend(names(&code, &POINTS));
+            marks.extend(names(&code, &MARKS));
         }
     }
     marks.sort();
@@ -32,6 +34,11 @@ fn main() -> io::Result<()> {
     let points: Vec<String> = points.into_iter().collect();
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     fs::write(out.join("sites.rs"), list("POINTS", &points) + &list("MARKS", &marks))
+}
+
+fn is_doc(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with("///") || line.starts_with("//!")
 }
 
 fn sources(folder: &Path) -> io::Result<Vec<PathBuf>> {

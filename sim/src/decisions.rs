@@ -67,18 +67,54 @@ pub struct Interference {
 /// A site, and the task that passes it where that matters.
 type Place = (u64, u64);
 
+/// What strikes a place besides what strikes it anyway.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Aimed {
+    /// In which share of the passes; 0 if this one is not meant.
+    pub(crate) rate: f64,
+    /// How often in the boot, at most.
+    pub(crate) most: u64,
+}
+
 #[derive(Default)]
 struct Passes {
     passes: u64,
-    /// The pass of the next strike, and how many were drawn.
-    next: u64,
+    /// The pass of the next strike, once it was drawn, and how many were drawn before.
+    next: Option<u64>,
     drawn: u64,
+}
+
+impl Passes {
+    /// Counts a pass, and draws from a stream if it strikes.
+    fn strikes(&mut self, key: u64, place: Place, rate: f64) -> Option<Dice> {
+        let pass = self.passes;
+        self.passes += 1;
+        if rate <= 0.0 {
+            return None;
+        }
+        // The gap to the next strike is drawn, so that a pass without one costs no random number.
+        let draw = |number: u64| {
+            let mut dice = Dice::of_hash(key, place.0.rotate_left(7) ^ place.1, number);
+            let gap = dice.unit().ln() / (1.0 - rate).ln();
+            (gap as u64, dice)
+        };
+        let next = *self.next.get_or_insert_with(|| pass.saturating_add(draw(0).0));
+        if pass < next {
+            return None;
+        }
+        self.drawn += 1;
+        let (gap, dice) = draw(self.drawn);
+        self.next = Some(pass.saturating_add(1).saturating_add(gap));
+        Some(dice)
+    }
 }
 
 /// See the [module](self).
 pub(crate) struct Decisions {
     key: u64,
     places: BTreeMap<Place, Passes>,
+    /// Passes that were aimed at.
+    aimed: BTreeMap<Place, Passes>,
     listed: Option<BTreeMap<Place, BTreeMap<u64, Option<u64>>>>,
     pub(crate) recorded: Interference,
 }
@@ -99,12 +135,13 @@ impl Decisions {
             listed
         });
         let key = seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Decisions { key, places: BTreeMap::new(), listed, recorded: Interference::default() }
+        let (places, aimed) = (BTreeMap::new(), BTreeMap::new());
+        Decisions { key, places, aimed, listed, recorded: Interference::default() }
     }
 
     /// Whether something that happens in this share of the passes of a site happens in this one.
-    pub(crate) fn strikes(&mut self, site: &'static str, rate: f64) -> bool {
-        let struck = self.pass((site_hash(site), 0), rate);
+    pub(crate) fn strikes(&mut self, site: &'static str, rate: f64, aimed: Option<Aimed>) -> bool {
+        let struck = self.pass((site_hash(site), 0), rate, aimed);
         if let Some(Struck { pass, .. }) = struck {
             self.recorded.strikes.push(Strike { site: Site::known(site), pass });
         }
@@ -118,10 +155,15 @@ impl Decisions {
         (task, hash): (&str, u64),
         rate: f64,
         order: Order,
+        aimed: Option<(Aimed, Duration)>,
     ) -> Option<Act> {
-        let mut struck = self.pass((site_hash(site), hash), rate)?;
+        let (aimed, longest) = aimed.unzip();
+        let mut struck = self.pass((site_hash(site), hash), rate, aimed)?;
         let pause_nanos = match (struck.listed, order) {
             (Some(listed), _) => listed,
+            (None, _) if struck.aimed => {
+                Some(1 + struck.dice.below(longest.unwrap_or_default().as_nanos() as u64))
+            }
             (None, Order::Priorities) => None,
             (None, Order::Uniform) => {
                 let longest = struck.dice.pick(&[1_000, 20_000, 1_000_000]);
@@ -133,43 +175,36 @@ impl Decisions {
         Some(pause_nanos.map_or(Act::Demote, |nanos| Act::Pause(Duration::from_nanos(nanos))))
     }
 
-    fn pass(&mut self, place: Place, rate: f64) -> Option<Struck> {
+    fn pass(&mut self, place: Place, rate: f64, aimed: Option<Aimed>) -> Option<Struck> {
         if let Some(listed) = &self.listed {
             let list = listed.get(&place)?;
             let place = self.places.entry(place).or_default();
             let pass = place.passes;
             place.passes += 1;
             let listed = Some(*list.get(&pass)?);
-            return Some(Struck { pass, dice: Dice::new(0, "listed", 0), listed });
+            return Some(Struck { pass, dice: Dice::new(0, "listed", 0), listed, aimed: false });
         }
-        if rate <= 0.0 {
+        if rate <= 0.0 && aimed.is_none() {
             return None;
         }
-        // The gap to the next strike is drawn, so that a pass without one costs no random number.
-        let draw = |number: u64| {
-            let mut dice = Dice::of_hash(self.key, place.0.rotate_left(7) ^ place.1, number);
-            let gap = dice.unit().ln() / (1.0 - rate).ln();
-            (gap as u64, dice)
-        };
-        let passes = self
-            .places
-            .entry(place)
-            .or_insert_with(|| Passes { next: draw(0).0, ..Passes::default() });
+        let passes = self.places.entry(place).or_default();
         let pass = passes.passes;
-        passes.passes += 1;
-        if pass < passes.next {
-            return None;
-        }
-        passes.drawn += 1;
-        let (gap, dice) = draw(passes.drawn);
-        passes.next = pass.saturating_add(1).saturating_add(gap);
-        Some(Struck { pass, dice, listed: None })
+        let drawn = passes.strikes(self.key, place, rate);
+        let aimed = aimed.filter(|aimed| aimed.rate > 0.0).and_then(|aimed| {
+            let passes = self.aimed.entry(place).or_default();
+            let struck = passes.strikes(!self.key, place, aimed.rate)?;
+            (passes.drawn <= aimed.most).then_some(struck)
+        });
+        let struck = |dice, aimed| Struck { pass, dice, listed: None, aimed };
+        aimed.map(|dice| struck(dice, true)).or_else(|| drawn.map(|dice| struck(dice, false)))
     }
 }
 
 struct Struck {
     pass: u64,
     dice: Dice,
+    /// It was aimed at.
+    aimed: bool,
     /// From a list: the pause in nanoseconds, or none.
     listed: Option<Option<u64>>,
 }
@@ -180,7 +215,7 @@ mod tests {
 
     /// Strikes of `rate` among 1,000 passes.
     fn struck(decisions: &mut Decisions, rate: f64) -> Vec<u64> {
-        (0..1000).filter(|_| decisions.strikes("EIO on sync", rate)).collect()
+        (0..1000).filter(|_| decisions.strikes("EIO on sync", rate, None)).collect()
     }
 
     #[test]
@@ -196,14 +231,35 @@ mod tests {
         assert_eq!(struck(&mut Decisions::new(9, 9, Some(&list)), 0.5), without);
     }
 
+    /// What is aimed at is listed by the same passes as what strikes anyway.
+    #[test]
+    fn what_was_aimed_at_can_be_listed() {
+        for rate in [0.0, 0.02] {
+            let mut drawn = Decisions::new(3, 1, None);
+            let meant = |pass: u64| if pass.is_multiple_of(3) { 0.2 } else { 0.0 };
+            let aimed = |pass| Some(Aimed { rate: meant(pass), most: 7 });
+            let passes = |decisions: &mut Decisions| -> Vec<u64> {
+                let all = 0..1000;
+                all.filter(|pass| decisions.strikes("stall", rate, aimed(*pass))).collect()
+            };
+            let struck = passes(&mut drawn);
+            let (hit, others): (Vec<u64>, Vec<u64>) =
+                struck.iter().partition(|pass| pass.is_multiple_of(3));
+            assert!(hit.len() >= 7 && others.is_empty() == (rate == 0.0), "{struck:?}");
+            assert!(rate > 0.0 || hit.len() == 7, "{struck:?}");
+            let mut listed = Decisions::new(9, 9, Some(&drawn.recorded));
+            assert_eq!(passes(&mut listed), struck);
+        }
+    }
+
     #[test]
     fn boots_and_tasks_have_streams_of_their_own() {
         let preempted = |stream: u64, task: &str| -> Vec<usize> {
             let mut decisions = Decisions::new(3, stream, None);
             let passes = 0..500;
             let task = (task, site_hash(task));
-            let preempted =
-                passes.filter(|_| decisions.preempts("lock", task, 0.1, Order::Uniform).is_some());
+            let preempted = passes
+                .filter(|_| decisions.preempts("lock", task, 0.1, Order::Uniform, None).is_some());
             preempted.collect()
         };
         assert_eq!(preempted(0, "client 0"), preempted(0, "client 0"));

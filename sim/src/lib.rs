@@ -4,6 +4,7 @@
 //!
 //! The parts, from the mechanism up:
 //! - `scheduler`: engine threads as coroutines on one OS thread
+//! - `aim`: what a run looks at closely
 //! - `decisions`: what interferes with tasks, by name and number
 //! - `world`: what a run shares: random streams, virtual time, trace, counters
 //! - `disk`: files and directories that lie about durability as real ones do
@@ -19,6 +20,7 @@ compile_error!(
      it, but a RUSTFLAGS variable replaces what stands there: add `--cfg madsim` to yours."
 );
 
+mod aim;
 pub mod database;
 mod decisions;
 mod disk;
@@ -32,6 +34,7 @@ pub mod timeline;
 mod trace;
 mod world;
 
+pub use aim::{Aim, Near};
 pub use decisions::{Interference, Order, Preemption, Strike};
 pub use disk::SimDisk;
 pub use env::SimEnv;

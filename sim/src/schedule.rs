@@ -5,6 +5,7 @@
 //! ready tasks goes first, and what of un-synced data a loss of power leaves.
 
 use crate::{
+    aim::Aim,
     decisions::{Interference, Order, Preemption, Strike},
     simulation::{BootPlan, Crash, Outcome, Plan, When},
     world::Scheduling,
@@ -77,7 +78,7 @@ pub struct Disk {
 /// See [`Full`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FullFor {
+pub struct FullFor {
     begins_nanos: u64,
     lasts_nanos: u64,
     left_bytes: u64,
@@ -92,6 +93,9 @@ pub struct Boot {
     /// How it ends, unless it ends by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crash: Option<CrashAt>,
+    /// When the disk is full besides, counted from the beginning of the boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<FullFor>,
     /// Nothing fails in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub calm: bool,
@@ -125,6 +129,24 @@ fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::E
     }
 }
 
+impl FullFor {
+    fn of(full: Full) -> FullFor {
+        FullFor {
+            begins_nanos: full.begins.as_nanos() as u64,
+            lasts_nanos: full.lasts.as_nanos() as u64,
+            left_bytes: full.left_bytes,
+        }
+    }
+
+    fn plan(&self) -> Full {
+        Full {
+            begins: Duration::from_nanos(self.begins_nanos),
+            lasts: Duration::from_nanos(self.lasts_nanos),
+            left_bytes: self.left_bytes,
+        }
+    }
+}
+
 impl Disk {
     fn of(plan: &FaultPlan) -> Disk {
         let (power, latency) = (&plan.power, &plan.latency);
@@ -139,11 +161,7 @@ impl Disk {
             map_refused: plan.map_refused,
             cached_nanos: latency.cached.as_nanos() as u64,
             device_nanos: latency.device.as_nanos() as u64,
-            full: plan.full.map(|full| FullFor {
-                begins_nanos: full.begins.as_nanos() as u64,
-                lasts_nanos: full.lasts.as_nanos() as u64,
-                left_bytes: full.left_bytes,
-            }),
+            full: plan.full.map(FullFor::of),
         }
     }
 
@@ -164,11 +182,7 @@ impl Disk {
                 device: Duration::from_nanos(self.device_nanos),
                 stall: 0.0,
             },
-            full: self.full.as_ref().map(|full| Full {
-                begins: Duration::from_nanos(full.begins_nanos),
-                lasts: Duration::from_nanos(full.lasts_nanos),
-                left_bytes: full.left_bytes,
-            }),
+            full: self.full.as_ref().map(FullFor::plan),
             ..FaultPlan::none()
         }
     }
@@ -203,9 +217,15 @@ impl Schedule {
         sessions: Vec<Vec<SessionScript>>,
     ) -> Schedule {
         let mut sessions = sessions.into_iter();
-        let boots = plan.boots.iter().zip(&outcome.interference).map(|(boot, list)| Boot {
+        let came = plan.boots.iter().zip(&outcome.interference).zip(&outcome.crash_ios);
+        let boots = came.map(|((boot, list), crashed_at)| Boot {
             stream: boot.stream,
-            crash: boot.crash.map(|(when, how)| CrashAt { how, when }),
+            crash: boot.crash.map(|(when, how)| CrashAt {
+                how,
+                // What came near some place has its number now.
+                when: crashed_at.map_or(when, When::AtIo),
+            }),
+            full: boot.full.map(FullFor::of),
             calm: boot.calm,
             faults: list.strikes.clone(),
             preemptions: list.preemptions.clone(),
@@ -227,6 +247,8 @@ impl Schedule {
         let boots = self.boots.iter().map(|boot| BootPlan {
             stream: boot.stream,
             crash: boot.crash.map(|crash| (crash.when, crash.how)),
+            near: None,
+            full: boot.full.as_ref().map(FullFor::plan),
             calm: boot.calm,
             interference: Some(Arc::new(Interference {
                 strikes: boot.faults.clone(),
@@ -241,6 +263,7 @@ impl Schedule {
                 preempt: 0.0,
                 buggify_site: 0.0,
                 buggify: 0.0,
+                aim: Aim::default(),
             },
             boots: boots.collect(),
             keep_lines,

@@ -219,7 +219,8 @@ impl Search<'_> {
 
     /// Tries simpler forms of what is left.
     fn simplify(&mut self) {
-        let changes: [fn(&mut Schedule); 8] = [
+        let changes: [fn(&mut Schedule); 9] = [
+            |s| s.boots.iter_mut().for_each(|boot| boot.full = None),
             |s| s.order = Order::Uniform,
             |s| s.settings.shared_keyspaces = 0,
             |s| s.settings.compression = 0,

@@ -1,6 +1,7 @@
 //! One run: a program on a simulated machine that crashes, boots and crashes again.
 
 use crate::{
+    aim::{Aim, Near},
     decisions::Interference,
     disk::SimDisk,
     env::SimEnv,
@@ -8,7 +9,7 @@ use crate::{
     trace::Line,
     world::{Scheduling, Violation, World},
 };
-use lightning_faults::{Dice, FaultPlan};
+use lightning_faults::{Dice, FaultClass, FaultPlan, Full};
 use madsim::runtime::Runtime;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -54,6 +55,10 @@ pub struct BootPlan {
     pub stream: u64,
     /// How it ends, if its program does not end before.
     pub crash: Option<(When, Crash)>,
+    /// If it passes this place, it ends there instead, unless it has ended before.
+    pub near: Option<Near>,
+    /// When the disk is full besides, counted from the beginning of the boot.
+    pub full: Option<Full>,
     /// Nothing fails in it.
     pub calm: bool,
     /// What interferes with it. `None`: what is drawn.
@@ -79,30 +84,65 @@ impl Plan {
     /// The plan of a seed: some boots that crash, and one in which nothing fails.
     pub fn draw(seed: u64) -> Plan {
         let dice = &mut Dice::new(seed, "crashes", 0);
-        let crashes = dice.skewed(0..12);
-        let boot = |stream, crash: Option<(When, Crash)>| BootPlan {
+        let mut crashes = dice.skewed(0..12);
+        let mut faults = FaultPlan::draw(seed);
+        let mut scheduling = Scheduling::draw(seed);
+        let quiet = FaultPlan { map_refused: faults.map_refused, ..FaultPlan::none() };
+        scheduling.aim = Aim::draw(seed, faults != quiet);
+        scheduling.aim.arm(&mut faults, dice);
+        if scheduling.aim.full.is_some() {
+            crashes += 3;
+        }
+        if scheduling.preempt <= 0.0 {
+            scheduling.aim.pause = None;
+        }
+        let boot = |stream, crash: Option<(When, Crash)>, near, full| BootPlan {
             stream,
             crash,
+            near,
+            full,
             calm: crash.is_none(),
             interference: None,
         };
-        let crashing = (0..crashes).map(|n| boot(n, Some(draw_crash(dice))));
-        Plan {
-            seed,
-            faults: FaultPlan::draw(seed),
-            scheduling: Scheduling::draw(seed),
-            boots: crashing.chain([boot(crashes, None)]).collect(),
-            keep_lines: None,
+        let crashing = (0..crashes).map(|n| {
+            let near = scheduling.aim.near(dice);
+            let full = scheduling.aim.full(n, dice);
+            let (mut when, how) = draw_crash(dice, near.is_some());
+            if scheduling.aim.full == Some(n) {
+                // Clients are to write on for a while.
+                when = When::AtIo(dice.range(100..2000));
+            }
+            boot(n, Some((when, how)), near, full)
+        });
+        let boots = crashing.chain([boot(crashes, None, None, None)]).collect();
+        Plan { seed, faults, boots, scheduling: scheduling.clone(), keep_lines: None }
+    }
+
+    /// Takes a class of faults out of the run. The others strike as often as before.
+    pub fn switch_off(&mut self, class: FaultClass) {
+        self.faults.switch_off(class);
+        self.scheduling.aim.switch_off(class);
+        if class == FaultClass::Full {
+            self.boots.iter_mut().for_each(|boot| boot.full = None);
         }
+    }
+
+    /// Preempts nothing any more.
+    pub fn switch_preemption_off(&mut self) {
+        self.scheduling.preempt = 0.0;
+        self.scheduling.aim.pause = None;
     }
 }
 
-fn draw_crash(dice: &mut Dice) -> (When, Crash) {
-    // Small numbers are frequent: they meet creation and recovery.
-    let when = match dice.below(10) {
-        0..=5 => When::AtIo(dice.skewed(0..2000)),
-        6..=8 => When::AfterNanos(dice.skewed(1_000..1_000_000_000)),
-        _ => When::Never,
+fn draw_crash(dice: &mut Dice, near: bool) -> (When, Crash) {
+    let when = match (near, dice.below(10)) {
+        // It gets the time to come near. No timer stands for what is written down as an operation.
+        (true, 0..=3) => When::AtIo(dice.skewed(500..8000)),
+        (true, _) => When::Never,
+        // Small numbers are frequent: they meet creation and recovery.
+        (false, 0..=5) => When::AtIo(dice.skewed(0..2000)),
+        (false, 6..=8) => When::AfterNanos(dice.skewed(1_000..1_000_000_000)),
+        (false, _) => When::Never,
     };
     let crash = match dice.chance(0.6) {
         true => Crash::PowerLoss,
@@ -172,6 +212,8 @@ pub struct Outcome {
     pub interference: Vec<Interference>,
     /// How many I/O operations each boot had.
     pub boot_ios: Vec<u64>,
+    /// In which of them each boot crashed, if it was in one.
+    pub crash_ios: Vec<Option<u64>>,
 }
 
 /// Runs `program` once per boot, as the main thread of the simulated process.
@@ -185,7 +227,7 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
     scheduler::enter(world.clone());
     let disk = SimDisk::new(world.clone(), plan.faults);
     let (mut after, mut after_crash) = (Crash::Ended, None);
-    let mut boot_ios = vec![];
+    let (mut boot_ios, mut crash_ios) = (vec![], vec![]);
     for (number, plan) in plan.boots.iter().enumerate() {
         world.set_faults(!plan.calm);
         world.begin_boot(plan.stream, plan.interference.as_deref());
@@ -202,10 +244,14 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
         world.record("boot", &[number as u64], || format!("number {number} after {after:?}"));
         world.count("boots");
         let (when, how) = plan.crash.unwrap_or((When::Never, Crash::Ended));
+        world.crash_near(plan.near);
+        world.set_full(plan.full);
         let program = program.clone();
         let ended = run_boot(&world, when, Box::new(move || program(boot))).await;
         world.end_boot();
         boot_ios.push(world.ios() - first_io);
+        let crashed_at = world.crashed_at_io().filter(|_| !ended);
+        crash_ios.push(crashed_at.map(|io| io.saturating_sub(first_io)));
         if world.violation().is_some() {
             break;
         }
@@ -222,6 +268,7 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
         lines: world.take_lines(),
         interference: world.take_recorded(),
         boot_ios,
+        crash_ios,
     };
     scheduler::leak_all();
     scheduler::leave();

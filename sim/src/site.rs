@@ -10,14 +10,20 @@ mod collected {
 /// The marks in branches of the engine that are taken only sometimes.
 pub const MARKS: &[&str] = &collected::MARKS;
 
+/// The scheduling points of the engine.
+pub(crate) fn points() -> &'static [&'static str] {
+    &collected::POINTS
+}
+
 /// Kinds of faults.
-pub(crate) const FAULTS: [&str; 11] = [
+pub(crate) const FAULTS: [&str; 12] = [
     "EIO on read",
     "EIO on write",
     "EIO in a write",
     "EIO on sync",
     "ENOSPC at random",
     "ENOSPC on sync",
+    "disk full",
     "EINTR",
     "short read",
     "short write",

@@ -2,11 +2,12 @@
 //! counters, and the first violation.
 
 use crate::{
-    decisions::{Act, Decisions, Interference, Order},
+    aim::{Aim, Near, PAUSES_MAX},
+    decisions::{Act, Aimed, Decisions, Interference, Order},
     scheduler::{self, Known},
     trace::{Line, Trace},
 };
-use lightning_faults::{Dice, site_hash};
+use lightning_faults::{Dice, Full, site_hash};
 use madsim::time::{Sleep, TimeHandle};
 use parking_lot::Mutex;
 use std::{
@@ -44,6 +45,8 @@ pub struct Scheduling {
     pub buggify_site: f64,
     /// An enabled buggify site answers yes with this probability.
     pub buggify: f64,
+    /// What the run looks at closely.
+    pub aim: Aim,
 }
 
 impl Scheduling {
@@ -60,6 +63,7 @@ impl Scheduling {
             },
             buggify_site: dice.pick(&[0.0, 0.25, 0.5]),
             buggify: dice.pick(&[0.02, 0.1, 0.3]),
+            aim: Aim::default(),
         }
     }
 }
@@ -96,12 +100,35 @@ struct InBoot {
     /// How often each site drew, by the hash of its name.
     draws: BTreeMap<u64, u64>,
     decisions: Decisions,
+    /// The scheduling point that each task passed last, if it matters: where an operation of the disk
+    /// begins, it is named like that.
+    doing: BTreeMap<u64, &'static str>,
+    /// When the disk is full besides, in virtual time.
+    full: Option<Full>,
+    /// Where it crashes, until it is passed, and how often that was.
+    near: Option<(Near, u64)>,
 }
 
 impl InBoot {
     fn new(seed: u64, stream: u64, listed: Option<&Interference>) -> InBoot {
         let decisions = Decisions::new(seed, stream, listed);
-        InBoot { stream, draws: BTreeMap::new(), decisions }
+        InBoot {
+            stream,
+            draws: BTreeMap::new(),
+            decisions,
+            doing: BTreeMap::new(),
+            full: None,
+            near: None,
+        }
+    }
+
+    /// A place is passed. After how many more I/O operations the process crashes, if that is why.
+    #[inline]
+    fn passes(&mut self, place: &str) -> Option<u64> {
+        let (near, passed) = self.near.as_mut().filter(|(near, _)| near.site == place)?;
+        *passed += 1;
+        let ios = near.ios;
+        (*passed > near.pass).then(|| self.near = None).map(|()| ios)
     }
 }
 
@@ -177,14 +204,31 @@ impl World {
 
     /// Whether and how the calling task is to be preempted now at `site`.
     pub(crate) fn preemption(&self, site: &'static str, task: &Known) -> Option<Act> {
-        let Scheduling { preempt, order, .. } = self.scheduling;
+        let Scheduling { preempt, order, aim, .. } = &self.scheduling;
+        let aimed = aim.pause.as_ref().filter(|pause| pause.site == site);
+        let aimed =
+            aimed.map(|pause| (Aimed { rate: pause.rate, most: PAUSES_MAX }, pause.longest));
         let boot = &mut *self.boot.lock();
-        boot.decisions.preempts(site, (&task.name, task.hash), preempt, order)
+        self.crash_behind(boot.passes(site));
+        if aim.fault.as_ref().is_some_and(|fault| fault.operation.is_some()) {
+            boot.doing.insert(task.hash, site);
+        }
+        boot.decisions.preempts(site, (&task.name, task.hash), *preempt, *order, aimed)
     }
 
     /// Whether a fault of this kind strikes now.
     pub(crate) fn strikes(&self, kind: &'static str, rate: f64) -> bool {
-        let strikes = self.faults_on() && self.boot.lock().decisions.strikes(kind, rate);
+        let aimed = self.scheduling.aim.fault.as_ref().filter(|fault| fault.site == kind);
+        let aimed = aimed.map(|fault| {
+            let task = scheduler::current();
+            let meant = task.is_some_and(|task| {
+                let doing = || self.boot.lock().doing.get(&task.hash).copied();
+                task.name.starts_with(fault.task)
+                    && (fault.operation.is_none() || fault.operation == doing())
+            });
+            Aimed { rate: if meant { fault.rate } else { 0.0 }, most: fault.most }
+        });
+        let strikes = self.faults_on() && self.boot.lock().decisions.strikes(kind, rate, aimed);
         if strikes {
             self.fault(kind);
         }
@@ -194,7 +238,7 @@ impl World {
     pub(crate) fn buggify(&self, site: &'static str) -> bool {
         let enabled = Dice::new(self.seed, site, u64::MAX).chance(self.scheduling.buggify_site);
         let rate = if enabled { self.scheduling.buggify } else { 0.0 };
-        self.faults_on() && self.boot.lock().decisions.strikes(site, rate)
+        self.faults_on() && self.boot.lock().decisions.strikes(site, rate, None)
     }
 
     pub(crate) fn tell(&self, task: usize, number: u64) {
@@ -244,7 +288,13 @@ impl World {
 
     /// A mark was reached.
     pub(crate) fn mark(&self, mark: &'static str) {
+        self.crash_behind(self.boot.lock().passes(mark));
         *self.marks.lock().entry(mark).or_insert(0) += 1;
+    }
+
+    /// How often a mark was reached in this run.
+    pub(crate) fn marked(&self, mark: &str) -> u64 {
+        self.marks.lock().get(mark).copied().unwrap_or(0)
     }
 
     pub(crate) fn take_marks(&self) -> BTreeMap<&'static str, u64> {
@@ -263,6 +313,7 @@ impl World {
     /// Records an injected fault.
     pub(crate) fn fault(&self, kind: &'static str) {
         self.count(kind);
+        self.crash_behind(self.boot.lock().passes(kind));
         self.last_faults.lock().insert(kind, self.now());
         self.record("FAULT", &[site_hash(kind)], || kind.into());
     }
@@ -309,6 +360,34 @@ impl World {
 
     pub(crate) fn crash_at_io(&self, io: u64) {
         self.crash_at_io.store(io, Relaxed);
+    }
+
+    /// The process is to crash behind the operation that runs and so many others, if not before.
+    fn crash_behind(&self, ios: Option<u64>) {
+        if let Some(ios) = ios {
+            self.crash_at_io.fetch_min(self.ios() + ios, Relaxed);
+        }
+    }
+
+    /// When the disk is full besides, counted from now.
+    pub(crate) fn set_full(&self, full: Option<Full>) {
+        let now = self.now();
+        self.boot.lock().full = full.map(|full| Full { begins: now + full.begins, ..full });
+    }
+
+    /// How the disk is full in this boot, besides what its plan says.
+    pub(crate) fn full(&self) -> Option<Full> {
+        self.boot.lock().full
+    }
+
+    /// The process that begins is to crash near a place.
+    pub(crate) fn crash_near(&self, near: Option<Near>) {
+        self.boot.lock().near = near.map(|near| (near, 0));
+    }
+
+    /// In which I/O operation of the run the process crashed, if it has.
+    pub(crate) fn crashed_at_io(&self) -> Option<u64> {
+        self.crash_is_due().then(|| self.crash_at_io.load(Relaxed))
     }
 
     /// Whether the operation has begun that the process is to crash in.

@@ -41,13 +41,14 @@ fn what_once_failed_passes() {
     }
 }
 
-/// The first seed that finds a bug planted below the engine.
+/// Of the first seeds that find a bug planted below the engine, the one that did least.
 fn find(bug: Planted) -> Schedule {
-    let found = (0..500).find_map(|seed| {
+    let found = (0..500).filter_map(|seed| {
         let (outcome, schedule) = record_seed_on(seed, None, wrap(bug));
         outcome.violation.map(|_| schedule)
     });
-    found.unwrap_or_else(|| panic!("{bug:?} is not found within 500 seeds"))
+    let least = found.take(5).min_by_key(|schedule| schedule.size().operations);
+    least.unwrap_or_else(|| panic!("{bug:?} is not found within 500 seeds"))
 }
 
 /// For checks that see nothing.

@@ -60,6 +60,7 @@ impl Db {
         self.sync()?;
         manifest.append(&[Change::DropKeyspace(keyspace.id), self.next_file()])?;
         self.wal.set_durable_edit(manifest.number());
+        crate::sync::sometimes("keyspaces: one is dropped");
         self.versions.install(|version| version.without_keyspace(keyspace.id));
         drop(manifest);
         self.background.add_obsolete(keyspace.runs.iter().cloned());

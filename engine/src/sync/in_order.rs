@@ -17,6 +17,8 @@ pub(crate) struct InOrder {
     watermark: CachePadded<AtomicU64>,
     /// What tickets wait for; see [`InOrder::raise`].
     level: CachePadded<AtomicU64>,
+    /// How many tickets may be given out and not yet passed: [`PLACES`] at most.
+    room: u64,
 }
 
 /// The steps tell the last ticket that took them: never cleared, so there is no race to clear them, and
@@ -43,7 +45,13 @@ const fn complete_mark(ticket: u64) -> u64 {
 impl InOrder {
     /// No ticket was given yet; the watermark is `value`.
     pub(crate) fn new(value: u64) -> InOrder {
+        InOrder::with_room(value, PLACES)
+    }
+
+    /// Like [`new`](InOrder::new), but with room for fewer tickets, so that it runs out.
+    pub(crate) fn with_room(value: u64, room: u64) -> InOrder {
         InOrder {
+            room: room.min(PLACES),
             places: (0..PLACES).map(|_| Place::default()).collect(),
             head: CachePadded(AtomicU64::new(0)),
             watermark: CachePadded(AtomicU64::new(value)),
@@ -59,7 +67,7 @@ impl InOrder {
     /// Whether `ticket` can be given out.
     #[inline]
     pub(crate) fn has_room(&self, ticket: u64) -> bool {
-        ticket < self.head.0.load(SeqCst) + PLACES
+        ticket < self.head.0.load(SeqCst) + self.room
     }
 
     #[inline]

@@ -26,7 +26,7 @@ pub(crate) struct Outputs<'a> {
     pub(crate) given_up: &'a dyn Fn() -> bool,
 }
 
-/// How many entries are merged between two looks at whether to give up.
+/// How many entries are merged between two looks at whether to give up. A simulation writes few.
 const ENTRIES_PER_LOOK: u32 = 256;
 
 pub(crate) fn sstable_name(id: FileId) -> String {
@@ -92,9 +92,11 @@ impl Outputs<'_> {
         let mut builder = SstableBuilder::new(file, header, keyspace, options)?;
         let mut empty = bottom || tombstones.is_empty();
         let mut merged = 0u32;
+        let looks = self.env.buggify("output: looks often whether to give up");
+        let entries_per_look = if looks { 4 } else { ENTRIES_PER_LOOK };
         while let Some(Merged { key, value, seq, kind, covered }) = merge.next_any()? {
             merged = merged.wrapping_add(1);
-            if merged.is_multiple_of(ENTRIES_PER_LOOK) && (self.given_up)() {
+            if merged.is_multiple_of(entries_per_look) && (self.given_up)() {
                 crate::sync::sometimes("output: given up");
                 return Err(Error::Closed);
             }

@@ -237,7 +237,7 @@ impl Manifest {
         let at = bytes.len() as u64;
         let spare = self.dir.join(SPARE);
         let wanted = FILE_BYTES.max(at * 2);
-        let (file, len) = match self.spare_file(disk, &spare, wanted) {
+        let (file, len, _) = match self.spare_file(disk, &spare, wanted) {
             // On a full disk the spare that is there does, if only it holds the state.
             Err(Error::NoSpace { .. }) => self.spare_file(disk, &spare, at)?,
             other => other?,
@@ -262,8 +262,8 @@ impl Manifest {
         Ok(())
     }
 
-    /// The spare file, at least `len` bytes long, all written.
-    fn spare_file(&self, disk: &dyn Disk, path: &Path, len: u64) -> Result<(NamedFile, u64)> {
+    /// The spare file, its length, which is at least `len`, all written, and whether it has grown.
+    fn spare_file(&self, disk: &dyn Disk, path: &Path, len: u64) -> Result<(NamedFile, u64, bool)> {
         let file = match NamedFile::open(disk, path.to_path_buf(), OpenMode::Write) {
             Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 NamedFile::open(disk, path.to_path_buf(), OpenMode::CreateNew)?
@@ -272,13 +272,13 @@ impl Manifest {
         };
         let old_len = file.len()?;
         if old_len >= len {
-            return Ok((file, old_len));
+            return Ok((file, old_len, false));
         }
         crate::sync::sometimes("manifest: the spare grows");
         file.allocate(len)?;
         let zeros = vec![0; (len - old_len) as usize];
         file.write_all_at(&zeros, old_len)?;
-        Ok((file, len))
+        Ok((file, len, true))
     }
 
     /// The file that is no longer the manifest becomes the spare, and is made as long as the next one
@@ -293,7 +293,15 @@ impl Manifest {
                 disk.rename(&old, &spare).map_err(|e| Error::io("rename", &old, e))
             }
         };
-        if let Err(error) = renamed.and_then(|()| self.spare_file(disk, &spare, len).map(|_| ())) {
+        let kept = renamed.and_then(|()| self.spare_file(disk, &spare, len));
+        let durable = kept.and_then(|(file, _, has_grown)| {
+            if !has_grown {
+                return Ok(()); // by its old name or its new one, it is there after a loss of power
+            }
+            file.sync_all()?;
+            disk.sync_dir(&self.dir).map_err(|e| Error::io("sync the directory", &self.dir, e))
+        });
+        if let Err(error) = durable {
             crate::sync::sometimes("manifest: no spare is left");
             tracing::warn!(%error, "no spare manifest file");
         }

@@ -246,6 +246,7 @@ impl Wal {
         stamp: Stamp,
     ) -> Result<()> {
         debug_assert_eq!(buf.len() as u64, slot.end.0 - slot.lsn.0);
+        point("wal.header");
         let header = RecordHeader {
             kind: stamp.kind,
             flags: stamp.flags,

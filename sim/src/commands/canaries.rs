@@ -80,10 +80,10 @@ impl Class {
         };
         match self {
             Class::None | Class::Rot => {}
-            Class::Preemption => plan.scheduling.preempt = 0.0,
+            Class::Preemption => plan.switch_preemption_off(),
             Class::Kill => instead(Crash::Killed, Crash::PowerLoss, plan),
             Class::PowerLoss => instead(Crash::PowerLoss, Crash::Killed, plan),
-            Class::Fault(class) => plan.faults.switch_off(class),
+            Class::Fault(class) => plan.switch_off(class),
         }
     }
 }

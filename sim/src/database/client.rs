@@ -51,7 +51,10 @@ impl Client {
             let Some(operation) = self.session.process.next_operation(turn) else {
                 return;
             };
-            if self.execute(&operation).is_err() {
+            let over = self.execute(&operation).is_err();
+            // A read that a fault made fail is no reason to end: the next one may succeed.
+            let goes_on = is_read(&operation) && self.session.process.world().violation().is_none();
+            if over && !goes_on {
                 return;
             }
         }
@@ -353,6 +356,9 @@ impl Client {
             Ok(()) => Ok(()),
             Err(error) => {
                 session.process.check_error("I-9", "a change of keyspaces", &error)?;
+                if matches!(error, Error::NoSpace { .. }) {
+                    session.process.check_needs_no_space("a change of keyspaces", &error)?;
+                }
                 // Whether it was done is known only after reopening.
                 Err(Over)
             }
@@ -381,6 +387,10 @@ fn seen_of(seen: &Seen, key: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let point = seen.points.iter().find(|(k, _)| k == key).and_then(|(_, got)| got.value());
     let value = point.or_else(|| seen.entries.get(key));
     value.map(|value| (key.to_vec(), value.clone()))
+}
+
+fn is_read(operation: &Operation) -> bool {
+    matches!(operation, Operation::Read { .. } | Operation::Reread { .. } | Operation::Snapshot)
 }
 
 /// The verb that an operation calls, for the summary.

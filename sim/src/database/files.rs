@@ -136,10 +136,19 @@ impl LossBound {
         // missed a sync waits for the next, which begins an interval after that one began, or when it ends.
         let stall =
             |list: &Arc<Interference>| list.strikes.iter().any(|s| s.site.name() == "stall");
-        let listed = plan.boots.iter().filter_map(|boot| boot.interference.as_ref()).any(stall);
-        let stalled = if latency.stall > 0.0 || listed { 1000 } else { 1 };
+        let lists = || plan.boots.iter().filter_map(|boot| boot.interference.as_ref());
+        let aim = &plan.scheduling.aim;
+        let aimed = aim.fault.as_ref().is_some_and(|fault| fault.site == "stall");
+        let stalled = latency.stall > 0.0 || aimed || lists().any(stall);
+        let stalled = if stalled { 1000 } else { 1 };
+        // Threads that stand still for long may hold up any sync.
+        let long = |list: &Arc<Interference>| {
+            let pauses = list.preemptions.iter().filter_map(|p| p.pause_nanos);
+            pauses.max().is_some_and(|nanos| nanos > 1_000_000)
+        };
+        let paused = aim.pause.is_some() || lists().any(long);
         let sync = (latency.device + latency.cached * 8) * stalled + Duration::from_millis(20);
-        LossBound(settings.wal.then(|| settings.interval().max(sync) + sync))
+        LossBound((settings.wal && !paused).then(|| settings.interval().max(sync) + sync))
     }
 
     /// Tells the model what must have survived a crash.

@@ -29,6 +29,8 @@ pub(super) struct Process {
     env: Arc<dyn Env>,
     pub(super) workload: Arc<Workload>,
     pub(super) model: Arc<Mutex<Model>>,
+    /// When the opening began that the open database came from, or the one under way.
+    since: Duration,
 }
 
 /// An open keyspace and which life of it this is.
@@ -54,7 +56,8 @@ impl Process {
         workload: Arc<Workload>,
         model: Arc<Mutex<Model>>,
     ) -> Process {
-        Process { boot, env, workload, model }
+        let since = boot.began;
+        Process { boot, env, workload, model, since }
     }
 
     pub(super) fn world(&self) -> &Arc<World> {
@@ -79,9 +82,9 @@ impl Process {
     }
 
     fn session(&self, number: u64, plan: workload::Session, clients: &[u64]) -> Result<(), Over> {
-        let db = self.open(plan.strict)?;
+        let (process, db) = self.open(plan.strict)?;
         self.world().count("sessions");
-        let mut session = Session { process: self.clone(), db, number, shared: vec![] };
+        let mut session = Session { process, db, number, shared: vec![] };
         session.check_left_files()?;
         session.check_recovered()?;
         session.open_shared()?;
@@ -106,16 +109,20 @@ impl Process {
         self.workload.settings.syncs_by_default()
     }
 
-    fn open(&self, strict: bool) -> Result<Arc<Database>, Over> {
+    fn open(&self, strict: bool) -> Result<(Process, Arc<Database>), Over> {
         for attempt in 0..10 {
-            match self.try_open(strict, attempt == 0) {
+            let process = Process { since: self.world().now(), ..self.clone() };
+            match process.try_open(strict, attempt == 0) {
                 Ok(db) => {
                     self.model.lock().created = true;
-                    return Ok(db);
+                    return Ok((process, db));
                 }
                 Err(error) => {
                     self.world().record("open failed", &[], || error.to_string());
-                    self.check_error("I-15", "opening", &error)?;
+                    process.check_error("I-15", "opening", &error)?;
+                    if matches!(error, Error::NoSpace { .. }) {
+                        process.check_needs_no_space("opening", &error)?;
+                    }
                     self.world().count("openings that failed by a fault");
                     self.boot.env.clock().sleep(Duration::from_millis(20));
                 }
@@ -143,16 +150,23 @@ impl Process {
         error: &Error,
     ) -> Result<(), Over> {
         let world = self.world();
-        let cause = match error {
-            Error::Poisoned { cause } => cause,
-            other => other,
-        };
-        let explained = match cause {
-            Error::Io { .. } => self.boot_had(&EIO),
-            Error::NoSpace { .. } => self.boot_had(&NO_SPACE),
+        let explained = match error {
+            // Only what may be written in part ends all writing. That needs no space: what a full
+            // disk refuses comes before it.
+            Error::Poisoned { cause } => match &**cause {
+                Error::Io { .. } => self.had(&EIO[1..]),
+                Error::NoSpace { .. } => self.had(&["ENOSPC on sync"]),
+                _ => false,
+            },
+            Error::Io { .. } => self.had(&EIO),
+            Error::NoSpace { .. } => self.had(&NO_SPACE),
             _ => false,
         };
         if !explained {
+            let invariant = match error {
+                Error::Poisoned { cause } if matches!(**cause, Error::NoSpace { .. }) => "I-9",
+                _ => invariant,
+            };
             world.violate(invariant, format!("{during} failed without a reason: {error}"));
             return Err(Over);
         }
@@ -165,9 +179,25 @@ impl Process {
         Ok(())
     }
 
-    /// Whether one of these faults struck in this run so far.
-    fn boot_had(&self, kinds: &[&'static str]) -> bool {
-        kinds.iter().any(|kind| self.world().counted(kind) > 0)
+    /// Reports that something failed for want of space that needs none but what is prepared. Another
+    /// fault may have cost what was prepared, and a disk that was full already may have had no room for
+    /// it.
+    pub(super) fn check_needs_no_space(&self, during: &str, error: &Error) -> Result<(), Over> {
+        let others = EIO.iter().chain(&NO_SPACE[..2]);
+        let undisturbed = others.map(|kind| self.world().counted(kind)).sum::<u64>() == 0;
+        let prepared = self.world().marked("manifest: no spare is left") == 0;
+        if self.model.lock().created && undisturbed && prepared {
+            let message = format!("{during} needs no space but failed for want of it: {error}");
+            self.world().violate("I-9", message);
+            return Err(Over);
+        }
+        Ok(())
+    }
+
+    /// Whether one of these faults struck since the database was opened.
+    fn had(&self, kinds: &[&'static str]) -> bool {
+        let struck = kinds.iter().filter_map(|kind| self.world().last_fault(kind));
+        struck.max().is_some_and(|at| at >= self.since)
     }
 
     pub(super) fn check(&self, result: Result<(), Broken>) -> Result<(), Over> {
@@ -186,6 +216,7 @@ impl Process {
                 self.world().violate("I-8", message);
             } else {
                 self.check_error("read", during, &error)?;
+                self.world().count("reads that failed by a fault");
             }
             Err(Over)
         })
@@ -231,6 +262,7 @@ impl Session {
         // What a failed sync lost may have gone with the page cache, as in a loss of power.
         let took_back = self.process.boot.env.sim_disk().took_back();
         self.model().crashed(took_back);
+        self.model().dropped_but(spaces.values().copied().collect());
         let result = self.model().recovered(seq, contents);
         self.process.check(result)?;
         let settle = |(name, id)| (name, Space { now: Some(id), maybe: None });
@@ -290,7 +322,15 @@ impl Session {
         ];
         let wanted = self.process.workload.settings.shared_keyspaces;
         for (place, name) in all.into_iter().take(1 + wanted) {
-            match self.create_keyspace(name) {
+            // Another thread asks for it at the same time.
+            let (db, known) = (self.db.clone(), self.model().spaces.contains_key(name));
+            let body = Box::new(move || drop(db.keyspace(name)));
+            let other = (!known).then(|| self.process.boot.env.spawn("opener", body));
+            let created = self.create_keyspace(name);
+            if let Some(Ok(other)) = other {
+                other.join();
+            }
+            match created {
                 Ok(space) => self.shared.push((place, space)),
                 // The default one is always there.
                 Err(error) => self.process.check_error("I-9", "creating a keyspace", &error)?,
@@ -322,8 +362,13 @@ impl Session {
 
     pub(super) fn drop_keyspace(&self, name: &str, id: SpaceId) -> Result<()> {
         let space = Space { now: Some(id), maybe: Some(None) };
-        self.model().spaces.insert(name.into(), space);
+        let before = {
+            let mut model = self.model();
+            model.spaces.insert(name.into(), space);
+            model.begin_drop(id)
+        };
         self.db.drop_keyspace(name)?;
+        self.model().durable(before);
         self.model().spaces.insert(name.into(), Space::default());
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The shape of a seed: settings of the database, number of clients, mix of operations.
 
+use crate::aim::Aim;
 use lightning_db::{LightningDbConfig, WalSyncMode};
 use lightning_faults::Dice;
 use serde::{Deserialize, Serialize};
@@ -129,7 +130,7 @@ impl Shape {
         let dice = &mut Dice::new(seed, "shape", 0);
         // Some runs are long and large.
         let long = dice.chance(0.05);
-        Shape {
+        let mut shape = Shape {
             settings: Settings::draw(dice),
             clients: dice.pick(&[1, 2, 3, 4, 6]),
             ops: if long { 600 } else { dice.skewed(5..120) },
@@ -140,7 +141,7 @@ impl Shape {
                 read: dice.below(24),
                 snapshot: dice.below(8),
                 reread: dice.below(8),
-                keyspace: dice.pick(&[0, 0, 1, 3]),
+                keyspace: dice.pick(&[0, 1, 3, 10]),
                 checkpoint: dice.pick(&[0, 1, 3]),
                 sleep: dice.below(12),
             },
@@ -151,6 +152,15 @@ impl Shape {
             own_durability: dice.pick(&[0.0, 0.3, 1.0]),
             scans: dice.pick(&[0.1, 0.3]),
             settles: dice.pick(&[0.0, 0.3]),
+        };
+        if Aim::draw(seed, true).full.is_some() {
+            // On a full disk the log goes on until its segments or the memtables are used up.
+            let settings = &mut shape.settings;
+            settings.segment_bytes = dice.skewed(16 << 10..64 << 10);
+            settings.memtable_bytes = dice.pick(&[64 << 10, 256 << 10]);
+            shape.ops = shape.ops.max(60);
+            shape.value_bytes = shape.value_bytes.max(1000);
         }
+        shape
     }
 }

@@ -296,7 +296,8 @@ impl Shared {
             return 0;
         }
         let now = self.world.now();
-        let full = self.plan.full.filter(|f| (f.begins..f.begins + f.lasts).contains(&now));
+        let all = self.world.full().into_iter().chain(self.plan.full);
+        let full = all.into_iter().find(|f| (f.begins..f.begins + f.lasts).contains(&now));
         let Some(full) = full else {
             state.limit_bytes = None;
             return wanted;

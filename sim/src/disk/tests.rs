@@ -173,6 +173,8 @@ fn on_machine(faults: FaultPlan, body: impl Fn(&dyn Disk) + Send + Sync + 'stati
     let boot = BootPlan {
         stream: 0,
         crash: Some((When::Never, Crash::Ended)),
+        near: None,
+        full: None,
         calm: false,
         interference: None,
     };

@@ -154,6 +154,8 @@ pub(super) struct Model {
     /// Power was lost, or as good as that, since the base.
     power_lost: bool,
     pub(super) spaces: BTreeMap<String, Space>,
+    /// Lives of keyspaces that were to be dropped, and what was acknowledged before.
+    drops: Vec<(SpaceId, u64)>,
     next_space: SpaceId,
     /// How many values were written: each is unique.
     pub(super) values: u64,
@@ -184,6 +186,21 @@ impl Model {
     pub(super) fn new_space(&mut self) -> SpaceId {
         self.next_space += 1;
         self.next_space - 1
+    }
+
+    /// A keyspace is about to be dropped. Returns the SeqNo up to which commits are durable once it is.
+    pub(super) fn begin_drop(&mut self, id: SpaceId) -> u64 {
+        let before = self.acknowledged_seq();
+        self.drops.push((id, before));
+        before
+    }
+
+    /// All keyspaces but these are gone: what was acknowledged before they were dropped must be there, as
+    /// it may have saved elsewhere what they held.
+    pub(super) fn dropped_but(&mut self, found: BTreeSet<SpaceId>) {
+        let done = self.drops.drain(..).filter(|(id, _)| !found.contains(id));
+        let before = done.map(|(_, before)| before).max();
+        self.durable(before.unwrap_or(0));
     }
 
     pub(super) fn submit(&mut self, ops: Vec<Op>, sync: bool) -> CommitId {
