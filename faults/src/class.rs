@@ -36,11 +36,23 @@ pub enum FaultClass {
     NoMapping,
     /// Operations take a thousand times as long.
     Stall,
+    /// Bytes change at rest.
+    Rot,
+    /// A place can never be read again.
+    LatentError,
+    /// Writes go to another place.
+    MisdirectedWrite,
+    /// Writes are acknowledged and never done.
+    LostWrite,
+    /// What was durable comes back in an earlier state.
+    StaleBlock,
+    /// Clocks jump.
+    Clock,
 }
 
 impl FaultClass {
     /// All classes.
-    pub const ALL: [FaultClass; 15] = [
+    pub const ALL: [FaultClass; 21] = [
         FaultClass::Torn,
         FaultClass::Garbage,
         FaultClass::LengthFirst,
@@ -56,6 +68,12 @@ impl FaultClass {
         FaultClass::Interrupted,
         FaultClass::NoMapping,
         FaultClass::Stall,
+        FaultClass::Rot,
+        FaultClass::LatentError,
+        FaultClass::MisdirectedWrite,
+        FaultClass::LostWrite,
+        FaultClass::StaleBlock,
+        FaultClass::Clock,
     ];
 
     /// The name of the class on a command line.
@@ -76,6 +94,12 @@ impl FaultClass {
             FaultClass::Interrupted => "interrupted",
             FaultClass::NoMapping => "no-mapping",
             FaultClass::Stall => "stall",
+            FaultClass::Rot => "rot",
+            FaultClass::LatentError => "latent-error",
+            FaultClass::MisdirectedWrite => "misdirected-write",
+            FaultClass::LostWrite => "lost-write",
+            FaultClass::StaleBlock => "stale-block",
+            FaultClass::Clock => "clock",
         }
     }
 }
@@ -115,6 +139,15 @@ impl FaultPlan {
             FaultClass::Interrupted => self.interrupted = 0.0,
             FaultClass::NoMapping => self.map_refused = false,
             FaultClass::Stall => self.latency.stall = 0.0,
+            FaultClass::Rot => self.damage.bit_rot = 0.0,
+            FaultClass::LatentError => self.damage.latent_error = 0.0,
+            FaultClass::MisdirectedWrite => self.damage.misdirected_write = 0.0,
+            FaultClass::LostWrite => self.damage.lost_write = 0.0,
+            FaultClass::StaleBlock => self.damage.stale_block = 0.0,
+            FaultClass::Clock => {
+                self.clock.wall_jump = 0.0;
+                self.clock.clock_jump = 0.0;
+            }
         }
     }
 }

@@ -11,6 +11,7 @@
 mod class;
 mod dice;
 mod planned;
+mod text;
 mod wrap;
 
 pub use class::FaultClass;
@@ -18,11 +19,17 @@ pub use dice::{Dice, site_hash};
 pub use planned::{Planned, site};
 pub use wrap::{Call, FaultyEnv, Operation, Rule, Verdict};
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What can go wrong on the disk of one run. Probabilities are per operation unless said
 /// otherwise; 0.0 switches a fault off.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// As text it is one flat list of named settings, such as `{ "block_bytes": 512, "lost_write": 0.01,
+/// "cached_nanos": 1000, "device_nanos": 50000 }`. What is off may be left out, times are in
+/// nanoseconds, and a name that is not known is refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "text::Text", into = "text::Text")]
 pub struct FaultPlan {
     /// What a loss of power does to data that was not synced.
     pub power: PowerLoss,
@@ -49,6 +56,10 @@ pub struct FaultPlan {
     pub interrupted: f64,
     /// Mapping a file is refused in this run.
     pub map_refused: bool,
+    /// What destroys the only copy.
+    pub damage: Damage,
+    /// What clocks do.
+    pub clock: ClockFaults,
     /// How long operations take.
     pub latency: Latency,
 }
@@ -72,7 +83,8 @@ pub struct PowerLoss {
 }
 
 /// A time during which the disk is full.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "text::FullText", into = "text::FullText")]
 pub struct Full {
     /// When it begins, counted from the start of the run.
     pub begins: Duration,
@@ -80,6 +92,34 @@ pub struct Full {
     pub lasts: Duration,
     /// Bytes that are left when it begins.
     pub left_bytes: u64,
+}
+
+/// Faults that destroy the only copy of what is durable. Where one has struck, nothing better can be
+/// promised than an error or what is right.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Damage {
+    /// Per read: bytes that were durable have changed at rest, in one place of what is read.
+    pub bit_rot: f64,
+    /// Per read: a page of what is read can never be read again, whatever is written to it.
+    pub latent_error: f64,
+    /// Per sync of a file: a page goes to another place of the same or another file; the place asked
+    /// for stays as it was. The page cache shows what was written until it drops the page.
+    pub misdirected_write: f64,
+    /// Per sync of a file: pages are acknowledged and never written. The page cache shows them until it
+    /// drops them.
+    pub lost_write: f64,
+    /// Per loss of power or remount: pages of a file come back as they were before some of its last
+    /// syncs.
+    pub stale_block: f64,
+}
+
+/// What clocks do, each time that the engine looks at one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClockFaults {
+    /// The wall clock is set forwards or backwards, by up to years.
+    pub wall_jump: f64,
+    /// The monotone clock jumps forwards, by up to an hour.
+    pub clock_jump: f64,
 }
 
 /// How long operations take.
@@ -116,6 +156,14 @@ impl FaultPlan {
             short_write: 0.0,
             interrupted: 0.0,
             map_refused: false,
+            damage: Damage {
+                bit_rot: 0.0,
+                latent_error: 0.0,
+                misdirected_write: 0.0,
+                lost_write: 0.0,
+                stale_block: 0.0,
+            },
+            clock: ClockFaults { wall_jump: 0.0, clock_jump: 0.0 },
             latency: Latency {
                 cached: Duration::from_micros(2),
                 device: Duration::from_micros(200),
@@ -159,13 +207,79 @@ impl FaultPlan {
             device: Duration::from_micros(dice.pick(&[50, 200, 1000])),
             stall: rate(dice, 0.2, 0.0005..0.01),
         };
+        plan.damage = Damage::draw(seed);
+        plan.clock = ClockFaults::draw(seed);
         plan
+    }
+
+    /// The same without what destroys the only copy: all that is durable stays.
+    pub fn undamaged(self) -> FaultPlan {
+        FaultPlan { damage: FaultPlan::none().damage, ..self }
+    }
+
+    /// What is left if each fault is said by name and number, and not drawn: the kind of disk it is.
+    pub fn kind_of_disk(&self) -> FaultPlan {
+        FaultPlan {
+            power: self.power.clone(),
+            failed_sync_loses: self.failed_sync_loses,
+            full: self.full,
+            map_refused: self.map_refused,
+            latency: Latency { stall: 0.0, ..self.latency.clone() },
+            // Such a disk has to remember what its blocks held.
+            damage: Damage { stale_block: self.damage.stale_block, ..FaultPlan::none().damage },
+            ..FaultPlan::none()
+        }
+    }
+
+    /// Disks of a kind that lacks one of its ways to fail.
+    pub fn simpler(&self) -> Vec<FaultPlan> {
+        let changes: [fn(&mut FaultPlan); 9] = [
+            |plan| plan.full = None,
+            |plan| plan.power.mixture = 0.0,
+            |plan| plan.power.garbage = 0.0,
+            |plan| plan.power.length_first = 0.0,
+            |plan| plan.power.stale_tail = false,
+            |plan| plan.power.directory_subset = false,
+            |plan| plan.failed_sync_loses = 0.0,
+            |plan| plan.power.block_bytes = 4096,
+            |plan| plan.damage.stale_block = 0.0,
+        ];
+        let simpler = changes.iter().map(|change| {
+            let mut plan = self.clone();
+            change(&mut plan);
+            plan
+        });
+        simpler.filter(|plan| plan != self).collect()
     }
 
     /// Whether an operation can fail that would not on a healthy, roomy disk.
     pub fn has_errors(&self) -> bool {
         self.read_error + self.write_error + self.sync_error + self.no_space > 0.0
             || self.full.is_some()
+    }
+}
+
+impl Damage {
+    /// Each kind is on in a few of all seeds: a damaged database proves less of everything else.
+    fn draw(seed: u64) -> Damage {
+        let dice = &mut Dice::new(seed, "damage", 0);
+        Damage {
+            bit_rot: rate(dice, 0.05, 0.01..0.3),
+            latent_error: rate(dice, 0.04, 0.005..0.1),
+            misdirected_write: rate(dice, 0.05, 0.05..0.6),
+            lost_write: rate(dice, 0.04, 0.02..0.4),
+            stale_block: rate(dice, 0.05, 0.2..1.0),
+        }
+    }
+}
+
+impl ClockFaults {
+    fn draw(seed: u64) -> ClockFaults {
+        let dice = &mut Dice::new(seed, "clock", 0);
+        ClockFaults {
+            wall_jump: rate(dice, 0.15, 0.001..0.1),
+            clock_jump: rate(dice, 0.1, 0.0005..0.02),
+        }
     }
 }
 
@@ -200,7 +314,7 @@ mod tests {
         let fields: Vec<_> = words.filter_map(|word| word.strip_suffix(':')).collect();
         assert!(fields.len() > 15, "{fields:?}");
         for field in fields {
-            let nested = ["power", "latency"].contains(&field);
+            let nested = ["power", "damage", "clock", "latency"].contains(&field);
             let named =
                 CATALOG.contains(&format!("`{field}`")) || CATALOG.contains(&format!(".{field}`"));
             assert!(nested || named, "{field} is not in CATALOG.md");

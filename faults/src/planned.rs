@@ -36,7 +36,8 @@ pub mod site {
 /// where one thread runs, the same seed has the same faults.
 ///
 /// Of the plan's latencies only stalls are applied, as a disk has latencies of its own. What a loss of
-/// power leaves is not its business, nor what a failed sync loses.
+/// power leaves is not its business, nor what a failed sync loses, nor damage, which a page cache would
+/// hide from here; clocks go as they do.
 pub struct Planned {
     plan: FaultPlan,
     strikes: Strikes,

@@ -141,11 +141,19 @@ impl Decisions {
 
     /// Whether something that happens in this share of the passes of a site happens in this one.
     pub(crate) fn strikes(&mut self, site: &'static str, rate: f64, aimed: Option<Aimed>) -> bool {
-        let struck = self.pass((site_hash(site), 0), rate, aimed);
-        if let Some(Struck { pass, .. }) = struck {
-            self.recorded.strikes.push(Strike { site: Site::known(site), pass });
-        }
-        struck.is_some()
+        self.struck(site, rate, aimed).is_some()
+    }
+
+    /// The same; tells which pass it is.
+    pub(crate) fn struck(
+        &mut self,
+        site: &'static str,
+        rate: f64,
+        aimed: Option<Aimed>,
+    ) -> Option<u64> {
+        let Struck { pass, .. } = self.pass((site_hash(site), 0), rate, aimed)?;
+        self.recorded.strikes.push(Strike { site: Site::known(site), pass });
+        Some(pass)
     }
 
     /// Whether a task is preempted at this pass of a site.

@@ -6,6 +6,7 @@ use crate::{
     world::World,
 };
 use lightning_db::env::{Clock, Disk, Env, Event, Task};
+use lightning_faults::Dice;
 use madsim::time::Sleep;
 use parking_lot::Mutex;
 use std::{
@@ -14,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -25,11 +26,27 @@ use std::{
 pub struct SimEnv {
     world: Arc<World>,
     disk: Arc<SimDisk>,
+    skew: Arc<Skew>,
+}
+
+/// How far the clocks of a machine are from virtual time since it booted.
+#[derive(Debug, Default)]
+struct Skew {
+    /// Nanoseconds by which the monotone clock is ahead.
+    ahead: AtomicU64,
+    /// Nanoseconds that the wall clock was set forwards, or backwards.
+    wall: AtomicI64,
+}
+
+impl Skew {
+    fn ahead(&self) -> Duration {
+        Duration::from_nanos(self.ahead.load(Relaxed))
+    }
 }
 
 impl SimEnv {
     pub(crate) fn new(world: Arc<World>, disk: Arc<SimDisk>) -> SimEnv {
-        SimEnv { world, disk }
+        SimEnv { world, disk, skew: Arc::default() }
     }
 
     /// The run that this machine belongs to.
@@ -53,7 +70,7 @@ impl Env for SimEnv {
     }
 
     fn event(&self) -> Arc<dyn Event> {
-        Arc::new(SimEvent::new(self.world.clone()))
+        Arc::new(self.sim_event())
     }
 
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Task>> {
@@ -61,7 +78,7 @@ impl Env for SimEnv {
             return Err(killed());
         }
         self.world.record("spawn", &[], || name.into());
-        let ended = Arc::new(SimEvent::new(self.world.clone()));
+        let ended = Arc::new(self.sim_event());
         let ends = ended.clone();
         scheduler::spawn(
             name,
@@ -100,14 +117,43 @@ impl Env for SimEnv {
     }
 }
 
+impl SimEnv {
+    fn sim_event(&self) -> SimEvent {
+        SimEvent::new(self.world.clone(), self.skew.clone())
+    }
+
+    /// A jump of a clock that the engine looks at now, if there is one.
+    fn jump(&self, kind: &'static str, rate: f64, longest: Duration) -> Option<(u64, Dice)> {
+        let mut dice = can_suspend().then(|| self.world.struck(kind, rate)).flatten()?;
+        let nanos = dice.skewed(1_000_000..longest.as_nanos() as u64);
+        self.world.fault(kind);
+        Some((nanos, dice))
+    }
+}
+
 impl Clock for SimEnv {
     fn now(&self) -> Duration {
-        self.world.now()
+        const HOUR: Duration = Duration::from_secs(3600);
+        let rate = self.disk.clock_faults().clock_jump;
+        if let Some((nanos, _)) = self.jump("clock jump", rate, HOUR) {
+            self.skew.ahead.fetch_add(nanos, Relaxed);
+            self.world.record("clock", &[nanos], || format!("{nanos} ns ahead"));
+        }
+        self.world.now() + self.skew.ahead()
     }
 
     fn wall(&self) -> Duration {
         const SOME_DAY: Duration = Duration::from_secs(1_750_000_000);
-        SOME_DAY + self.world.now()
+        const YEARS: Duration = Duration::from_secs(100_000_000);
+        let rate = self.disk.clock_faults().wall_jump;
+        if let Some((nanos, mut dice)) = self.jump("wall clock jump", rate, YEARS) {
+            let nanos = if dice.chance(0.5) { nanos as i64 } else { -(nanos as i64) };
+            self.skew.wall.fetch_add(nanos, Relaxed);
+            self.world.record("clock", &[nanos as u64], || format!("wall set by {nanos} ns"));
+        }
+        let wall = (SOME_DAY + self.world.now()).as_nanos() as i64;
+        // Not before 1970: then no clock could be read at all.
+        Duration::from_nanos((wall + self.skew.wall.load(Relaxed)).max(0) as u64)
     }
 
     fn sleep(&self, duration: Duration) {
@@ -134,13 +180,14 @@ impl Task for SimTask {
 /// An event count. See [`Event`].
 struct SimEvent {
     world: Arc<World>,
+    skew: Arc<Skew>,
     epoch: AtomicU64,
     waiters: Mutex<Vec<Waker>>,
 }
 
 impl SimEvent {
-    fn new(world: Arc<World>) -> SimEvent {
-        SimEvent { world, epoch: AtomicU64::new(0), waiters: Mutex::default() }
+    fn new(world: Arc<World>, skew: Arc<Skew>) -> SimEvent {
+        SimEvent { world, skew, epoch: AtomicU64::new(0), waiters: Mutex::default() }
     }
 }
 
@@ -157,7 +204,9 @@ impl Event for SimEvent {
         block_on(Wait {
             event: self,
             seen,
-            timer: deadline.map(|deadline| self.world.until(deadline)),
+            // Who waits when the clock jumps, is woken late.
+            timer: deadline
+                .map(|deadline| self.world.until(deadline.saturating_sub(self.skew.ahead()))),
             queued: false,
         });
     }

@@ -10,10 +10,10 @@ use crate::{
     simulation::{BootPlan, Crash, Outcome, Plan, When},
     world::Scheduling,
 };
-use lightning_faults::{FaultPlan, Full, Latency, PowerLoss};
+use lightning_faults::{FaultPlan, Full};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc};
 
 use crate::database::{shape::Settings, workload::SessionScript};
 
@@ -37,51 +37,13 @@ pub struct Schedule {
     pub seed: u64,
     /// Settings of the database.
     pub settings: Settings,
-    /// The disk.
-    pub disk: Disk,
+    /// What kind of disk it is: what of a [`FaultPlan`] is not said by name and number.
+    pub disk: FaultPlan,
     /// Who goes on when several tasks can.
     #[serde(default)]
     pub order: Order,
     /// One process after another.
     pub boots: Vec<Boot>,
-}
-
-/// What kind of disk it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// See [`PowerLoss`], also for the next five.
-    pub block_bytes: u64,
-    #[serde(default)]
-    mixture: f64,
-    #[serde(default)]
-    garbage: f64,
-    #[serde(default)]
-    length_first: f64,
-    #[serde(default)]
-    stale_tail: bool,
-    #[serde(default)]
-    directory_subset: bool,
-    /// See [`FaultPlan`].
-    #[serde(default)]
-    failed_sync_loses: f64,
-    #[serde(default)]
-    map_refused: bool,
-    /// See [`Latency`].
-    cached_nanos: u64,
-    device_nanos: u64,
-    /// When it is full.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    full: Option<FullFor>,
-}
-
-/// See [`Full`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FullFor {
-    begins_nanos: u64,
-    lasts_nanos: u64,
-    left_bytes: u64,
 }
 
 /// One process.
@@ -95,7 +57,7 @@ pub struct Boot {
     pub crash: Option<CrashAt>,
     /// When the disk is full besides, counted from the beginning of the boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub full: Option<FullFor>,
+    pub full: Option<Full>,
     /// Nothing fails in it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub calm: bool,
@@ -129,85 +91,6 @@ fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::E
     }
 }
 
-impl FullFor {
-    fn of(full: Full) -> FullFor {
-        FullFor {
-            begins_nanos: full.begins.as_nanos() as u64,
-            lasts_nanos: full.lasts.as_nanos() as u64,
-            left_bytes: full.left_bytes,
-        }
-    }
-
-    fn plan(&self) -> Full {
-        Full {
-            begins: Duration::from_nanos(self.begins_nanos),
-            lasts: Duration::from_nanos(self.lasts_nanos),
-            left_bytes: self.left_bytes,
-        }
-    }
-}
-
-impl Disk {
-    fn of(plan: &FaultPlan) -> Disk {
-        let (power, latency) = (&plan.power, &plan.latency);
-        Disk {
-            block_bytes: power.block_bytes,
-            mixture: power.mixture,
-            garbage: power.garbage,
-            length_first: power.length_first,
-            stale_tail: power.stale_tail,
-            directory_subset: power.directory_subset,
-            failed_sync_loses: plan.failed_sync_loses,
-            map_refused: plan.map_refused,
-            cached_nanos: latency.cached.as_nanos() as u64,
-            device_nanos: latency.device.as_nanos() as u64,
-            full: plan.full.map(FullFor::of),
-        }
-    }
-
-    fn plan(&self) -> FaultPlan {
-        FaultPlan {
-            power: PowerLoss {
-                block_bytes: self.block_bytes.clamp(512, 4096),
-                mixture: self.mixture,
-                garbage: self.garbage,
-                length_first: self.length_first,
-                stale_tail: self.stale_tail,
-                directory_subset: self.directory_subset,
-            },
-            failed_sync_loses: self.failed_sync_loses,
-            map_refused: self.map_refused,
-            latency: Latency {
-                cached: Duration::from_nanos(self.cached_nanos),
-                device: Duration::from_nanos(self.device_nanos),
-                stall: 0.0,
-            },
-            full: self.full.as_ref().map(FullFor::plan),
-            ..FaultPlan::none()
-        }
-    }
-
-    /// Disks that lack one of its ways to fail.
-    pub(crate) fn simpler(&self) -> Vec<Disk> {
-        let changes: [fn(&mut Disk); 8] = [
-            |disk| disk.full = None,
-            |disk| disk.mixture = 0.0,
-            |disk| disk.garbage = 0.0,
-            |disk| disk.length_first = 0.0,
-            |disk| disk.stale_tail = false,
-            |disk| disk.directory_subset = false,
-            |disk| disk.failed_sync_loses = 0.0,
-            |disk| disk.block_bytes = 4096,
-        ];
-        let simpler = changes.iter().map(|change| {
-            let mut disk = self.clone();
-            change(&mut disk);
-            disk
-        });
-        simpler.filter(|disk| disk != self).collect()
-    }
-}
-
 impl Schedule {
     /// Writes down a run: its plan, what came out of it, and what its clients did.
     pub(crate) fn of(
@@ -225,7 +108,7 @@ impl Schedule {
                 // What came near some place has its number now.
                 when: crashed_at.map_or(when, When::AtIo),
             }),
-            full: boot.full.map(FullFor::of),
+            full: boot.full,
             calm: boot.calm,
             faults: list.strikes.clone(),
             preemptions: list.preemptions.clone(),
@@ -237,7 +120,7 @@ impl Schedule {
             breaks: outcome.violation.as_ref().map(|violation| violation.invariant.into()),
             seed: plan.seed,
             settings: settings.clone(),
-            disk: Disk::of(&plan.faults),
+            disk: plan.faults.kind_of_disk(),
             order: plan.scheduling.order,
             boots: boots.collect(),
         }
@@ -248,7 +131,7 @@ impl Schedule {
             stream: boot.stream,
             crash: boot.crash.map(|crash| (crash.when, crash.how)),
             near: None,
-            full: boot.full.as_ref().map(FullFor::plan),
+            full: boot.full,
             calm: boot.calm,
             interference: Some(Arc::new(Interference {
                 strikes: boot.faults.clone(),
@@ -257,7 +140,7 @@ impl Schedule {
         });
         Plan {
             seed: self.seed,
-            faults: self.disk.plan(),
+            faults: self.disk.kind_of_disk(),
             scheduling: Scheduling {
                 order: self.order,
                 preempt: 0.0,

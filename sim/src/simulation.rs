@@ -7,7 +7,7 @@ use crate::{
     env::SimEnv,
     scheduler,
     trace::Line,
-    world::{Scheduling, Violation, World},
+    world::{DAMAGE, Scheduling, Violation, World},
 };
 use lightning_faults::{Dice, FaultClass, FaultPlan, Full};
 use madsim::runtime::Runtime;
@@ -134,6 +134,16 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Whether something may destroy the only copy of what is durable.
+    pub(crate) fn may_damage(&self) -> bool {
+        let listed = self.boots.iter().filter_map(|boot| boot.interference.as_ref());
+        let mut strikes = listed.flat_map(|list| &list.strikes);
+        self.faults.damage != FaultPlan::none().damage
+            || strikes.any(|strike| DAMAGE.contains(&strike.site.name()))
+    }
+}
+
 fn draw_crash(dice: &mut Dice, near: bool) -> (When, Crash) {
     let when = match (near, dice.below(10)) {
         // It gets the time to come near. No timer stands for what is written down as an operation.
@@ -248,16 +258,20 @@ async fn supervise(plan: Plan, program: Arc<dyn Fn(Boot) + Send + Sync>) -> Outc
         world.set_full(plan.full);
         let program = program.clone();
         let ended = run_boot(&world, when, Box::new(move || program(boot))).await;
-        world.end_boot();
         boot_ios.push(world.ios() - first_io);
         let crashed_at = world.crashed_at_io().filter(|_| !ended);
         crash_ios.push(crashed_at.map(|io| io.saturating_sub(first_io)));
+        if world.violation().is_none() {
+            after = if ended { Crash::Ended } else { how };
+            let had_errors = world.had_errors_since(began);
+            after_crash = Some(Ending { at: world.now(), had_errors });
+            end_process(&world, &disk, after);
+        }
+        // What the disk does to what is left belongs to the boot too.
+        world.end_boot();
         if world.violation().is_some() {
             break;
         }
-        after = if ended { Crash::Ended } else { how };
-        after_crash = Some(Ending { at: world.now(), had_errors: world.had_errors_since(began) });
-        end_process(&world, &disk, after);
     }
     let outcome = Outcome {
         seed: plan.seed,
@@ -313,7 +327,10 @@ fn end_process(world: &World, disk: &SimDisk, how: Crash) {
     world.record("crash", &[how as u64], || format!("{how:?}"));
     scheduler::kill_all();
     match how {
-        Crash::Ended => disk.kill(),
+        Crash::Ended => {
+            disk.kill();
+            disk.ended();
+        }
         Crash::Killed => {
             world.count("kills");
             disk.kill();

@@ -16,7 +16,7 @@ pub(crate) fn points() -> &'static [&'static str] {
 }
 
 /// Kinds of faults.
-pub(crate) const FAULTS: [&str; 12] = [
+pub(crate) const FAULTS: [&str; 19] = [
     "EIO on read",
     "EIO on write",
     "EIO in a write",
@@ -29,6 +29,13 @@ pub(crate) const FAULTS: [&str; 12] = [
     "short write",
     "clean pages dropped",
     "stall",
+    "bit rot",
+    "latent error",
+    "misdirected write",
+    "lost write",
+    "stale block",
+    "wall clock jump",
+    "clock jump",
 ];
 
 /// Scheduling points that are not named by a literal: operations of the disk.

@@ -30,9 +30,16 @@ pub struct Violation {
 }
 
 /// Faults that make operations fail with EIO.
-pub(crate) const EIO: [&str; 4] = ["EIO on read", "EIO on write", "EIO in a write", "EIO on sync"];
+pub(crate) const EIO: [&str; 5] =
+    ["EIO on read", "EIO on write", "EIO in a write", "EIO on sync", BAD_PLACE];
 /// Faults that make operations fail with ENOSPC.
 pub(crate) const NO_SPACE: [&str; 3] = ["ENOSPC at random", "ENOSPC on sync", "disk full"];
+
+/// A place was read that a latent error has made unreadable for good.
+pub(crate) const BAD_PLACE: &str = "EIO at a bad place";
+/// Faults that destroy the only copy.
+pub(crate) const DAMAGE: [&str; 5] =
+    ["bit rot", "latent error", "misdirected write", "lost write", "stale block"];
 
 /// How the run interferes with the engine's threads.
 #[derive(Debug, Clone, PartialEq)]
@@ -216,6 +223,19 @@ impl World {
         boot.decisions.preempts(site, (&task.name, task.hash), *preempt, *order, aimed)
     }
 
+    /// Whether a fault of this kind is to strike now, and the dice of what it does. Whether it finds
+    /// something to do it to is for the caller to see, who then tells of it with [`World::fault`].
+    pub(crate) fn struck(&self, kind: &'static str, rate: f64) -> Option<Dice> {
+        if !self.faults_on() {
+            return None;
+        }
+        let boot = &mut *self.boot.lock();
+        let pass = boot.decisions.struck(kind, rate, None)?;
+        // Of the pass, not of how many struck before: one left out does not move the others.
+        let hash = site_hash(kind) ^ boot.stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Some(Dice::of_hash(self.seed, hash, pass))
+    }
+
     /// Whether a fault of this kind strikes now.
     pub(crate) fn strikes(&self, kind: &'static str, rate: f64) -> bool {
         let aimed = self.scheduling.aim.fault.as_ref().filter(|fault| fault.site == kind);
@@ -323,10 +343,16 @@ impl World {
         self.last_faults.lock().get(kind).copied()
     }
 
-    /// Whether an operation was made to fail since a moment.
+    /// Whether an operation was made to fail since a moment, or may have failed because of damage: that
+    /// stays.
     pub(crate) fn had_errors_since(&self, moment: Duration) -> bool {
         let kinds = EIO.iter().chain(&NO_SPACE);
-        kinds.filter_map(|kind| self.last_fault(kind)).any(|at| at >= moment)
+        self.is_damaged() || kinds.filter_map(|kind| self.last_fault(kind)).any(|at| at >= moment)
+    }
+
+    /// Whether something destroyed the only copy of what was durable, at any time in this run.
+    pub(crate) fn is_damaged(&self) -> bool {
+        DAMAGE.iter().any(|kind| self.counted(kind) > 0)
     }
 
     /// Reports a broken promise and so ends the run. Only the first one counts: what follows

@@ -34,8 +34,6 @@ pub(crate) enum Class {
     Kill,
     PowerLoss,
     Fault(FaultClass),
-    /// Damage at rest, which no disk of ours does yet.
-    Rot,
 }
 
 impl Class {
@@ -45,9 +43,8 @@ impl Class {
             "preemption" => Ok(Class::Preemption),
             "kill" => Ok(Class::Kill),
             "power-loss" => Ok(Class::PowerLoss),
-            "rot" => Ok(Class::Rot),
             other => other.parse().map(Class::Fault).map_err(|known| {
-                format!("no class {other:?}: none, preemption, kill, power-loss, rot, {known}")
+                format!("no class {other:?}: none, preemption, kill, power-loss, {known}")
             }),
         }
     }
@@ -58,7 +55,6 @@ impl Class {
             Class::Preemption => "preemption",
             Class::Kill => "kill",
             Class::PowerLoss => "power-loss",
-            Class::Rot => "rot",
             Class::Fault(class) => class.name(),
         }
     }
@@ -66,7 +62,7 @@ impl Class {
     /// A class for `--without`.
     pub(crate) fn to_switch_off(name: &str) -> Result<Class, String> {
         match Class::parse(name)? {
-            Class::None | Class::Rot => Err(format!("{name:?} cannot be switched off")),
+            Class::None => Err(format!("{name:?} cannot be switched off")),
             class => Ok(class),
         }
     }
@@ -79,7 +75,7 @@ impl Class {
             }
         };
         match self {
-            Class::None | Class::Rot => {}
+            Class::None => {}
             Class::Preemption => plan.switch_preemption_off(),
             Class::Kill => instead(Crash::Killed, Crash::PowerLoss, plan),
             Class::PowerLoss => instead(Crash::PowerLoss, Crash::Killed, plan),

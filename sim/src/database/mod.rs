@@ -11,6 +11,7 @@ pub mod operation;
 mod session;
 pub mod shape;
 mod verbs;
+mod vouched;
 pub mod workload;
 
 use crate::{
@@ -94,7 +95,7 @@ fn record(plan: Plan, workload: Workload, wrap: Wrap) -> (Outcome, Schedule) {
 }
 
 fn run_plan_on(plan: Plan, workload: Arc<Workload>, wrap: Wrap) -> Outcome {
-    let model = Arc::new(Mutex::new(Model::new()));
+    let model = Arc::new(Mutex::new(Model::new(plan.may_damage())));
     let bound = LossBound::of(&plan, &workload.settings);
     run(plan, move |boot| {
         if let Some(crash) = &boot.after_crash {

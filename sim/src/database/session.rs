@@ -2,18 +2,20 @@
 
 use super::{
     client::Client,
-    model::{Broken, Contents, Model, Space, SpaceId},
-    operation::{Operation, Place},
+    model::{Broken, Contents, Least, Model, Space, SpaceId},
+    operation::{Operation, Place, Read},
+    verbs::{Readable, Seen, perform, scanned},
+    vouched::vouched_for,
     workload::{self, Turn, Workload},
 };
 use crate::{
     simulation::Boot,
-    world::{EIO, NO_SPACE, World},
+    world::{BAD_PLACE, EIO, NO_SPACE, World},
 };
 use lightning_db::{Database, Error, Keyspace, Result, Snapshot, env::Env};
 use lightning_faults::Dice;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Bound, path::Path, sync::Arc, time::Duration};
 
 /// Where the database lies. Its parent does not exist at first either.
 pub(super) const DIR: &str = "/data/db";
@@ -44,6 +46,8 @@ pub(super) struct Session {
     pub(super) number: u64,
     /// The default keyspace and the shared ones.
     pub(super) shared: Vec<(Place, OpenSpace)>,
+    /// What it must show at least.
+    least: Least,
 }
 
 /// Nothing more to do here: the reason was reported, or allowed.
@@ -82,9 +86,9 @@ impl Process {
     }
 
     fn session(&self, number: u64, plan: workload::Session, clients: &[u64]) -> Result<(), Over> {
-        let (process, db) = self.open(plan.strict)?;
+        let (process, db, least) = self.open(plan.strict)?;
         self.world().count("sessions");
-        let mut session = Session { process, db, number, shared: vec![] };
+        let mut session = Session { process, db, number, shared: vec![], least };
         session.check_left_files()?;
         session.check_recovered()?;
         session.open_shared()?;
@@ -109,19 +113,26 @@ impl Process {
         self.workload.settings.syncs_by_default()
     }
 
-    fn open(&self, strict: bool) -> Result<(Process, Arc<Database>), Over> {
+    /// Opens the database; tells what it must show at least.
+    fn open(&self, strict: bool) -> Result<(Process, Arc<Database>, Least), Over> {
         for attempt in 0..10 {
+            let vouched = self.vouched();
             let process = Process { since: self.world().now(), ..self.clone() };
             match process.try_open(strict, attempt == 0) {
                 Ok(db) => {
                     self.model.lock().created = true;
-                    return Ok((process, db));
+                    let least = process.least(vouched);
+                    return Ok((process, db, least));
                 }
                 Err(error) => {
                     self.world().record("open failed", &[], || error.to_string());
                     process.check_error("I-15", "opening", &error)?;
                     if matches!(error, Error::NoSpace { .. }) {
                         process.check_needs_no_space("opening", &error)?;
+                    }
+                    if self.is_damage(&error) {
+                        self.world().count("openings refused for damage");
+                        return Err(Over); // nothing mends it
                     }
                     self.world().count("openings that failed by a fault");
                     self.boot.env.clock().sleep(Duration::from_millis(20));
@@ -142,6 +153,44 @@ impl Process {
         }
     }
 
+    /// Up to which SeqNo the log says itself what was durable, if it was damaged.
+    fn vouched(&self) -> Option<u64> {
+        let disk = self.boot.env.sim_disk();
+        let struck = disk.struck();
+        let damaged = struck.log + struck.manifests > 0;
+        damaged.then(|| vouched_for(&disk.log_image(Path::new(DIR))))
+    }
+
+    /// What a database must show at least that was opened just now; `vouched` is what was asked before.
+    fn least(&self, vouched: Option<u64>) -> Least {
+        let struck = self.boot.env.sim_disk().struck();
+        let closed_at = self.model.lock().closed_at.take();
+        let faults = struck.log + struck.manifests;
+        if faults == 0 {
+            return Least::Promised; // what is in sstables is right or known to be wrong
+        }
+        // What the reads of the opening itself damaged vouches for nothing.
+        let then = struck.logs.iter().map(vouched_for);
+        let vouched = then.chain(vouched).min().unwrap_or(0);
+        // After a close, log and manifest both say where the log ends: one fault cannot hide it.
+        match closed_at {
+            Some(seq) if faults == 1 => Least::Vouched(seq.max(vouched)),
+            _ => Least::Vouched(vouched),
+        }
+    }
+
+    /// Whether an error says that bytes are not what was written, or cannot be read any more, which they
+    /// are not or cannot.
+    pub(super) fn is_damage(&self, error: &Error) -> bool {
+        let world = self.world();
+        match error {
+            Error::Corruption(_) => world.is_damaged(),
+            Error::Io { .. } => world.counted(BAD_PLACE) > 0,
+            Error::Poisoned { cause } => self.is_damage(cause),
+            _ => false,
+        }
+    }
+
     /// Reports an error that nothing explains. `Ok`: an injected fault does.
     pub(super) fn check_error(
         &self,
@@ -156,10 +205,12 @@ impl Process {
             Error::Poisoned { cause } => match &**cause {
                 Error::Io { .. } => self.had(&EIO[1..]),
                 Error::NoSpace { .. } => self.had(&["ENOSPC on sync"]),
-                _ => false,
+                cause => self.is_damage(cause),
             },
             Error::Io { .. } => self.had(&EIO),
             Error::NoSpace { .. } => self.had(&NO_SPACE),
+            // It names file and place, and nothing wrong was returned.
+            Error::Corruption(_) => world.is_damaged(),
             _ => false,
         };
         if !explained {
@@ -184,7 +235,8 @@ impl Process {
     /// it.
     pub(super) fn check_needs_no_space(&self, during: &str, error: &Error) -> Result<(), Over> {
         let others = EIO.iter().chain(&NO_SPACE[..2]);
-        let undisturbed = others.map(|kind| self.world().counted(kind)).sum::<u64>() == 0;
+        let undisturbed = others.map(|kind| self.world().counted(kind)).sum::<u64>() == 0
+            && !self.world().is_damaged();
         let prepared = self.world().marked("manifest: no spare is left") == 0;
         if self.model.lock().created && undisturbed && prepared {
             let message = format!("{during} needs no space but failed for want of it: {error}");
@@ -192,6 +244,12 @@ impl Process {
             return Err(Over);
         }
         Ok(())
+    }
+
+    /// Whether the manifest was damaged: if nothing was written to the log after its last edit, then
+    /// nothing tells that the edit was ever there, and a keyspace may be as it was before.
+    fn manifest_is_damaged(&self) -> bool {
+        self.boot.env.sim_disk().struck().manifests > 0
     }
 
     /// Whether one of these faults struck since the database was opened.
@@ -205,6 +263,27 @@ impl Process {
             self.world().violate(broken.invariant, broken.message);
             Over
         })
+    }
+
+    /// Reads. Of what is damaged, what can be read; nothing if that is nothing.
+    pub(super) fn perform(
+        &self,
+        during: &str,
+        read: &Read,
+        on: &dyn Readable,
+    ) -> Result<Option<Seen>, Over> {
+        let (seen, error) = match perform(read, on) {
+            Ok(mut seen) => match seen.failed.take() {
+                None => return Ok(Some(seen)),
+                Some(error) => (Some(seen), error),
+            },
+            Err(error) => (None, error),
+        };
+        if !self.is_damage(&error) || matches!(error, Error::Poisoned { .. }) {
+            self.checked_read(during, Err(error))?;
+        }
+        self.world().count("reads refused for damage");
+        Ok(seen)
     }
 
     /// The result of a read: it fails only by an injected fault.
@@ -223,6 +302,13 @@ impl Process {
     }
 }
 
+/// What a scan of a keyspace came to.
+enum Scanned {
+    Whole(BTreeMap<Vec<u8>, Vec<u8>>),
+    /// An error ended it.
+    Part(Seen),
+}
+
 impl Session {
     fn model(&self) -> parking_lot::MutexGuard<'_, Model> {
         self.process.model.lock()
@@ -235,23 +321,21 @@ impl Session {
         for name in &names {
             spaces.insert(name.clone(), self.recovered_space(name)?);
         }
-        let missing = {
-            let model = self.model();
-            let gone =
-                |(_, space): &(&String, &Space)| space.now.is_some() && space.maybe != Some(None);
-            let known = model.spaces.iter().filter(gone).map(|(name, _)| name.clone());
-            known.filter(|name| !spaces.contains_key(name)).collect::<Vec<_>>()
-        };
-        if let Some(name) = missing.first() {
-            let message = format!("keyspace {name:?} is gone, though it was created");
-            self.process.world().violate("I-1", message);
-            return Err(Over);
-        }
+        self.check_missing(&spaces)?;
         let snapshot = self.process.checked_read("a snapshot", self.db.snapshot())?;
         let mut contents = Contents::new();
+        let mut unreadable = false;
         for (name, id) in &spaces {
             let keyspace = self.process.checked_read("a keyspace", self.db.keyspace(name))?;
-            contents.insert(*id, self.read_space(&snapshot.of(&keyspace))?);
+            match self.scan_space(&snapshot.of(&keyspace))? {
+                Scanned::Whole(entries) => _ = contents.insert(*id, entries),
+                Scanned::Part(seen) => {
+                    unreadable = true;
+                    let seq = snapshot.seq().0;
+                    let result = self.model().recovered_in_part(*id, &seen, seq);
+                    self.process.check(result)?;
+                }
+            }
         }
         let world = self.process.world();
         let entries: usize = contents.values().map(BTreeMap::len).sum();
@@ -263,11 +347,44 @@ impl Session {
         let took_back = self.process.boot.env.sim_disk().took_back();
         self.model().crashed(took_back);
         self.model().dropped_but(spaces.values().copied().collect());
-        let result = self.model().recovered(seq, contents);
+        if unreadable {
+            world.count("databases opened and not readable whole");
+            let result = self.model().check_least(seq, self.least);
+            self.process.check(result)?;
+            return Err(Over); // nothing can be said of what is built upon it
+        }
+        let result = self.model().recovered(seq, contents, self.least);
         self.process.check(result)?;
-        let settle = |(name, id)| (name, Space { now: Some(id), maybe: None });
-        self.model().spaces = spaces.into_iter().map(settle).collect();
+        let settle = |(name, id)| (name, Space { now: Some(id), ..Space::default() });
+        let found: BTreeMap<_, _> = spaces.into_iter().map(settle).collect();
+        let model = &mut *self.model();
+        let gone = std::mem::take(&mut model.spaces).into_iter().map(|(name, space)| {
+            let last = space.now.or(space.maybe.flatten()).or(space.last);
+            (name, Space { last, ..Space::default() })
+        });
+        model.spaces = gone.chain(found).collect();
         Ok(())
+    }
+
+    /// Keyspaces that were created are there.
+    fn check_missing(&self, spaces: &BTreeMap<String, SpaceId>) -> Result<(), Over> {
+        let missing = {
+            let model = self.model();
+            let gone =
+                |(_, space): &(&String, &Space)| space.now.is_some() && space.maybe != Some(None);
+            let known = model.spaces.iter().filter(gone).map(|(name, _)| name.clone());
+            known.filter(|name| !spaces.contains_key(name)).collect::<Vec<_>>()
+        };
+        let Some(name) = missing.first() else {
+            return Ok(());
+        };
+        if self.process.manifest_is_damaged() {
+            self.process.world().count("keyspaces whose creation was lost");
+            return Ok(());
+        }
+        let message = format!("keyspace {name:?} is gone, though it was created");
+        self.process.world().violate("I-1", message);
+        Err(Over)
     }
 
     /// Which life of a keyspace is found under this name.
@@ -275,6 +392,10 @@ impl Session {
         let space = self.model().spaces.get(name).copied().unwrap_or_default();
         match space {
             Space { maybe: Some(Some(id)), .. } | Space { now: Some(id), .. } => Ok(id),
+            Space { last: Some(id), .. } if self.process.manifest_is_damaged() => {
+                self.process.world().count("keyspaces whose removal was lost");
+                Ok(id)
+            }
             _ => {
                 let message =
                     format!("keyspace {name:?} is there, though it was dropped or never created");
@@ -289,6 +410,14 @@ impl Session {
         &self,
         snapshot: &Snapshot,
     ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Over> {
+        match self.scan_space(snapshot)? {
+            Scanned::Whole(entries) => Ok(entries),
+            Scanned::Part(_) => Err(Over),
+        }
+    }
+
+    /// The same; of what is damaged, as much as can be read.
+    fn scan_space(&self, snapshot: &Snapshot) -> Result<Scanned, Over> {
         let process = &self.process;
         let dice = &mut process.dice("scan");
         let mut scan = process.checked_read("a scan", snapshot.iter())?;
@@ -302,8 +431,17 @@ impl Session {
             };
             let next = if forwards { scan.next() } else { scan.next_back() };
             let Some(entry) = next else { break };
-            let entry = process.checked_read("a scan", entry)?;
-            if forwards { front.push(entry) } else { back.push(entry) }
+            match entry {
+                Err(error) if process.is_damage(&error) => {
+                    process.world().count("reads refused for damage");
+                    let all = (Bound::Unbounded, Bound::Unbounded);
+                    return Ok(Scanned::Part(scanned(front, back, all, false)));
+                }
+                entry => {
+                    let entry = process.checked_read("a scan", entry)?;
+                    if forwards { front.push(entry) } else { back.push(entry) }
+                }
+            }
         }
         front.extend(back.into_iter().rev());
         if let Some(pair) = front.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
@@ -311,7 +449,7 @@ impl Session {
             process.world().violate("I-12", message);
             return Err(Over);
         }
-        Ok(front.into_iter().collect())
+        Ok(Scanned::Whole(front.into_iter().collect()))
     }
 
     fn open_shared(&mut self) -> Result<(), Over> {
@@ -349,19 +487,19 @@ impl Session {
             Some(id) => id,
             None => {
                 let id = self.model().new_space();
-                let space = Space { now: None, maybe: Some(Some(id)) };
+                let space = Space { now: None, maybe: Some(Some(id)), last: before.last };
                 self.model().spaces.insert(name.into(), space);
                 id
             }
         };
         let keyspace = self.db.keyspace(name)?;
-        let space = Space { now: Some(id), maybe: None };
+        let space = Space { now: Some(id), ..Space::default() };
         self.model().spaces.insert(name.into(), space);
         Ok((keyspace, id))
     }
 
     pub(super) fn drop_keyspace(&self, name: &str, id: SpaceId) -> Result<()> {
-        let space = Space { now: Some(id), maybe: Some(None) };
+        let space = Space { now: Some(id), maybe: Some(None), last: None };
         let before = {
             let mut model = self.model();
             model.spaces.insert(name.into(), space);
@@ -369,7 +507,8 @@ impl Session {
         };
         self.db.drop_keyspace(name)?;
         self.model().durable(before);
-        self.model().spaces.insert(name.into(), Space::default());
+        let space = Space { last: Some(id), ..Space::default() };
+        self.model().spaces.insert(name.into(), space);
         Ok(())
     }
 
@@ -379,6 +518,7 @@ impl Session {
             db: self.db.clone(),
             number: self.number,
             shared: self.shared.clone(),
+            least: self.least,
         });
         let mut clients = vec![];
         for number in numbers {
@@ -416,7 +556,11 @@ impl Session {
         process.world().count_by("commits acknowledged", process.model.lock().acknowledged());
         if close {
             match db.close() {
-                Ok(()) => process.model.lock().durable(acknowledged),
+                Ok(()) => {
+                    let model = &mut *process.model.lock();
+                    model.durable(acknowledged);
+                    model.closed_at = Some(acknowledged);
+                }
                 Err(error) => process.check_error("I-9", "closing", &error)?,
             }
             if !matches!(db.get("key"), Err(Error::Closed)) {

@@ -1,7 +1,7 @@
 //! The reading verbs: how they are called, and what a result says about the keys.
 
 use super::operation::{Bounds, Ends, Read, Walk, inside, key_bytes, within};
-use lightning_db::{Database, Keyspace, Result, Scan, Snapshot, ValueRef};
+use lightning_db::{Database, Error, Keyspace, Result, Scan, Snapshot, ValueRef};
 use std::{collections::BTreeMap, ops::Bound};
 
 type Entry = (Vec<u8>, Vec<u8>);
@@ -110,6 +110,8 @@ pub(super) struct Seen {
     pub(super) entries: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What is wrong with it whatever the database holds.
     pub(super) disorder: Option<String>,
+    /// What ended it early. What it said before must be right all the same.
+    pub(super) failed: Option<Error>,
 }
 
 impl Seen {
@@ -171,25 +173,27 @@ pub(super) fn perform(read: &Read, on: &dyn Readable) -> Result<Seen> {
         Read::Last => Ok(end_of(on.last()?, |key| (Bound::Included(key), Bound::Unbounded))),
         Read::Scan(start, end, way) => {
             let (start, end) = half_open(start, end);
-            walk(on.scan(start.as_deref(), end.as_deref())?, bounds(start, end), *way, false)
+            let scan = on.scan(start.as_deref(), end.as_deref())?;
+            Ok(walk(scan, bounds(start, end), *way, false))
         }
         Read::ScanReverse(start, end, way) => {
             let (start, end) = half_open(start, end);
             let scan = on.scan_reverse(start.as_deref(), end.as_deref())?;
-            walk(scan, bounds(start, end), *way, true)
+            Ok(walk(scan, bounds(start, end), *way, true))
         }
         Read::ScanPrefix(key, bytes, way) => {
             let mut prefix = key_bytes(*key);
             prefix.truncate(*bytes as usize);
-            walk(on.scan_prefix(&prefix)?, prefixed(&prefix), *way, false)
+            Ok(walk(on.scan_prefix(&prefix)?, prefixed(&prefix), *way, false))
         }
-        Read::Range(range, way) => walk(on.range(range.bounds())?, range.bounds(), *way, false),
-        Read::Iter(way) => walk(on.iter()?, all(), *way, false),
+        Read::Range(range, way) => Ok(walk(on.range(range.bounds())?, range.bounds(), *way, false)),
+        Read::Iter(way) => Ok(walk(on.iter()?, all(), *way, false)),
         Read::ForEach(range) => {
             let mut entries = vec![];
             let mut with = |key: &[u8], value: &[u8]| entries.push((key.to_vec(), value.to_vec()));
-            on.for_each(range.bounds(), &mut with)?;
-            Ok(scanned(entries, vec![], range.bounds(), true))
+            let failed = on.for_each(range.bounds(), &mut with).err();
+            let seen = scanned(entries, vec![], range.bounds(), failed.is_none());
+            Ok(Seen { failed, ..seen })
         }
     }
 }
@@ -249,7 +253,7 @@ fn prefixed(prefix: &[u8]) -> Bounds {
 }
 
 /// Walks a scan over `bounds` that is reversed or not.
-fn walk(mut scan: Scan, bounds: Bounds, way: Walk, reversed: bool) -> Result<Seen> {
+fn walk(mut scan: Scan, bounds: Bounds, way: Walk, reversed: bool) -> Seen {
     let (mut front, mut back) = (vec![], vec![]);
     let mut ended = false;
     for n in 0..way.entries {
@@ -260,23 +264,35 @@ fn walk(mut scan: Scan, bounds: Bounds, way: Walk, reversed: bool) -> Result<See
         };
         let owned = |entry: Option<(&[u8], &[u8])>| entry.map(|(k, v)| (k.to_vec(), v.to_vec()));
         let next = match (way.lent, from_back) {
-            (false, false) => scan.next().transpose()?,
-            (false, true) => scan.next_back().transpose()?,
-            (true, false) => owned(scan.next_ref()?),
-            (true, true) => owned(scan.next_back_ref()?),
+            (false, false) => scan.next().transpose(),
+            (false, true) => scan.next_back().transpose(),
+            (true, false) => scan.next_ref().map(owned),
+            (true, true) => scan.next_back_ref().map(owned),
         };
-        let Some(entry) = next else {
-            ended = true;
-            break;
+        let entry = match next {
+            Ok(Some(entry)) => entry,
+            Ok(None) => {
+                ended = true;
+                break;
+            }
+            Err(error) => {
+                let seen = scanned(front, back, bounds, false);
+                return Seen { failed: Some(error), ..seen };
+            }
         };
         if from_back != reversed { back.push(entry) } else { front.push(entry) }
     }
-    Ok(scanned(front, back, bounds, ended))
+    scanned(front, back, bounds, ended)
 }
 
 /// What a scan says: the entries it returned from the front and from the back, each in the order
 /// in which they came, and whether it came to its end.
-fn scanned(front: Vec<Entry>, mut back: Vec<Entry>, bounds: Bounds, ended: bool) -> Seen {
+pub(super) fn scanned(
+    front: Vec<Entry>,
+    mut back: Vec<Entry>,
+    bounds: Bounds,
+    ended: bool,
+) -> Seen {
     let mut covered = vec![];
     if ended {
         covered.push(bounds.clone());

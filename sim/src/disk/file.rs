@@ -101,11 +101,10 @@ impl File for SimFile {
         self.on_file("read", Kind::Read, &[offset, buf.len() as u64], |state, dice| {
             let n = self.transfer(buf.len(), (plan.short_read, "short read"), dice)?;
             let evict = self.shared.fires(plan.evict_clean, "clean pages dropped");
-            let inode = state.inode(self.inode)?;
-            let took_back = evict && inode.evict_clean();
-            let n = inode.read(&mut buf[..n], offset);
+            let took_back = evict && state.inode(self.inode)?.evict_clean();
             state.took_back |= took_back;
-            Ok(n)
+            self.shared.damage_read(state, self.inode, offset, n as u64)?;
+            Ok(state.inode(self.inode)?.read(&mut buf[..n], offset))
         })
     }
 

@@ -1,7 +1,7 @@
 //! One file: what the page cache shows, what is durable, and what lies between.
 
 use lightning_faults::{Dice, PowerLoss};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Space is given out in blocks of this size, whatever the device writes at once.
 pub(super) const SPACE_BLOCK: u64 = 4096;
@@ -40,6 +40,13 @@ pub(super) struct Inode {
     next_flight: u64,
     /// Numbers of the [`SPACE_BLOCK`]s that belong to the file.
     allocated: BTreeSet<u64>,
+    /// Pages that can never be read again.
+    pub(super) bad: BTreeSet<u64>,
+    /// Pages that the device does not hold as they were written to it, and how they were: the page
+    /// cache shows these until it drops them, and a later write of the page brings them to the device.
+    pub(super) intended: BTreeMap<u64, Vec<u8>>,
+    /// What the last syncs replaced, if that is to be remembered: for each its pages as they were.
+    pub(super) replaced: VecDeque<BTreeMap<u64, Vec<u8>>>,
     /// How many directory entries and handles the file has. Without any its space is free.
     pub(super) links: u32,
     pub(super) handles: u32,
@@ -143,7 +150,25 @@ impl Inode {
         self.next_change
     }
 
-    pub(super) fn synced(&mut self, upto: u64) {
+    /// A sync has ended well. With `remembers`, what it replaced can come back.
+    pub(super) fn synced(&mut self, upto: u64, remembers: bool) {
+        let pages = match self.intended.is_empty() && !remembers {
+            true => BTreeSet::new(),
+            false => self.pages_to_sync(upto),
+        };
+        if remembers && !pages.is_empty() {
+            let before = pages.iter().map(|page| (*page, self.page(*page).to_vec()));
+            self.replaced.push_back(before.collect());
+            if self.replaced.len() > REMEMBERED {
+                self.replaced.pop_front();
+            }
+        }
+        for page in pages {
+            // The whole page is written, also what of it an earlier write did not bring there.
+            if let Some(bytes) = self.intended.remove(&page) {
+                self.set_page(page, &bytes);
+            }
+        }
         let changes = self.changes.partition_point(|c| c.number < upto);
         for change in self.changes.drain(..changes) {
             apply(&mut self.durable, &change.kind);
@@ -172,6 +197,7 @@ impl Inode {
         cache.resize(self.cache.len(), 0);
         let changed = cache != self.cache;
         self.cache = cache;
+        self.intended.clear();
         changed
     }
 
@@ -203,9 +229,198 @@ impl Inode {
             self.durable = survivor;
         }
         self.cache = self.durable.clone();
+        self.intended.clear();
         self.allocated.split_off(&self.len().div_ceil(SPACE_BLOCK));
         told
     }
+}
+
+/// How many syncs a file remembers what they replaced.
+const REMEMBERED: usize = 6;
+
+/// Damage to what is durable. A page is what the system reads and writes at once; one that holds changes
+/// which are not synced is not read from the device, so that nothing can be seen of what happens to it.
+impl Inode {
+    fn page(&self, page: u64) -> &[u8] {
+        let start = ((page * SPACE_BLOCK) as usize).min(self.durable.len());
+        let end = (start + SPACE_BLOCK as usize).min(self.durable.len());
+        &self.durable[start..end]
+    }
+
+    /// Makes a page of the device hold these bytes, and zeros behind them. The file stays as long as it is.
+    fn set_page(&mut self, page: u64, bytes: &[u8]) {
+        let start = ((page * SPACE_BLOCK) as usize).min(self.durable.len());
+        let end = (start + SPACE_BLOCK as usize).min(self.durable.len());
+        let place = &mut self.durable[start..end];
+        let n = bytes.len().min(place.len());
+        place[..n].copy_from_slice(&bytes[..n]);
+        place[n..].fill(0);
+    }
+
+    /// Pages of a range that hold changes which are not synced, or are being written.
+    fn is_dirty(&self, page: u64) -> bool {
+        let touches =
+            |offset: u64, len: usize| blocks(offset, len as u64, SPACE_BLOCK).contains(&page);
+        let changed = self.changes.iter().any(|change| match &change.kind {
+            ChangeKind::Write { offset, bytes } => touches(*offset, bytes.len()),
+            ChangeKind::Length(len) => *len < (page + 1) * SPACE_BLOCK,
+        });
+        changed || self.in_flight.values().any(|write| touches(write.offset, write.bytes.len()))
+    }
+
+    /// The pages that a sync of the changes below a number writes.
+    pub(super) fn pages_to_sync(&self, upto: u64) -> BTreeSet<u64> {
+        let changes = self.changes.iter().take_while(|change| change.number < upto);
+        let pages = changes.filter_map(|change| match &change.kind {
+            ChangeKind::Write { offset, bytes } => {
+                Some(blocks(*offset, bytes.len() as u64, SPACE_BLOCK))
+            }
+            ChangeKind::Length(_) => None,
+        });
+        pages.flatten().collect()
+    }
+
+    /// A page of a range that a read has to get from the device: mostly one that says something.
+    fn page_to_damage(&self, offset: u64, len: u64, dice: &mut Dice) -> Option<u64> {
+        let end = (offset + len).min(self.durable.len() as u64);
+        let pages = blocks(offset.min(end), end.saturating_sub(offset), SPACE_BLOCK);
+        let clean: Vec<u64> = pages.filter(|page| !self.is_dirty(*page)).collect();
+        let speaks = |page: &&u64| self.page(**page).iter().any(|byte| *byte != 0);
+        let telling: Vec<u64> = clean.iter().filter(speaks).copied().collect();
+        let from = if telling.is_empty() || dice.chance(0.1) { clean } else { telling };
+        (!from.is_empty()).then(|| dice.pick(&from))
+    }
+
+    /// Bytes of what is read change. Returns where and how, and whether the page cache had shown
+    /// something else before; `None` if all that is read lies in the page cache only.
+    pub(super) fn rot(&mut self, offset: u64, len: u64, dice: &mut Dice) -> Option<(Place, bool)> {
+        let page = self.page_to_damage(offset, len, dice)?;
+        let start = (page * SPACE_BLOCK) as usize;
+        let (before, shown) = (self.page(page).to_vec(), self.cache.clone());
+        let telling: Vec<usize> = (0..before.len()).filter(|at| before[*at] != 0).collect();
+        let at = match telling.is_empty() || dice.chance(0.2) {
+            true => dice.below(before.len() as u64) as usize,
+            false => dice.pick(&telling),
+        };
+        let place = match dice.below(10) {
+            0..=4 => at..at + 1,
+            5..=7 => at..(at + 1 + dice.below(64) as usize).min(before.len()),
+            8 => at / 512 * 512..(at / 512 * 512 + 512).min(before.len()),
+            _ => 0..before.len(),
+        };
+        let mut after = before.clone();
+        match place.len() {
+            1 => after[at] ^= 1 << dice.below(8),
+            _ if place.len() >= 512 && dice.chance(0.5) => after[place.clone()].fill(0),
+            _ => dice.fill(&mut after[place.clone()]),
+        }
+        if after == before {
+            after[at] ^= 1;
+        }
+        self.set_page(page, &after);
+        self.show_device(page);
+        let differed = shown.get(start..start + before.len()) != Some(&before);
+        let place = Place { offset: (start + place.start) as u64, bytes: place.len() as u64 };
+        Some((place, differed))
+    }
+
+    /// The page cache gets a page from the device.
+    fn show_device(&mut self, page: u64) {
+        self.intended.remove(&page);
+        let bytes = self.page(page).to_vec();
+        let start = (page * SPACE_BLOCK) as usize;
+        let n = bytes.len().min(self.cache.len().saturating_sub(start));
+        self.cache[start..start + n].copy_from_slice(&bytes[..n]);
+    }
+
+    /// A page of what is read can never be read again.
+    pub(super) fn turn_bad(&mut self, offset: u64, len: u64, dice: &mut Dice) -> Option<Place> {
+        let page = self.page_to_damage(offset, len, dice)?;
+        self.bad.insert(page);
+        Some(Place { offset: page * SPACE_BLOCK, bytes: SPACE_BLOCK })
+    }
+
+    /// Whether a read meets a place that cannot be read.
+    pub(super) fn is_bad(&self, offset: u64, len: u64) -> bool {
+        let end = (offset + len).min(self.len());
+        let mut pages = blocks(offset.min(end), end.saturating_sub(offset), SPACE_BLOCK);
+        !self.bad.is_empty() && pages.any(|page| self.bad.contains(&page) && !self.is_dirty(page))
+    }
+
+    /// After a sync: pages of it were never written. `before` is what the device held.
+    pub(super) fn lose_pages(&mut self, pages: &[u64], before: &BTreeMap<u64, Vec<u8>>) {
+        for page in pages {
+            let new = self.page(*page).to_vec();
+            let old = before.get(page).map_or(&[][..], Vec::as_slice);
+            if new != old {
+                self.set_page(*page, old);
+                self.intended.entry(*page).or_insert(new);
+            }
+        }
+    }
+
+    /// What the device holds in these pages.
+    pub(super) fn pages(&self, pages: &BTreeSet<u64>) -> BTreeMap<u64, Vec<u8>> {
+        pages.iter().map(|page| (*page, self.page(*page).to_vec())).collect()
+    }
+
+    /// A page meant for elsewhere is written here.
+    pub(super) fn overwrite_page(&mut self, page: u64, bytes: &[u8]) {
+        let old = self.page(page).to_vec();
+        self.set_page(page, bytes);
+        self.intended.entry(page).or_insert(old);
+    }
+
+    /// How many pages the device holds of the file.
+    pub(super) fn durable_pages(&self) -> u64 {
+        (self.durable.len() as u64).div_ceil(SPACE_BLOCK)
+    }
+
+    /// After a loss of power: one page, or all that the last few syncs wrote, are as they were before
+    /// these.
+    pub(super) fn go_back(&mut self, dice: &mut Dice) -> Option<Place> {
+        let syncs = 1 + dice.below(self.replaced.len() as u64) as usize;
+        let mut earlier: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        for replaced in self.replaced.iter().rev().take(syncs) {
+            earlier.extend(replaced.iter().map(|(page, bytes)| (*page, bytes.clone())));
+        }
+        if dice.chance(0.5) {
+            let pages: Vec<u64> = earlier.keys().copied().collect();
+            let only = dice.pick(&pages);
+            earlier.retain(|page, _| *page == only);
+        }
+        earlier.retain(|page, _| !self.is_dirty(*page));
+        let before = self.durable.clone();
+        for (page, bytes) in &earlier {
+            self.set_page(*page, bytes);
+            self.show_device(*page);
+        }
+        let (first, last) = (earlier.keys().next()?, earlier.keys().next_back()?);
+        let place = Place { offset: first * SPACE_BLOCK, bytes: (last + 1 - first) * SPACE_BLOCK };
+        (before != self.durable).then_some(place)
+    }
+
+    /// What reads show once the page cache has nothing but what is not synced; pages that cannot be
+    /// read hold nothing.
+    pub(super) fn device_image(&self) -> Vec<u8> {
+        let mut image = self.durable.clone();
+        for page in &self.bad {
+            let start = ((page * SPACE_BLOCK) as usize).min(image.len());
+            let end = (start + SPACE_BLOCK as usize).min(image.len());
+            image[start..end].fill(0);
+        }
+        for change in &self.changes {
+            apply(&mut image, &change.kind);
+        }
+        image
+    }
+}
+
+/// A place in a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
 }
 
 /// How much of what was not synced a loss of power left.

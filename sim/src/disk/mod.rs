@@ -9,6 +9,7 @@
 //! open, holes read as zeros, overwriting allocated space never lacks space, locks end with
 //! the process.
 
+mod damage;
 mod file;
 mod inode;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use crate::{
     scheduler::{self, block_on, can_suspend},
     world::World,
 };
+pub(crate) use damage::{Image, Struck};
 use file::SimFile;
 use inode::{Inode, SPACE_BLOCK};
 use lightning_db::env::{DirLock, Disk, File, OpenMode, PathKind};
@@ -48,6 +50,8 @@ struct State {
     limit_bytes: Option<u64>,
     /// Whether a byte that programs had seen was taken back by dropping clean pages.
     took_back: bool,
+    /// What was damaged so far.
+    struck: Struck,
 }
 
 /// What an operation waits for.
@@ -103,6 +107,7 @@ impl SimDisk {
                     used_bytes: 0,
                     limit_bytes: None,
                     took_back: false,
+                    struck: Struck::default(),
                 }),
             }),
         })
@@ -143,6 +148,7 @@ impl SimDisk {
         }
         state.after_crash();
         state.inodes.retain(|_, inode| inode.links > 0);
+        shared.damage_remount(state);
     }
 
     /// Whether bytes that programs had seen in the page cache were taken back since this was
@@ -332,11 +338,10 @@ impl Shared {
             self.wait(Waits::ForDevice, &mut dice);
             let failed = self.sync_failure();
             let state = &mut *self.state.lock();
-            let inode = state.inode(inode)?;
             let Some(error) = failed else {
-                inode.synced(upto);
-                return Ok(());
+                return self.synced(state, inode, upto);
             };
+            let inode = state.inode(inode)?;
             if dice.chance(self.plan.failed_sync_loses) {
                 inode.sync_lost(upto, &mut dice);
             }

@@ -33,7 +33,7 @@ fn survivors(power: &PowerLoss, build: impl Fn(&mut Inode)) -> BTreeSet<Vec<u8>>
 }
 
 fn synced(inode: &mut Inode) {
-    inode.synced(inode.sync_upto());
+    inode.synced(inode.sync_upto(), false);
 }
 
 #[test]
@@ -166,6 +166,183 @@ fn a_directory_whose_own_entry_was_not_synced_takes_its_files_along() {
         tree.find(Path::new("dir/file")).unwrap().is_none()
     };
     assert!((0..50).any(lost) && !(0..50).all(lost));
+}
+
+/// A file of three pages, each durable and full of its number.
+fn three_pages() -> Inode {
+    let mut inode = Inode::named();
+    for page in 0..3 {
+        inode.write(page * 4096, &[page as u8 + 1; 4096]);
+    }
+    synced(&mut inode);
+    inode
+}
+
+#[test]
+fn rot_changes_one_place_of_what_is_read_and_stays() {
+    for n in 0..200 {
+        let mut inode = three_pages();
+        let before = contents(&inode);
+        let rot = inode.rot(5000, 100, &mut Dice::new(1, "test", n));
+        let (place, differed) = rot.expect("all is durable");
+        assert!(!differed && (4096..8192).contains(&place.offset) && place.bytes <= 4096);
+        let after = contents(&inode);
+        let end = (place.offset + place.bytes) as usize;
+        assert_ne!(after, before);
+        assert_eq!(after[..place.offset as usize], before[..place.offset as usize]);
+        assert_eq!(after[end..], before[end..]);
+        inode.evict_clean();
+        inode.power_loss(&mut Dice::new(1, "test", n), &power(512));
+        assert_eq!(contents(&inode), after);
+    }
+}
+
+#[test]
+fn what_is_not_synced_cannot_rot_nor_turn_bad() {
+    let mut inode = three_pages();
+    inode.write(4000, &[9; 200]);
+    let dice = &mut Dice::new(1, "test", 0);
+    assert!(inode.rot(0, 8192, dice).is_none() && inode.turn_bad(0, 8192, dice).is_none());
+    assert!(inode.rot(0, 8193, dice).is_some());
+}
+
+#[test]
+fn a_bad_place_is_never_read_again_not_even_once_it_was_written_anew() {
+    let mut inode = three_pages();
+    let place = inode.turn_bad(4096, 1, &mut Dice::new(1, "test", 0));
+    assert_eq!(place.map(|place| (place.offset, place.bytes)), Some((4096, 4096)));
+    let is_bad = |inode: &Inode| (inode.is_bad(0, 4096), inode.is_bad(4095, 2));
+    assert_eq!(is_bad(&inode), (false, true));
+    assert!(inode.device_image()[4096..8192].iter().all(|byte| *byte == 0));
+    inode.write(4096, &[7; 4096]);
+    assert_eq!(is_bad(&inode), (false, false), "it is in the page cache");
+    synced(&mut inode);
+    assert_eq!(is_bad(&inode), (false, true));
+}
+
+/// Writes page 1 anew; the device does not get it.
+fn with_a_lost_page() -> (Inode, Vec<u8>) {
+    let mut inode = three_pages();
+    let old = contents(&inode);
+    inode.write(4096, &[7; 4096]);
+    let before = inode.pages(&inode.pages_to_sync(inode.sync_upto()));
+    synced(&mut inode);
+    inode.lose_pages(&[1], &before);
+    (inode, old)
+}
+
+#[test]
+fn a_lost_write_shows_when_the_cache_is_dropped_or_the_power_fails() {
+    let (mut inode, old) = with_a_lost_page();
+    assert_eq!(contents(&inode)[4096..8192], [7; 4096]);
+    inode.kill(&mut Dice::new(1, "test", 0));
+    assert_eq!(contents(&inode)[4096..8192], [7; 4096], "the page cache outlives the process");
+    assert!(inode.evict_clean());
+    assert_eq!(contents(&inode), old);
+    let (mut inode, old) = with_a_lost_page();
+    inode.power_loss(&mut Dice::new(1, "test", 0), &power(512));
+    assert_eq!(contents(&inode), old);
+}
+
+#[test]
+fn a_later_write_of_the_page_brings_to_the_device_what_was_lost() {
+    let (mut inode, _) = with_a_lost_page();
+    inode.write(5000, &[8; 10]);
+    synced(&mut inode);
+    inode.evict_clean();
+    let mut page = vec![7; 4096];
+    page[904..914].fill(8);
+    assert_eq!(contents(&inode)[4096..8192], page);
+}
+
+#[test]
+fn a_misdirected_page_overwrites_another_and_the_cache_hides_it() {
+    let mut inode = three_pages();
+    inode.overwrite_page(2, &[7; 4096]);
+    assert_eq!(contents(&inode)[8192..], [3; 4096]);
+    inode.overwrite_page(3, &[7; 4096]);
+    inode.evict_clean();
+    assert_eq!(contents(&inode)[8192..], [7; 4096], "a file gets no longer by it");
+}
+
+#[test]
+fn stale_pages_are_as_they_were_before_some_of_the_last_syncs() {
+    let went_back = |n| {
+        let mut inode = Inode::named();
+        for state in 1..=4 {
+            inode.write(0, &[state; 4096]);
+            inode.write(4096 * u64::from(state), &[state; 4096]);
+            inode.synced(inode.sync_upto(), true);
+        }
+        let dice = &mut Dice::new(1, "test", n);
+        inode.power_loss(dice, &power(512));
+        let newest = contents(&inode);
+        assert!(inode.go_back(dice).is_some() && contents(&inode) != newest);
+        let pages: Vec<u8> = contents(&inode).chunks(4096).map(|page| page[0]).collect();
+        pages
+    };
+    let all: BTreeSet<Vec<u8>> = (0..200).map(went_back).collect();
+    for possible in [[4, 1, 2, 3, 0], [3, 1, 2, 3, 0], [3, 1, 2, 3, 4], [1, 1, 0, 0, 0], [0; 5]] {
+        assert!(all.contains(&possible[..]), "never {possible:?}: {all:?}");
+    }
+}
+
+/// Counts faults of a kind on a machine whose plan has them all the time.
+#[test]
+fn damage_strikes_reads_syncs_and_losses_of_power_and_is_counted() {
+    let all = |damage: fn(&mut lightning_faults::Damage)| {
+        let mut plan = FaultPlan::none();
+        damage(&mut plan.damage);
+        plan
+    };
+    let read_back = |disk: &dyn Disk| {
+        let file = disk.open(Path::new("/a"), OpenMode::CreateNew).unwrap();
+        disk.open(Path::new("/b"), OpenMode::CreateNew).unwrap().write_at(&[9; 9000], 0).unwrap();
+        file.write_at(&[1; 9000], 0).unwrap();
+        file.sync_all().unwrap();
+        let mut found = vec![0; 9000];
+        file.read_at(&mut found, 0).map(|_| found)
+    };
+    on_machine(all(|damage| damage.bit_rot = 0.999_999), move |disk| {
+        assert_ne!(read_back(disk).unwrap(), [1; 9000]);
+    });
+    on_machine(all(|damage| damage.latent_error = 0.999_999), move |disk| {
+        assert_eq!(read_back(disk).unwrap_err().raw_os_error(), Some(5));
+    });
+    on_machine(all(|damage| damage.lost_write = 0.999_999), move |disk| {
+        assert_eq!(read_back(disk).unwrap(), [1; 9000], "the page cache has it");
+    });
+}
+
+/// Clocks: the monotone one never goes back, whoever waits is woken all the same.
+#[test]
+fn clocks_jump_and_the_monotone_one_only_forwards() {
+    let clock = lightning_faults::ClockFaults { wall_jump: 0.2, clock_jump: 0.2 };
+    let boot = BootPlan {
+        stream: 0,
+        crash: Some((When::Never, Crash::Ended)),
+        near: None,
+        full: None,
+        calm: false,
+        interference: None,
+    };
+    let faults = FaultPlan { clock, ..FaultPlan::none() };
+    let outcome = run(Plan { faults, boots: vec![boot], ..Plan::draw(1) }, |boot| {
+        let (clock, world) = (boot.env.clock(), boot.env.world());
+        let (mut before, mut back) = (clock.now(), 0);
+        let mut wall = clock.wall();
+        for _ in 0..100 {
+            let began = world.now();
+            clock.sleep(std::time::Duration::from_millis(1));
+            assert!(world.now() < began + std::time::Duration::from_millis(2));
+            assert!(clock.now() >= before);
+            (before, back) = (clock.now(), back + u32::from(clock.wall() < wall));
+            wall = clock.wall();
+        }
+        assert!(back > 0 && before > world.now() + std::time::Duration::from_millis(1));
+    });
+    assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+    assert!(outcome.counters["clock jump"] > 0 && outcome.counters["wall clock jump"] > 0);
 }
 
 /// Runs `body` on a machine where nothing fails unless `faults` say so.

@@ -122,6 +122,18 @@ pub(super) struct Space {
     pub(super) now: Option<SpaceId>,
     /// What it becomes, if an operation on it has no answer.
     pub(super) maybe: Option<Option<SpaceId>>,
+    /// The life that it had last, if it has none: damage to the manifest may bring it back.
+    pub(super) last: Option<SpaceId>,
+}
+
+/// What a database must show at least when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Least {
+    /// All that was promised.
+    Promised,
+    /// The log or the manifest was damaged, and only up to this SeqNo something on disk still says what
+    /// was promised. What came after may be gone: damage to the end of a log looks like its end.
+    Vouched(u64),
 }
 
 /// The contents up to a SeqNo.
@@ -140,6 +152,10 @@ pub(super) struct Model {
     /// running databases the way from the base.
     reached: State,
     commits: Vec<Commit>,
+    /// Damage may take the database back behind the base.
+    may_go_back: bool,
+    /// How the base came about, if so: the commits that recoveries brought back, by their last SeqNos.
+    settled: BTreeMap<u64, Vec<Op>>,
     /// Acknowledged commits, by their first SeqNo.
     acknowledged: BTreeMap<u64, CommitId>,
     /// The commits that write each key, and those that delete ranges.
@@ -162,6 +178,8 @@ pub(super) struct Model {
     /// The sstables that lay there when the database was last closed, if that can be compared
     /// with what the next session finds.
     pub(super) tables_left: Option<Vec<String>>,
+    /// The database was closed in order when this was the newest SeqNo, and not opened since.
+    pub(super) closed_at: Option<u64>,
     /// The session refuses writes since this moment.
     poisoned: Option<u64>,
     /// A database was created for sure: it can be opened from now on.
@@ -169,11 +187,13 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new() -> Model {
-        let default = Space { now: Some(DEFAULT_SPACE), maybe: None };
+    /// A model; `may_go_back` if damage may take the database back behind what was recovered before.
+    pub(super) fn new(may_go_back: bool) -> Model {
+        let default = Space { now: Some(DEFAULT_SPACE), ..Space::default() };
         Model {
             spaces: BTreeMap::from([("default".into(), default)]),
             next_space: DEFAULT_SPACE + 1,
+            may_go_back,
             ..Model::default()
         }
     }
@@ -312,20 +332,23 @@ impl Model {
     }
 
     /// Checks what a database shows after it was opened, and takes it as the new base.
-    pub(super) fn recovered(&mut self, seq: u64, read: Contents) -> Result<(), Broken> {
-        let required = self.required_seq();
-        if seq < required {
-            let how = if self.power_lost { "durably " } else { "" };
-            let invariant = if seq < self.base.seq { "I-10" } else { "I-1" };
-            return broken(
-                invariant,
-                format!("recovered up to SeqNo {seq}, but {required} was {how}acknowledged"),
-            );
+    pub(super) fn recovered(
+        &mut self,
+        seq: u64,
+        read: Contents,
+        least: Least,
+    ) -> Result<(), Broken> {
+        self.check_least(seq, least)?;
+        if seq < self.base.seq {
+            self.check_earlier(seq, &read)?;
+            self.settled.split_off(&(seq + 1));
+            self.begin_anew(seq, read);
+            return Ok(());
         }
         let order = self.explain(seq, &read, true)?;
         let lost_but_seen = (0..self.commits.len()).find(|id| {
             let commit = &self.commits[*id];
-            commit.sync && commit.seen && !order.contains(id)
+            least == Least::Promised && commit.sync && commit.seen && !order.contains(id)
         });
         if let Some(id) = lost_but_seen {
             return broken(
@@ -336,6 +359,67 @@ impl Model {
                 ),
             );
         }
+        self.settle(&order);
+        self.begin_anew(seq, read);
+        Ok(())
+    }
+
+    /// Whether a database goes back no farther than it may.
+    pub(super) fn check_least(&self, seq: u64, least: Least) -> Result<(), Broken> {
+        match least {
+            Least::Promised => {
+                let required = self.required_seq();
+                let how = if self.power_lost { "durably " } else { "" };
+                let invariant = if seq < self.base.seq { "I-10" } else { "I-1" };
+                let message =
+                    format!("recovered up to SeqNo {seq}, but {required} was {how}acknowledged");
+                if seq < required { broken(invariant, message) } else { Ok(()) }
+            }
+            Least::Vouched(required) if seq < required => broken(
+                "I-1",
+                format!(
+                    "recovered up to SeqNo {seq}, although the log is whole enough to tell that {required} was durable"
+                ),
+            ),
+            Least::Vouched(_) => Ok(()),
+        }
+    }
+
+    /// Adds commits that came back, in their order, to those that the base consists of.
+    fn settle(&mut self, order: &[CommitId]) {
+        let mut seq = self.base.seq;
+        for id in order.iter().filter(|_| self.may_go_back) {
+            let ops = std::mem::take(&mut self.commits[*id].ops);
+            seq += ops.len() as u64;
+            self.settled.insert(seq, ops);
+        }
+    }
+
+    /// The contents are those of an earlier moment than the base: damage took the end of the log.
+    fn check_earlier(&self, seq: u64, read: &Contents) -> Result<(), Broken> {
+        let mut contents = Contents::new();
+        let mut at = 0;
+        for (last, ops) in self.settled.range(..=seq) {
+            ops.iter().for_each(|op| op.apply(&mut contents));
+            at = *last;
+        }
+        if at != seq {
+            return broken(
+                "I-3",
+                format!("recovered up to SeqNo {seq}, in the middle of a commit"),
+            );
+        }
+        let wrong = read.iter().find_map(|(space, read)| {
+            let nothing = BTreeMap::new();
+            difference(*space, contents.get(space).unwrap_or(&nothing), read)
+        });
+        match wrong {
+            Some(wrong) => broken("I-2", format!("back at SeqNo {seq}: {wrong}")),
+            None => Ok(()),
+        }
+    }
+
+    fn begin_anew(&mut self, seq: u64, read: Contents) {
         self.base = State { contents: read, seq };
         self.reached = self.base.clone();
         self.durable_seq = seq;
@@ -346,7 +430,6 @@ impl Model {
         self.power_lost = false;
         self.poisoned = None;
         self.running = true;
-        Ok(())
     }
 
     /// Checks what a snapshot of a running database shows.

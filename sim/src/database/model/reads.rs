@@ -3,7 +3,7 @@
 
 use super::{
     super::verbs::{Got, Seen},
-    Answer, Broken, CommitId, Model, ReadBegan, Short, ShortValue, SpaceId, broken,
+    Answer, Broken, CommitId, Model, Op, ReadBegan, Short, ShortValue, SpaceId, broken,
 };
 use std::collections::BTreeSet;
 
@@ -56,6 +56,58 @@ impl Model {
             self.commits[id].seen = true;
         }
         Ok(())
+    }
+
+    /// Checks what a database shows after it was opened, up to a SeqNo, as far as it can be read: each
+    /// value for itself.
+    pub(in super::super) fn recovered_in_part(
+        &self,
+        space: SpaceId,
+        seen: &Seen,
+        seq: u64,
+    ) -> Result<(), Broken> {
+        if let Some(disorder) = &seen.disorder {
+            return broken("I-12", disorder.clone());
+        }
+        let base = self.base.contents.get(&space).into_iter().flatten().map(|(key, _)| key);
+        let all = (space, vec![])..(space + 1, vec![]);
+        let written = self.writers.range(all).map(|((_, key), _)| key);
+        let settled = self.settled.values().flatten().filter_map(|op| match op {
+            Op::Put(of, key, _) if *of == space => Some(key),
+            _ => None,
+        });
+        for (key, got) in seen.claims(base.chain(written).chain(settled)) {
+            for got in got {
+                let right = match seq < self.base.seq {
+                    true => got.fits(self.settled_value(space, &key, seq)),
+                    false => {
+                        let explained = self.explain_claim(space, &key, &got);
+                        let at = |(from, to): &Interval| (*from..*to).contains(&seq);
+                        explained.at.iter().any(at)
+                            || explained.poisoned.is_some()
+                            || !explained.in_flight.is_empty()
+                    }
+                };
+                if !right {
+                    let got = match &got {
+                        Got::Value(value) => ShortValue(value.as_deref()).to_string(),
+                        Got::Present(present) => format!("present: {present}"),
+                    };
+                    let key = Short(&key);
+                    let message = format!(
+                        "key {key} of keyspace {space} reads {got}, which is wrong at SeqNo {seq}"
+                    );
+                    return broken("I-4", message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a key held at a SeqNo of which recoveries brought back all commits.
+    fn settled_value(&self, space: SpaceId, key: &[u8], seq: u64) -> Option<&[u8]> {
+        let ops = self.settled.range(..=seq).rev().flat_map(|(_, ops)| ops.iter().rev());
+        ops.into_iter().find_map(|op| op.effect(space, key)).flatten()
     }
 
     /// At which SeqNos a claim about a key is right.
@@ -124,10 +176,7 @@ fn common(a: &[Interval], b: &[Interval]) -> Vec<Interval> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{DEFAULT_SPACE, Op},
-        *,
-    };
+    use super::{super::DEFAULT_SPACE, *};
     use std::time::Duration;
 
     fn put(model: &mut Model, key: &str, value: &str, seq: Option<u64>) {
@@ -148,7 +197,7 @@ mod tests {
     /// A read that mixes two moments, and one that is older than what was acknowledged before it.
     #[test]
     fn a_read_shows_one_moment_and_none_that_has_passed() {
-        let mut model = Model::new();
+        let mut model = Model::new(false);
         put(&mut model, "a", "a1", Some(1));
         let early = model.begin_read();
         put(&mut model, "b", "b2", Some(2));
@@ -176,14 +225,16 @@ mod tests {
     #[test]
     fn a_commit_is_seen_by_what_it_alone_wrote() {
         let lost = |ops: [Op; 2], shown: &[(&str, &str)]| {
-            let mut model = Model::new();
+            let mut model = Model::new(false);
             ops.into_iter().for_each(|op| _ = model.submit(vec![op], true));
             let entry = |(key, value): &(&str, &str)| (Vec::from(*key), Vec::from(*value));
             let shown = shown.iter().map(entry).collect();
             let read = std::iter::once((DEFAULT_SPACE, shown)).collect();
             assert!(model.read_at(1, 0, &read).is_ok());
             model.crashed(true);
-            model.recovered(0, Default::default()).map_err(|broken| broken.invariant)
+            model
+                .recovered(0, Default::default(), super::super::Least::Promised)
+                .map_err(|broken| broken.invariant)
         };
         let delete = |key: &str| Op::Delete(DEFAULT_SPACE, key.into());
         let put = |key: &str, value: &str| Op::Put(DEFAULT_SPACE, key.into(), value.into());
@@ -194,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_scan_that_leaves_a_key_out_is_wrong() {
-        let mut model = Model::new();
+        let mut model = Model::new(false);
         put(&mut model, "a", "a1", Some(1));
         put(&mut model, "b", "b2", Some(2));
         let began = model.begin_read();

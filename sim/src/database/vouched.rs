@@ -1,0 +1,136 @@
+//! What a damaged log still vouches for, told from its bytes and apart from the engine.
+//!
+//! A record says up to where the log was durable when it was written. What lies below the highest such
+//! mark of an epoch was promised, and the log itself says so: going back behind a commit that is whole
+//! and lies there is never allowed, whatever else is damaged. Going back behind one that no mark vouches
+//! for cannot be told from a torn end. The layout is that of `docs/formats/wal.md`.
+
+use crate::disk::Image;
+use std::collections::BTreeMap;
+
+const BLOCK: usize = 4096;
+const FILE_HEADER: usize = 88;
+const RECORD_HEADER: usize = 72;
+
+/// A record whose header is whole.
+struct Record {
+    lsn: u64,
+    durable: u64,
+    /// Of a commit whose operations are whole too.
+    last_seq: Option<u64>,
+}
+
+/// The SeqNo up to which a database with such a log must recover, or refuse to open.
+pub(super) fn vouched_for(log: &Image) -> u64 {
+    let headers: Vec<Header> = log.values().filter_map(|segment| header(segment)).collect();
+    let mut epochs: BTreeMap<u64, Vec<Record>> = BTreeMap::new();
+    for segment in log.values() {
+        // A header may have gone to another file: records are known by their salt, wherever it stands.
+        for header in &headers {
+            epochs.entry(header.epoch).or_default().extend(records(segment, header));
+        }
+    }
+    let vouched = epochs.into_values().filter_map(|records| {
+        let mark = records.iter().map(|record| record.durable).max()?;
+        let below = records.iter().filter(|record| record.lsn < mark);
+        below.filter_map(|record| record.last_seq).max()
+    });
+    vouched.max().unwrap_or(0)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// What the header of a segment says.
+struct Header {
+    salt: u64,
+    first: u64,
+    epoch: u64,
+}
+
+/// The header of a segment, if it is whole.
+fn header(segment: &[u8]) -> Option<Header> {
+    let whole = crc32fast::hash(segment.get(..84)?) == u32_at(segment, 84)?;
+    let header = segment.get(FILE_HEADER..FILE_HEADER + 60)?;
+    if !whole || crc32fast::hash(&header[..56]) != u32_at(header, 56)? {
+        return None;
+    }
+    let (salt, first, epoch) = (u64_at(header, 0)?, u64_at(header, 8)?, u64_at(header, 24)?);
+    Some(Header { salt, first, epoch })
+}
+
+/// The records in a file that belong under a header.
+fn records(segment: &[u8], header: &Header) -> Vec<Record> {
+    let places = (BLOCK..segment.len().saturating_sub(RECORD_HEADER - 1)).step_by(8);
+    let lsn = |at: usize| header.first + (at - BLOCK) as u64;
+    places.filter_map(|at| record(segment, at, header.salt, lsn(at))).collect()
+}
+
+fn record(segment: &[u8], at: usize, salt: u64, lsn: u64) -> Option<Record> {
+    let header = segment.get(at..at + RECORD_HEADER)?;
+    if header[..4] != *b"LDBr" || u64_at(header, 8)? != lsn {
+        return None;
+    }
+    let mut checksum = crc32fast::Hasher::new_with_initial((salt ^ (salt >> 32)) as u32);
+    checksum.update(&header[8..]);
+    if checksum.finalize() != u32_at(header, 4)? {
+        return None;
+    }
+    let bytes = u32_at(header, 56)? as usize;
+    let payload = segment.get(at + RECORD_HEADER..at + RECORD_HEADER + bytes);
+    let whole = payload.is_some_and(|payload| Some(crc32fast::hash(payload)) == u32_at(header, 60));
+    let last_seq = u64_at(header, 32)? + u64::from(u32_at(header, 64)?);
+    let is_commit = header[70] == 1;
+    let last_seq = (whole && is_commit).then(|| last_seq.saturating_sub(1));
+    Some(Record { lsn, durable: u64_at(header, 16)?, last_seq })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        database::session::DIR,
+        simulation::{BootPlan, Crash, Plan, When, run},
+    };
+    use lightning_db::{Database, Durability, LightningDbConfig, WriteBatch};
+    use lightning_faults::FaultPlan;
+    use std::{path::Path, sync::Arc};
+
+    /// If the format of the log changes, this reader must too, or damage to it goes unseen.
+    #[test]
+    fn a_log_of_the_engine_is_read_and_damage_takes_what_it_hit() {
+        let crash = Some((When::Never, Crash::Ended));
+        let boot =
+            BootPlan { stream: 0, crash, near: None, full: None, calm: true, interference: None };
+        let plan = Plan { faults: FaultPlan::none(), boots: vec![boot], ..Plan::draw(1) };
+        let outcome = run(plan, |boot| {
+            let env = Arc::new(boot.env.clone());
+            let config = LightningDbConfig::default();
+            let db = Database::open_or_create_with_env(env, DIR, config).unwrap();
+            for n in 0..20u8 {
+                let mut batch = WriteBatch::new();
+                batch.put([n], [n; 50]);
+                db.commit(batch, Durability::Sync).unwrap();
+            }
+            let mut log = boot.env.sim_disk().log_image(Path::new(DIR));
+            // Nothing yet says that the last group is durable.
+            let vouched = vouched_for(&log);
+            assert!((18..20).contains(&vouched), "{vouched}");
+            for segment in log.values_mut() {
+                let Some(at) =
+                    segment.windows(50).position(|bytes| bytes == [vouched as u8 - 1; 50])
+                else {
+                    continue;
+                };
+                segment[at] ^= 1;
+            }
+            assert_eq!(vouched_for(&log), vouched - 1);
+        });
+        assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+    }
+}
