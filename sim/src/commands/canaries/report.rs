@@ -1,0 +1,82 @@
+//! Telling what was measured.
+
+use super::{Canary, Measured, campaign::Campaign};
+use std::fmt::Write as _;
+
+/// Whether a canary was found by a promise it names, and not with its class switched off.
+pub(super) fn is_as_named(canary: &Canary, measured: &Measured) -> bool {
+    let found = measured.with.as_ref().and_then(|campaign| campaign.found.as_ref());
+    let named = found.is_some_and(|(_, invariant)| canary.invariants.contains(invariant));
+    named && measured.without.as_ref().is_none_or(|campaign| campaign.found.is_none())
+}
+
+pub(super) fn progress(canary: &Canary, measured: &Measured) -> String {
+    let of = |campaign: &Option<Campaign>| match campaign {
+        None => "-".into(),
+        Some(Campaign { found: Some((seed, invariant)), seconds, .. }) => {
+            format!("seed {seed} ({seconds:.0} s, {invariant})")
+        }
+        Some(campaign) => format!("not in {} ({:.0} s)", campaign.seeds, campaign.seconds),
+    };
+    let (with, without) = (of(&measured.with), of(&measured.without));
+    format!("{:<34} {with:<28} without {}: {without}", canary.name, canary.class.name())
+}
+
+/// The table of what was measured, in Markdown.
+pub(super) fn report(all: &[(&Canary, Measured)]) -> String {
+    let seed_of = |measured: &Measured| {
+        let found = measured.with.as_ref().and_then(|campaign| campaign.found.as_ref());
+        found.map(|(seed, _)| *seed)
+    };
+    let within = |seeds: u64| {
+        all.iter().filter(|(_, m)| seed_of(m).is_some_and(|seed| seed < seeds)).count()
+    };
+    let looked = all.iter().filter_map(|(_, m)| m.with.as_ref()).map(|c| c.seeds).max();
+    let looked = looked.unwrap_or_default();
+    let mut out = String::from("# Canaries\n\n");
+    let _ = writeln!(
+        out,
+        "Of {} planted bugs, {} of them written without knowing the checkers, {} are found within \
+         1,000 seeds, {} within {looked}. `docs/simulation.md` tells how they are looked for; this \
+         table is what `lightning-sim canaries --seeds {looked} --report sim/canaries/REPORT.md` \
+         measured.\n",
+        all.len(),
+        all.iter().filter(|(canary, _)| canary.blind).count(),
+        within(1000.min(looked)),
+        within(looked),
+    );
+    out.push_str(
+        "| canary | bug | class | breaks | reported | seed | seconds | shrunk to | without the class \
+         | blind |\n|---|---|---|---|---|---:|---:|---|---|---|\n",
+    );
+    for (canary, measured) in all {
+        let none = || "".to_owned();
+        let with = measured.with.as_ref();
+        let found = with.and_then(|campaign| campaign.found.as_ref());
+        let without = measured.without.as_ref().map_or_else(none, |c| match &c.found {
+            Some((seed, invariant)) => format!("{invariant} at {seed}"),
+            None => format!("none in {}", c.seeds),
+        });
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {without} | {} |",
+            canary.name,
+            canary.bug,
+            canary.class.name(),
+            canary.invariants.join(", "),
+            found.map_or("not found", |(_, invariant)| invariant),
+            found.map_or_else(none, |(seed, _)| seed.to_string()),
+            with.map_or_else(none, |campaign| format!("{:.0}", campaign.seconds)),
+            measured.shrunk.as_deref().unwrap_or_default(),
+            if canary.blind { "yes" } else { "" },
+        );
+    }
+    let noted: Vec<_> = all.iter().filter(|(canary, _)| !canary.note.is_empty()).collect();
+    if !noted.is_empty() {
+        out.push_str("\n## Notes\n\n");
+        for (canary, _) in noted {
+            let _ = writeln!(out, "- **{}**: {}", canary.name, canary.note);
+        }
+    }
+    out
+}
