@@ -62,6 +62,9 @@ pub struct Interference {
     pub strikes: Vec<Strike>,
     /// Preemptions.
     pub preemptions: Vec<Preemption>,
+    /// Preemptions are drawn all the same, in place of those listed.
+    #[serde(skip)]
+    pub draws_preemptions: bool,
 }
 
 /// A site, and the task that passes it where that matters.
@@ -116,27 +119,29 @@ pub(crate) struct Decisions {
     /// Passes that were aimed at.
     aimed: BTreeMap<Place, Passes>,
     listed: Option<BTreeMap<Place, BTreeMap<u64, Option<u64>>>>,
+    draws_preemptions: bool,
     pub(crate) recorded: Interference,
 }
 
 impl Decisions {
     /// Of a boot: its seed, its stream, and the list, if there is one.
     pub(crate) fn new(seed: u64, stream: u64, listed: Option<&Interference>) -> Decisions {
+        let draws_preemptions = listed.is_none_or(|list| list.draws_preemptions);
         let listed = listed.map(|list| {
             let mut listed: BTreeMap<Place, BTreeMap<u64, Option<u64>>> = BTreeMap::new();
             for strike in &list.strikes {
                 let place = (site_hash(strike.site.name()), 0);
                 listed.entry(place).or_default().insert(strike.pass, None);
             }
-            for p in &list.preemptions {
+            for p in list.preemptions.iter().filter(|_| !draws_preemptions) {
                 let place = (site_hash(p.site.name()), site_hash(&p.task));
                 listed.entry(place).or_default().insert(p.pass, p.pause_nanos);
             }
             listed
         });
         let key = seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (places, aimed) = (BTreeMap::new(), BTreeMap::new());
-        Decisions { key, places, aimed, listed, recorded: Interference::default() }
+        let (places, aimed, recorded) = Default::default();
+        Decisions { key, places, aimed, listed, draws_preemptions, recorded }
     }
 
     /// Whether something that happens in this share of the passes of a site happens in this one.
@@ -151,7 +156,11 @@ impl Decisions {
         rate: f64,
         aimed: Option<Aimed>,
     ) -> Option<u64> {
-        let Struck { pass, .. } = self.pass((site_hash(site), 0), rate, aimed)?;
+        let place = (site_hash(site), 0);
+        let Struck { pass, .. } = match self.listed {
+            None => self.draws(place, rate, aimed)?,
+            Some(_) => self.lists(place)?,
+        };
         self.recorded.strikes.push(Strike { site: Site::known(site), pass });
         Some(pass)
     }
@@ -166,7 +175,10 @@ impl Decisions {
         aimed: Option<(Aimed, Duration)>,
     ) -> Option<Act> {
         let (aimed, longest) = aimed.unzip();
-        let mut struck = self.pass((site_hash(site), hash), rate, aimed)?;
+        let mut struck = match self.draws_preemptions {
+            true => self.draws((site_hash(site), hash), rate, aimed)?,
+            false => self.lists((site_hash(site), hash))?,
+        };
         let pause_nanos = match (struck.listed, order) {
             (Some(listed), _) => listed,
             (None, _) if struck.aimed => {
@@ -183,15 +195,16 @@ impl Decisions {
         Some(pause_nanos.map_or(Act::Demote, |nanos| Act::Pause(Duration::from_nanos(nanos))))
     }
 
-    fn pass(&mut self, place: Place, rate: f64, aimed: Option<Aimed>) -> Option<Struck> {
-        if let Some(listed) = &self.listed {
-            let list = listed.get(&place)?;
-            let place = self.places.entry(place).or_default();
-            let pass = place.passes;
-            place.passes += 1;
-            let listed = Some(*list.get(&pass)?);
-            return Some(Struck { pass, dice: Dice::new(0, "listed", 0), listed, aimed: false });
-        }
+    fn lists(&mut self, place: Place) -> Option<Struck> {
+        let list = self.listed.as_ref()?.get(&place)?;
+        let place = self.places.entry(place).or_default();
+        let pass = place.passes;
+        place.passes += 1;
+        let listed = Some(*list.get(&pass)?);
+        Some(Struck { pass, dice: Dice::new(0, "listed", 0), listed, aimed: false })
+    }
+
+    fn draws(&mut self, place: Place, rate: f64, aimed: Option<Aimed>) -> Option<Struck> {
         if rate <= 0.0 && aimed.is_none() {
             return None;
         }

@@ -8,25 +8,27 @@ const USAGE: &str = "\
 lightning-sim: runs Lightning DB on a simulated machine that fails
 
   lightning-sim run --seeds N [--from S] [--jobs J] [--no-stop] [--hashes FILE] [--out FILE]
-                    [--without CLASS]..
+                    [--no-shrink] [--shrink-seconds N] [--without CLASS]..
       Runs the seeds S to S+N-1 (S is 0 if not given) on J threads (1 if not given). Stops at
-      the first seed that breaks a promise, unless told not to, tells what happened, and writes
-      it down in FILE (schedule.json if not given). --hashes writes the trace hash of each seed.
-      --without switches off a class of what can go wrong, such as power-loss or sync-error.
+      the first seed that breaks a promise, unless told not to, and writes it down in FILE
+      (schedule.json if not given). Makes it as small as it gets in N seconds of processor time
+      (60 if not given), unless told not to, writes that beside it (schedule.small.json), and
+      tells what happens in it. --hashes writes the trace hash of each seed. --without switches
+      off a class of what can go wrong, such as power-loss or sync-error.
 
   lightning-sim replay FILE|SEED [--trace] [--step] [--out FILE] [--without CLASS]..
       Runs a schedule or a seed and tells how it ended; with --trace, everything that happened;
       with --step, one event each time Enter is pressed. --out writes down what happened.
 
   lightning-sim shrink FILE|SEED [-o OUT] [--seconds N]
-      Makes a schedule that breaks a promise as small as it gets in N seconds (60 if not given),
-      and writes it to OUT (shrunk.json if not given).
+      Makes a schedule that breaks a promise as small as it gets in N seconds of processor time
+      (60 if not given), and writes it to OUT (shrunk.json if not given).
 
   lightning-sim canaries [NAME..] [--seeds N] [--off-seeds N] [--shrink-seconds N] [--jobs J]
                          [--state DIR] [--report FILE] [--check]
       Plants each bug of sim/canaries in a copy of the workspace and runs up to N seeds (20000)
       to find it, and N (2000; 0: none) without its class, in which it must survive; makes what
-      it found small in N seconds (20; 0: not at all). Goes on where it was interrupted, in DIR
+      it found small in N seconds (60; 0: not at all). Goes on where it was interrupted, in DIR
       (target/canaries). With --check, says only whether the patches apply.
 
   lightning-sim coverage --seeds N [--from S] [--jobs J]

@@ -126,7 +126,9 @@ impl Schedule {
         }
     }
 
-    pub(crate) fn plan(&self, keep_lines: Option<usize>) -> Plan {
+    /// What is run for it. Above a `preempt` of 0 preemptions are drawn, in this share of the passes
+    /// of their sites, in place of those listed.
+    pub(crate) fn plan(&self, preempt: f64, keep_lines: Option<usize>) -> Plan {
         let boots = self.boots.iter().map(|boot| BootPlan {
             stream: boot.stream,
             crash: boot.crash.map(|crash| (crash.when, crash.how)),
@@ -136,6 +138,7 @@ impl Schedule {
             interference: Some(Arc::new(Interference {
                 strikes: boot.faults.clone(),
                 preemptions: boot.preemptions.clone(),
+                draws_preemptions: preempt > 0.0,
             })),
         });
         Plan {
@@ -143,7 +146,7 @@ impl Schedule {
             faults: self.disk.kind_of_disk(),
             scheduling: Scheduling {
                 order: self.order,
-                preempt: 0.0,
+                preempt,
                 buggify_site: 0.0,
                 buggify: 0.0,
                 aim: Aim::default(),

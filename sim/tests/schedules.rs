@@ -5,9 +5,9 @@ mod faulty;
 
 use faulty::{Planted, wrap};
 use lightning_sim::{
-    database::{record_schedule_on, record_seed, record_seed_on, run_schedule},
+    database::{record_seed, record_seed_on, run_schedule, unwrapped},
     schedule::Schedule,
-    shrink::{Shrunk, shrink},
+    shrink::{Shrunk, Trial, runner, shrink},
 };
 use std::{fs, path::Path, time::Duration};
 
@@ -21,6 +21,23 @@ fn a_seed_written_down_runs_the_same() {
         let again = run_schedule(&read, None);
         assert_eq!(again.trace_hash, outcome.trace_hash, "seed {seed} replays otherwise");
     }
+}
+
+/// For a shrinker whose result does not fail again, because preemptions that were drawn are not all
+/// written down.
+#[test]
+fn preemptions_drawn_beside_a_list_are_written_down() {
+    let mut preempted = 0;
+    for seed in 0..20 {
+        let (_, schedule) = record_seed(seed, None);
+        let run = runner(unwrapped());
+        let (outcome, drawn) = run(&Trial { schedule: schedule.clone(), preempt: 0.05 });
+        assert!(outcome.violation.is_none(), "seed {seed}: {:?}", outcome.violation);
+        let again = run_schedule(&drawn, None);
+        assert_eq!(again.trace_hash, outcome.trace_hash, "seed {seed} replays otherwise");
+        preempted += usize::from(drawn.size().preemptions != schedule.size().preemptions);
+    }
+    assert!(preempted > 10, "{preempted} of 20 seeds have other preemptions");
 }
 
 /// For a bug that comes back.
@@ -60,8 +77,8 @@ fn a_disk_that_breaks_its_promises_is_found_out() {
 
 fn find_and_shrink(bug: Planted) -> Shrunk {
     let schedule = find(bug);
-    let run = |schedule: &Schedule| record_schedule_on(schedule, None, wrap(bug));
-    let shrunk = shrink(&schedule, &run, Duration::from_secs(60)).expect("it fails again");
+    let shrunk =
+        shrink(&schedule, &runner(wrap(bug)), Duration::from_secs(30)).expect("it fails again");
     println!(
         "{bug:?}: {} became {} in {} runs, {:?}",
         shrunk.before,

@@ -1,6 +1,6 @@
 //! `lightning-sim replay`
 
-use super::{Source, canaries::Class, plan, violation, write};
+use super::{Source, canaries::Class, plan, story, verdict, write};
 use lightning_sim::database::record_plan;
 use std::{io::Write as _, process::ExitCode};
 
@@ -48,7 +48,8 @@ pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
         None => ExitCode::SUCCESS,
         Some(_) => ExitCode::FAILURE,
     };
-    told.push_str(&violation(&outcome, name));
+    told.push_str(&verdict(&outcome));
+    told.push_str(&story(&outcome, name));
     let _ = screen.write_all(told.as_bytes());
     Ok(exit)
 }

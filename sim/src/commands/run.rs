@@ -1,9 +1,10 @@
 //! `lightning-sim run`
 
-use super::{canaries::Class, number, plan, violation, write};
+use super::{SHRINK_SECONDS, canaries::Class, made_small, number, plan, story, verdict, write};
 use lightning_sim::{
     MARKS,
     database::{record_plan, run_plan},
+    schedule::Schedule,
     simulation::Outcome,
 };
 use std::{
@@ -27,6 +28,8 @@ struct Options {
     hashes: Option<String>,
     /// Where the first broken promise is written down.
     out: String,
+    /// Seconds of processor time for making it small. 0: it stays as it is.
+    shrink_seconds: u64,
     without: Vec<Class>,
 }
 
@@ -39,19 +42,28 @@ impl Options {
             stop: true,
             hashes: None,
             out: OUT.into(),
+            shrink_seconds: SHRINK_SECONDS,
             without: vec![],
         };
         let mut arguments = arguments.iter();
         while let Some(name) = arguments.next() {
-            if name == "--no-stop" {
-                options.stop = false;
-                continue;
+            match name.as_str() {
+                "--no-stop" => {
+                    options.stop = false;
+                    continue;
+                }
+                "--no-shrink" => {
+                    options.shrink_seconds = 0;
+                    continue;
+                }
+                _ => {}
             }
             let value = arguments.next().ok_or(format!("{name} needs a value"))?;
             match name.as_str() {
                 "--seeds" => options.seeds = number(value)?,
                 "--from" => options.from = number(value)?,
                 "--jobs" => options.jobs = number(value)?.max(1),
+                "--shrink-seconds" => options.shrink_seconds = number(value)?,
                 "--out" => options.out = value.clone(),
                 "--without" => options.without.push(Class::to_switch_off(value)?),
                 "--hashes" => options.hashes = Some(value.clone()),
@@ -73,6 +85,8 @@ struct Summary {
     counters: BTreeMap<&'static str, u64>,
     hashes: BTreeMap<u64, u64>,
     violated: BTreeMap<u64, String>,
+    /// The first run that broke a promise.
+    first: Option<Schedule>,
     /// For each mark: how often it was reached, in how many seeds, and by which first.
     marks: BTreeMap<&'static str, (u64, u64, u64)>,
 }
@@ -84,12 +98,24 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode, String> {
     if let Some(file) = &options.hashes {
         summary.write_hashes(file)?;
     }
+    if let Some(first) = summary.first.as_ref().filter(|_| options.shrink_seconds > 0) {
+        let (small, seconds) = (small_name(&options.out), options.shrink_seconds);
+        println!("\nmaking it small, for up to {seconds} s of processor time (--no-shrink: not)");
+        let told = made_small(first, &small, seconds)?;
+        print!("{}", told.ok_or("a run that is written down does not replay: breaks I-11")?);
+    }
     Ok(summary.exit())
+}
+
+/// Where the small form of a schedule is written.
+fn small_name(file: &str) -> String {
+    format!("{}.small.json", file.strip_suffix(".json").unwrap_or(file))
 }
 
 /// `lightning-sim coverage`
 pub(crate) fn coverage(arguments: &[String]) -> Result<ExitCode, String> {
-    let summary = campaign(&Options { stop: false, ..Options::parse(arguments)? });
+    let summary =
+        campaign(&Options { stop: false, shrink_seconds: 0, ..Options::parse(arguments)? });
     summary.print_marks();
     Ok(summary.exit())
 }
@@ -140,15 +166,20 @@ impl Summary {
             return;
         };
         let told = format!("{}: {}", broken.invariant, broken.message);
-        // The first one is told whole and written down; the seed is run again for that, which
-        // changes nothing.
+        // The first one is written down; the seed is run again for that, which changes nothing.
         if self.violated.is_empty() {
             let plan = plan(outcome.seed, &options.without, Some(usize::MAX));
             let ((outcome, schedule), out) = (record_plan(plan), &options.out);
+            print!("\n{}", verdict(&outcome));
             match write(out, &schedule.write()) {
-                Ok(()) => println!("{}it is written down in {out}", violation(&outcome, out)),
-                Err(why) => println!("{}{why}", violation(&outcome, &outcome.seed.to_string())),
+                Ok(()) => println!("it is written down in {out}: {}", schedule.size()),
+                Err(why) => println!("{why}"),
             }
+            if options.shrink_seconds == 0 {
+                print!("{}", story(&outcome, out));
+                println!("shrink it with: lightning-sim shrink {out}");
+            }
+            self.first = Some(schedule);
         } else {
             println!("seed {} breaks {}", outcome.seed, told.lines().next().unwrap_or_default());
         }

@@ -71,7 +71,7 @@ pub fn run_schedule(schedule: &Schedule, keep_lines: Option<usize>) -> Outcome {
 
 /// The same, with something between the engine and the machine.
 pub fn run_schedule_on(schedule: &Schedule, keep_lines: Option<usize>, wrap: Wrap) -> Outcome {
-    run_plan_on(schedule.plan(keep_lines), Workload::listed(schedule).into(), wrap)
+    run_plan_on(schedule.plan(0.0, keep_lines), Workload::listed(schedule).into(), wrap)
 }
 
 /// Runs a schedule and writes down what of it happened.
@@ -80,8 +80,21 @@ pub fn record_schedule_on(
     keep_lines: Option<usize>,
     wrap: Wrap,
 ) -> (Outcome, Schedule) {
-    let (outcome, mut recorded) =
-        record(schedule.plan(keep_lines), Workload::listed(schedule), wrap);
+    record_listed(schedule, schedule.plan(0.0, keep_lines), wrap)
+}
+
+/// The same, with preemptions drawn in this share of the passes of their sites, in place of those
+/// listed, if it is above 0.
+pub fn record_schedule_preempted(
+    schedule: &Schedule,
+    preempt: f64,
+    wrap: Wrap,
+) -> (Outcome, Schedule) {
+    record_listed(schedule, schedule.plan(preempt, None), wrap)
+}
+
+fn record_listed(schedule: &Schedule, plan: Plan, wrap: Wrap) -> (Outcome, Schedule) {
+    let (outcome, mut recorded) = record(plan, Workload::listed(schedule), wrap);
     recorded.note = schedule.note.clone();
     (outcome, recorded)
 }

@@ -1,20 +1,41 @@
 //! Makes a schedule that breaks a promise as small as it gets.
 //!
-//! Delta debugging: parts are left out, first many at once, then one by one, and what is left counts
-//! if it breaks the same promise. Names and numbers keep the rest where it was; only a crash is named
-//! by an I/O operation whose number changes when there is less to do, so that it is tried earlier,
-//! too, and with other leftovers of un-synced data.
+//! Two ways, in turn. From below: small schedules are drawn in the likeness of the failing one
+//! ([`sample`]), the sizes that pay most often, until one breaks the same promise. From above, delta
+//! debugging: parts are left out, first many at once, then one by one, and what is left counts if it
+//! breaks the same promise. Names and numbers keep the rest where it was; what moves all the same, such
+//! as the number of the I/O operation that a crash is named by, is tried elsewhere too.
+
+mod parts;
+mod sample;
 
 use crate::{
-    database::operation::{Durable, Operation, Value, Write},
-    decisions::Order,
-    schedule::{Schedule, Size},
+    database::{Wrap, record_schedule_preempted},
+    schedule::{CrashAt, Schedule, Size},
     simulation::{Outcome, When},
 };
-use std::time::{Duration, Instant};
+use lightning_faults::{Dice, site_hash};
+use parts::{Leave, PARTS, SIMPLER, cost, count};
+use sample::{otherwise, sample};
+use std::{collections::BTreeSet, time::Duration};
+
+/// A schedule to be run.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// The schedule.
+    pub schedule: Schedule,
+    /// Above 0, preemptions are drawn in place of those listed, in this share of the passes of their
+    /// sites.
+    pub preempt: f64,
+}
 
 /// Runs a schedule and writes down what of it happened.
-pub type Runner<'a> = &'a dyn Fn(&Schedule) -> (Outcome, Schedule);
+pub type Runner<'a> = &'a dyn Fn(&Trial) -> (Outcome, Schedule);
+
+/// Runs schedules with something between the engine and the machine.
+pub fn runner(wrap: Wrap) -> impl Fn(&Trial) -> (Outcome, Schedule) {
+    move |trial| record_schedule_preempted(&trial.schedule, trial.preempt, wrap.clone())
+}
 
 /// What shrinking came to.
 #[derive(Debug)]
@@ -25,89 +46,49 @@ pub struct Shrunk {
     pub before: Size,
     /// How many schedules were run.
     pub runs: u64,
-    /// How long that took.
+    /// Processor time that it took.
     pub took: Duration,
 }
 
-/// Leaves out the parts of a kind for which the predicate says no, in their order.
-type Leave = fn(&mut Schedule, &mut dyn FnMut() -> bool);
-
-/// Kinds of parts, the largest first.
-const PARTS: [Leave; 7] = [boots, sessions, clients, operations, preemptions, faults, pieces];
-
-fn boots(schedule: &mut Schedule, keep: &mut dyn FnMut() -> bool) {
-    let last = schedule.boots.len().saturating_sub(1);
-    let mut at = 0;
-    schedule.boots.retain(|_| {
-        at += 1;
-        at > last || keep() // the one that breaks the promise stays
-    });
+/// Processor time of the calling thread, on which schedules run too.
+fn now() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-fn sessions(schedule: &mut Schedule, keep: &mut dyn FnMut() -> bool) {
-    schedule.boots.iter_mut().for_each(|boot| boot.sessions.retain(|_| keep()));
-}
-
-fn clients(schedule: &mut Schedule, keep: &mut dyn FnMut() -> bool) {
-    let sessions = schedule.boots.iter_mut().flat_map(|boot| &mut boot.sessions);
-    sessions.for_each(|session| session.clients.retain(|_| keep()));
-}
-
-fn all_operations(schedule: &mut Schedule) -> impl Iterator<Item = &mut Vec<Operation>> {
-    let sessions = schedule.boots.iter_mut().flat_map(|boot| &mut boot.sessions);
-    sessions.flat_map(|session| &mut session.clients).map(|client| &mut client.operations)
-}
-
-fn operations(schedule: &mut Schedule, keep: &mut dyn FnMut() -> bool) {
-    all_operations(schedule).for_each(|operations| operations.retain(|_| keep()));
-}
-
-fn preemptions(schedule: &mut Schedule, keep: &mut dyn FnMut() -> bool) {
-    schedule.boots.iter_mut().for_each(|boot| boot.preemptions.retain(|_| keep()));
-}
-
-fn faults(schedule: &mut Schedule, keep: &mut dyn FnMut() -> bool) {
-    schedule.boots.iter_mut().for_each(|boot| boot.faults.retain(|_| keep()));
-}
-
-/// Parts of batches.
-fn pieces(schedule: &mut Schedule, keep: &mut dyn FnMut() -> bool) {
-    for operation in all_operations(schedule).flatten() {
-        match operation {
-            Operation::Commit { writes, .. } => writes.retain(|_| keep()),
-            Operation::PutBatch { entries, .. } => entries.retain(|_| keep()),
-            Operation::DeleteBatch { keys, .. } => keys.retain(|_| keep()),
-            _ => {}
-        }
-    }
-}
-
-/// Shrinks a schedule for up to this long. `None`: it breaks no promise.
+/// Shrinks a schedule for up to this long, in processor time. `None`: it breaks no promise.
 pub fn shrink(schedule: &Schedule, run: Runner, patience: Duration) -> Option<Shrunk> {
-    let began = Instant::now();
-    let (outcome, recorded) = run(schedule);
+    let began = now();
+    let first = Trial { schedule: schedule.clone(), preempt: 0.0 };
+    let (outcome, recorded) = run(&first);
     let mut search = Search {
         run,
         invariant: outcome.violation.as_ref()?.invariant,
+        cost: cost(&recorded),
         best: recorded,
-        outcome,
+        ios: outcome.boot_ios,
+        dice: Dice::new(schedule.seed, "shrink", 0),
+        tried: BTreeSet::new(),
         runs: 1,
-        deadline: began + patience,
+        began,
+        patience,
+        sizes: vec![],
+        part: 0,
+        interrupted: None,
     };
+    search.shrink();
     let before = schedule.size();
-    search.name_crashes();
-    loop {
-        let size = search.best.clone();
-        for part in PARTS {
-            search.leave_out(part);
-        }
-        search.simplify();
-        if search.best == size || search.is_late() {
-            break;
-        }
-    }
     let Search { best, runs, .. } = search;
-    Some(Shrunk { schedule: best, before, runs, took: began.elapsed() })
+    Some(Shrunk { schedule: best, before, runs, took: now() - began })
+}
+
+/// What drawing schedules of one size came to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Paid {
+    /// I/O operations that the runs took.
+    ios: u64,
+    /// How much smaller the best one became: the sum of the logarithms.
+    gain: f64,
 }
 
 struct Search<'a> {
@@ -115,70 +96,180 @@ struct Search<'a> {
     invariant: &'static str,
     best: Schedule,
     /// Of the best.
-    outcome: Outcome,
+    cost: u64,
+    /// How many I/O operations each of its boots had.
+    ios: Vec<u64>,
+    dice: Dice,
+    /// Hashes of what was run.
+    tried: BTreeSet<u64>,
     runs: u64,
-    deadline: Instant,
+    began: Duration,
+    patience: Duration,
+    /// By the logarithm of the number of operations drawn.
+    sizes: Vec<Paid>,
+    /// Which kind of part is left out next, and where that was interrupted: how many at once, and the
+    /// first one that was tried.
+    part: usize,
+    interrupted: Option<(usize, usize)>,
 }
 
+/// I/O operations that starting a run counts for.
+const RUN_IOS: u64 = 60;
+/// A way that finds nothing for this part of the time makes room for the other one.
+const TURNS: u32 = 16;
+/// Above this many operations leaving out one by one is not worth its time.
+const MANY: usize = 50;
+/// Rounds in which nothing is found, after which there is nothing to be found.
+const VAIN_ROUNDS: u32 = 3;
+
 impl Search<'_> {
-    fn is_late(&self) -> bool {
-        Instant::now() > self.deadline
-    }
-
-    /// Takes a candidate if it breaks the same promise.
-    fn takes(&mut self, candidate: &Schedule) -> bool {
-        self.runs += 1;
-        let (outcome, recorded) = (self.run)(candidate);
-        let same = outcome.violation.as_ref().is_some_and(|v| v.invariant == self.invariant);
-        if same {
-            (self.best, self.outcome) = (recorded, outcome);
+    fn shrink(&mut self) {
+        if let Some(boot) = self.best.boots.last_mut() {
+            boot.crash = None; // it was never reached
         }
-        same
+        self.cost = cost(&self.best);
+        self.name_crashes();
+        self.cut();
+        let mut vain_rounds = 0;
+        while !self.is_late() {
+            let cost = self.cost;
+            self.draw();
+            self.leave_out_all();
+            self.simplify();
+            vain_rounds = if self.cost == cost { vain_rounds + 1 } else { 0 };
+            if vain_rounds >= VAIN_ROUNDS && self.is_small() {
+                break;
+            }
+        }
     }
 
-    /// The same, with the last crash elsewhere if need be.
-    fn takes_nearly(&mut self, candidate: &Schedule) -> bool {
-        if self.takes(candidate) {
+    fn is_late(&self) -> bool {
+        now() - self.began > self.patience
+    }
+
+    /// Whether a reader would not ask for less.
+    fn is_small(&self) -> bool {
+        let Size { operations, crashes, faults, preemptions } = self.best.size();
+        operations <= 10 && crashes <= 1 && faults <= 2 && preemptions <= 4
+    }
+
+    /// Takes a candidate if it breaks the same promise and is smaller.
+    fn takes(&mut self, trial: &Trial) -> bool {
+        let text = serde_json::to_string(&trial.schedule).unwrap_or_default();
+        if trial.preempt == 0.0 && !self.tried.insert(site_hash(&text)) {
+            return false;
+        }
+        self.runs += 1;
+        let (outcome, recorded) = (self.run)(trial);
+        let same = outcome.violation.as_ref().is_some_and(|v| v.invariant == self.invariant);
+        let smaller = cost(&recorded) < self.cost;
+        if same && smaller {
+            self.cost = cost(&recorded);
+            (self.best, self.ios) = (recorded, outcome.boot_ios);
+        }
+        same && smaller
+    }
+
+    fn takes_listed(&mut self, schedule: Schedule) -> bool {
+        self.takes(&Trial { schedule, preempt: 0.0 })
+    }
+
+    /// The same, and up to so many times with something else left to chance.
+    fn takes_nearly(&mut self, candidate: &Schedule, times: usize) -> bool {
+        if self.takes_listed(candidate.clone()) {
             return true;
         }
-        let Some(last) = candidate.boots.iter().rposition(|boot| boot.crash.is_some()) else {
-            return false;
-        };
-        let (stream, crash) = (candidate.boots[last].stream, candidate.boots[last].crash);
-        let Some((mut crash, When::AtIo(io))) = crash.map(|crash| (crash, crash.when)) else {
-            return false;
-        };
-        let nearer = [io.wrapping_sub(1), io.wrapping_sub(2), io.wrapping_sub(4), io + 1];
-        let nearer = nearer.into_iter().chain([io * 7 / 8, io * 3 / 4, io / 2]);
-        let elsewhere = nearer.filter(|at| *at != io && *at < 1 << 40).map(|at| (at, stream));
-        let otherwise = (1..4).map(|more| (io, stream + 1000 * more));
-        for (io, stream) in elsewhere.chain(otherwise) {
-            let mut candidate = candidate.clone();
-            crash.when = When::AtIo(io);
-            candidate.boots[last].crash = Some(crash);
-            candidate.boots[last].stream = stream;
-            if self.is_late() || self.takes(&candidate) {
-                return !self.is_late();
+        for _ in 0..times {
+            if self.is_late() {
+                return false;
+            }
+            let trial = otherwise(&mut self.dice, candidate);
+            if self.takes(&trial) {
+                return true;
             }
         }
         false
     }
 
-    /// Leaves out as many parts of a kind as it can.
-    fn leave_out(&mut self, leave: Leave) {
-        let count = |schedule: &Schedule| {
-            let mut count = 0usize;
-            leave(&mut schedule.clone(), &mut || {
-                count += 1;
-                true
-            });
-            count
+    /// How often a candidate is worth trying that would save this share.
+    fn worth(&self, saved: f64) -> usize {
+        let most = if saved > 0.3 { 50.0 } else { 12.0 };
+        (saved * 100.0).min(most) as usize
+    }
+
+    /// What most often is not needed, all of it at once.
+    fn cut(&mut self) {
+        let cuts: [fn(&mut Schedule); 4] = [
+            |s| {
+                parts::preemptions(s, &mut || false);
+                parts::faults(s, &mut || false);
+            },
+            |s| parts::preemptions(s, &mut || false),
+            |s| parts::faults(s, &mut || false),
+            |s| parts::boots(s, &mut || false),
+        ];
+        for cut in cuts {
+            let mut candidate = self.best.clone();
+            cut(&mut candidate);
+            if candidate != self.best && !self.is_late() {
+                self.takes_nearly(&candidate, 25);
+            }
+        }
+    }
+
+    /// Draws smaller schedules until many have been in vain.
+    fn draw(&mut self) {
+        let (mut since, mut vain) = (now(), 0);
+        // Where runs are quick, so many in vain are enough.
+        let enough = if self.is_small() { 1000 } else { 3000 };
+        while now() - since < self.patience / TURNS && vain < enough && !self.is_late() {
+            let operations = self.best.size().operations;
+            let sizes = operations.max(1).ilog2() as usize + 2;
+            self.sizes.resize(self.sizes.len().max(sizes), Paid::default());
+            let worth = |n: &usize| {
+                let Paid { ios, gain } = self.sizes[*n];
+                (gain + 0.5) / (ios + 500) as f64
+            };
+            let size = (0..sizes).max_by(|a, b| worth(a).total_cmp(&worth(b))).unwrap_or_default();
+            let target = self.dice.range(1 << size >> 1..1 << size).min(operations as u64) as usize;
+            let trial = sample(&mut self.dice, &self.best, &self.ios, target);
+            let before = self.cost;
+            let taken = self.takes(&trial);
+            (since, vain) = if taken { (now(), 0) } else { (since, vain + 1) };
+            let gain = (before as f64 / self.cost as f64).ln();
+            // A run that was not taken is not known: it took about its share.
+            let share = (target + 1) as f64 / (operations + 1) as f64;
+            let ios = (self.ios.iter().sum::<u64>() as f64 * share) as u64;
+            let paid = &mut self.sizes[size];
+            (paid.ios, paid.gain) = (paid.ios + RUN_IOS + ios, paid.gain + gain);
+        }
+    }
+
+    fn leave_out_all(&mut self) {
+        let until = match self.best.size().operations {
+            ..MANY => self.patience,
+            MANY.. => now() - self.began + self.patience / TURNS,
         };
-        let mut size = count(&self.best);
-        let mut chunk = size;
+        for _ in PARTS {
+            self.leave_out(PARTS[self.part], until);
+            if self.interrupted.is_some() {
+                return; // it goes on there
+            }
+            self.part = (self.part + 1) % PARTS.len();
+        }
+    }
+
+    /// Leaves out as many parts of a kind as it can until this time, and then says where it stopped.
+    fn leave_out(&mut self, leave: Leave, until: Duration) {
+        let mut size = count(&self.best, leave);
+        let (mut chunk, mut end) = self.interrupted.take().unwrap_or((size, size));
+        (chunk, end) = (chunk.min(size), end.min(size));
         while chunk > 0 {
-            let mut end = size;
-            while end > 0 && !self.is_late() {
+            while end > 0 {
+                if now() - self.began > until {
+                    self.interrupted = Some((chunk, end));
+                    return;
+                }
                 let start = end.saturating_sub(chunk);
                 let (mut candidate, mut at) = (self.best.clone(), 0);
                 leave(&mut candidate, &mut || {
@@ -186,99 +277,53 @@ impl Search<'_> {
                     !(start..end).contains(&(at - 1))
                 });
                 end = start;
-                if self.takes_nearly(&candidate) {
+                let saved = 1.0 - cost(&candidate) as f64 / self.cost as f64;
+                if self.takes_nearly(&candidate, self.worth(saved)) {
                     // What is written down anew may be smaller than what was asked for.
-                    size = count(&self.best);
+                    size = count(&self.best, leave);
                     end = end.min(size);
                 }
             }
-            chunk = if chunk == 1 { 0 } else { chunk.min(size).div_ceil(2).max(1) };
-            if self.is_late() || size == 0 {
-                return;
-            }
+            chunk = if chunk == 1 { 0 } else { chunk.min(size).div_ceil(2) };
+            end = size;
         }
     }
 
     /// Names crashes by I/O operations instead of by time.
     fn name_crashes(&mut self) {
         for n in 0..self.best.boots.len() {
-            let ios = self.outcome.boot_ios.get(n).copied().unwrap_or(0);
-            let timed = |when| !matches!(when, When::AtIo(_));
-            let Some(crash) = self.best.boots[n].crash.filter(|crash| timed(crash.when)) else {
+            let ios = self.ios.get(n).copied().unwrap_or_default();
+            let crash = self.best.boots.get(n).and_then(|boot| boot.crash);
+            let Some(crash) = crash.filter(|crash| !matches!(crash.when, When::AtIo(_))) else {
                 continue;
             };
-            for when in [When::AtIo(ios), When::AtIo(ios.saturating_sub(1))] {
-                let mut candidate = self.best.clone();
-                candidate.boots[n].crash = Some(crate::schedule::CrashAt { when, ..crash });
-                if self.takes_nearly(&candidate) {
-                    break;
-                }
-            }
+            let mut candidate = self.best.clone();
+            candidate.boots[n].crash = Some(CrashAt { when: When::AtIo(ios), ..crash });
+            self.takes_nearly(&candidate, 4);
         }
     }
 
     /// Tries simpler forms of what is left.
     fn simplify(&mut self) {
-        let changes: [fn(&mut Schedule); 9] = [
-            |s| s.boots.iter_mut().for_each(|boot| boot.full = None),
-            |s| s.order = Order::Uniform,
-            |s| s.settings.shared_keyspaces = 0,
-            |s| s.settings.compression = 0,
-            |s| s.settings.cache_bytes = 0,
-            |s| each_session(s, |session| session.settle = false),
-            |s| each_session(s, |session| session.strict = false),
-            |s| each_value(s, |value| *value = Value { bytes: 16, random: false }),
-            |s| all_operations(s).flatten().for_each(by_default),
-        ];
-        for change in changes {
+        for change in SIMPLER {
             let mut candidate = self.best.clone();
             change(&mut candidate);
             if candidate != self.best && !self.is_late() {
-                self.takes_nearly(&candidate);
+                self.takes_nearly(&candidate, 4);
             }
         }
         for disk in self.best.disk.simpler() {
-            let candidate = Schedule { disk, ..self.best.clone() };
             if !self.is_late() {
-                self.takes_nearly(&candidate);
+                let candidate = Schedule { disk, ..self.best.clone() };
+                self.takes_nearly(&candidate, 4);
             }
         }
         for n in 0..self.best.boots.len() {
             let mut candidate = self.best.clone();
             let boot = candidate.boots.get_mut(n);
             if boot.is_some_and(|boot| boot.crash.take().is_some()) && !self.is_late() {
-                self.takes(&candidate);
+                self.takes_nearly(&candidate, 4);
             }
         }
-    }
-}
-
-fn each_session(schedule: &mut Schedule, change: fn(&mut crate::database::workload::Session)) {
-    let sessions = schedule.boots.iter_mut().flat_map(|boot| &mut boot.sessions);
-    sessions.for_each(|script| change(&mut script.session));
-}
-
-fn each_value(schedule: &mut Schedule, change: fn(&mut Value)) {
-    for operation in all_operations(schedule).flatten() {
-        match operation {
-            Operation::Put { value, .. } => change(value),
-            Operation::PutBatch { entries, .. } => {
-                entries.iter_mut().for_each(|(_, value)| change(value));
-            }
-            Operation::Commit { writes, .. } => {
-                for write in writes {
-                    if let Write::Put { value, .. } = write {
-                        change(value);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-fn by_default(operation: &mut Operation) {
-    if let Operation::Commit { durability, .. } | Operation::Put { durability, .. } = operation {
-        *durability = Durable::Default;
     }
 }

@@ -1,6 +1,7 @@
 //! Running the simulator of the copy, and reading what it says.
 
 use super::{scratch::Scratch, told};
+use lightning_sim::schedule::Schedule;
 use std::{
     fs,
     path::Path,
@@ -52,7 +53,7 @@ pub(super) fn run(
     let errors = out.try_clone().map_err(|error| told("cannot write", log, error))?;
     let began = Instant::now();
     let mut child = Command::new(scratch.program())
-        .args(["run", "--seeds", &seeds.to_string()])
+        .args(["run", "--no-shrink", "--seeds", &seeds.to_string()])
         .args(options)
         .stdin(Stdio::null())
         .stdout(out)
@@ -104,18 +105,23 @@ pub(super) fn shrink(
     log: &Path,
 ) -> Result<String, String> {
     let small = schedule.with_extension("small.json");
+    // What an earlier one left is not this one's.
+    let _ = fs::remove_file(&small);
     let output = Command::new(scratch.program())
         .arg("shrink")
         .arg(schedule)
         .arg("--out")
-        .arg(small)
+        .arg(&small)
         .args(["--seconds", &seconds.to_string()])
         .output()
         .map_err(|error| told("cannot run", &scratch.program(), error))?;
     fs::write(log, &output.stdout).map_err(|error| told("cannot write", log, error))?;
     let said = String::from_utf8_lossy(&output.stdout);
     let after = said.lines().find_map(|line| line.strip_prefix("after:"));
-    Ok(after.map_or_else(|| "it could not be made small".into(), |size| size.trim().to_owned()))
+    // A bug that ends the process leaves what was found until then.
+    let left = || Some(Schedule::read(&fs::read_to_string(&small).ok()?).ok()?.size().to_string());
+    let after = after.map(|size| size.trim().to_owned()).or_else(left);
+    Ok(after.unwrap_or_else(|| "it could not be made small".into()))
 }
 
 /// Runs the seeds twice: the first whose traces differ breaks the promise of being replayable.

@@ -50,7 +50,7 @@ impl Options {
             names: vec![],
             seeds: 20_000,
             off_seeds: 2_000,
-            shrink_seconds: 20,
+            shrink_seconds: crate::commands::SHRINK_SECONDS,
             jobs: "1".into(),
             state: None,
             report: None,
