@@ -13,7 +13,7 @@ use crate::{
 use lightning_faults::{FaultPlan, Full};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
-use std::{fmt::Write as _, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
 
 use crate::database::{shape::Settings, workload::SessionScript};
 
@@ -43,6 +43,7 @@ pub struct Schedule {
     #[serde(default)]
     pub order: Order,
     /// One process after another.
+    #[serde(deserialize_with = "distinct_boots")]
     pub boots: Vec<Boot>,
 }
 
@@ -88,6 +89,17 @@ fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::E
         _ => Err(D::Error::custom(format!(
             "this is version {version} of the form, but only version {VERSION} is known here"
         ))),
+    }
+}
+
+/// No two boots may have one stream: they would draw the same identities for their files, which tell what
+/// an earlier use of a file left from the present one, and no machine does that.
+fn distinct_boots<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Boot>, D::Error> {
+    let boots = Vec::<Boot>::deserialize(deserializer)?;
+    let mut streams = BTreeSet::new();
+    match boots.iter().find(|boot| !streams.insert(boot.stream)) {
+        None => Ok(boots),
+        Some(boot) => Err(D::Error::custom(format!("two boots have the stream {}", boot.stream))),
     }
 }
 
@@ -172,6 +184,16 @@ impl Schedule {
         write_value(&value, 0, &mut text);
         text.push('\n');
         text
+    }
+
+    /// Gives boots streams of their own where several have the same.
+    pub(crate) fn make_streams_distinct(&mut self) {
+        let mut streams = BTreeSet::new();
+        for boot in &mut self.boots {
+            while !streams.insert(boot.stream) {
+                boot.stream += 1;
+            }
+        }
     }
 
     /// How large it is: operations, crashes, faults, preemptions.
@@ -280,6 +302,10 @@ mod tests {
         refused("", "EOF");
         refused(&good.replacen("\"version\": 1", "\"version\": 2", 1), "version 2 of the form");
         refused(&good.replacen("\"seed\"", "\"sead\"", 1), "unknown field `sead`");
+        refused(
+            &good.replacen("\"stream\": 1,", "\"stream\": 0,", 1),
+            "two boots have the stream 0",
+        );
         refused(&good.replacen("\"order\": \"", "\"order\": \"x", 1), "unknown variant");
         let strike = r#""faults": [{ "site": "EIO on Monday", "pass": 1 }], "x": ["#;
         refused(&good.replacen("\"faults\": [", strike, 1), "no site is called \"EIO on Monday\"");

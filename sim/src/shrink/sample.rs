@@ -58,6 +58,7 @@ pub(super) fn sample(dice: &mut Dice, from: &Schedule, ios: &[u64], target: usiz
         is_last || !boot.sessions.is_empty()
     });
     schedule.boots = boots.into_iter().map(|(boot, _)| boot).collect();
+    schedule.make_streams_distinct();
     some_faults(dice, &mut schedule);
     some_sizes(dice, &mut schedule, share);
     let full = schedule.boots.iter_mut().map(|boot| &mut boot.full);
@@ -296,6 +297,7 @@ pub(super) fn otherwise(dice: &mut Dice, from: &Schedule) -> Trial {
     } else if !schedule.boots.is_empty() {
         let boot = dice.below(schedule.boots.len() as u64) as usize;
         schedule.boots[boot].stream = dice.below(1 << 16);
+        schedule.make_streams_distinct();
     }
     if count(&schedule, preemptions) > 0 && dice.chance(0.3) {
         preempt = dice.pick(&[0.002, 0.01, 0.03, 0.1]);
