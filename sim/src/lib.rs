@@ -13,6 +13,7 @@
 //! - `schedule`: a run written down
 //! - `shrink`, `timeline`: making one small, and telling it
 //! - `database`: the program that uses Lightning DB, and what must hold
+//! - `fuzzing`: what a fuzzer's bytes stand for
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -25,6 +26,7 @@ pub mod database;
 mod decisions;
 mod disk;
 mod env;
+pub mod fuzzing;
 pub mod schedule;
 mod scheduler;
 pub mod shrink;

@@ -75,6 +75,13 @@ impl Site {
         all.copied().find(|known| *known == name).map(Site)
     }
 
+    /// Any site, by a number; every site has one.
+    pub(crate) fn numbered(number: u64) -> Site {
+        let all = FAULTS.iter().chain(&OPERATIONS).chain(&collected::POINTS);
+        let count = FAULTS.len() + OPERATIONS.len() + collected::POINTS.len();
+        Site(all.copied().nth(number as usize % count).unwrap_or_default())
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         self.0

@@ -383,7 +383,7 @@ impl Client {
 }
 
 /// All keys.
-const EVERYTHING: Range =
+pub(super) const EVERYTHING: Range =
     Range { start: super::operation::Edge::Unbounded, end: super::operation::Edge::Unbounded };
 
 /// What a read said of the value of a key.

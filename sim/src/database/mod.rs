@@ -4,6 +4,7 @@
 //! clients loose on it, checks again, closes it or not, and opens it again, until a crash or
 //! the plan ends it. Everything is drawn from the seed.
 
+pub(crate) mod alone;
 mod client;
 mod files;
 mod model;

@@ -1,7 +1,7 @@
 //! Makes a schedule that breaks a promise as small as it gets.
 //!
 //! Two ways, in turn. From below: small schedules are drawn in the likeness of the failing one
-//! ([`sample`]), the sizes that pay most often, until one breaks the same promise. From above, delta
+//! (`sample`), the sizes that pay most often, until one breaks the same promise. From above, delta
 //! debugging: parts are left out, first many at once, then one by one, and what is left counts if it
 //! breaks the same promise. Names and numbers keep the rest where it was; what moves all the same, such
 //! as the number of the I/O operation that a crash is named by, is tried elsewhere too.
