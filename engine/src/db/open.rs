@@ -459,14 +459,7 @@ impl Opening {
             let replayed = replay::replay(piece, &self.dir, segments, |record, payload, found| {
                 self.replay_commit(state, &mut recovered, record, payload, found)
             })?;
-            if replayed.durable_edit > manifest.number() {
-                return Err(Error::corruption(
-                    self.dir.join(format!("manifest-{:06}", manifest.generation())),
-                    0,
-                    format!("edit {}, which the log names", replayed.durable_edit),
-                    format!("edit {} as the last", manifest.number()),
-                ));
-            }
+            self.check_edit(manifest, replayed.durable_edit)?;
             // What has ended was made durable before it was ended.
             recovered.durable = piece.end.unwrap_or(replayed.durable);
             recovered.suffix.retain(|(record, _)| record.lsn >= recovered.durable);
@@ -474,6 +467,12 @@ impl Opening {
             recovered.segments.extend(replayed.segments);
             clean = replayed.clean;
             recovered.epoch = recovered.epoch.max(piece.epoch);
+        }
+        // The edit that named the newest piece may be the one that was lost: the records of that piece
+        // name it.
+        let last = state.log.iter().map(|piece| piece.epoch).max();
+        for segment in segments.iter().filter(|s| Some(s.header.epoch) > last) {
+            self.check_edit(manifest, segment.newest_edit()?)?;
         }
         if state.clean && !clean {
             return Err(Error::corruption(
@@ -487,6 +486,19 @@ impl Opening {
         recovered.epoch = epochs.fold(recovered.epoch, u64::max) + 1;
         let ended = state.clean || state.log.iter().all(|piece| piece.end.is_some());
         Ok((recovered, ended))
+    }
+
+    /// Whether the manifest has the edit that a record of the log names as durable.
+    fn check_edit(&self, manifest: &Manifest, named: EditNo) -> Result<()> {
+        if named <= manifest.number() {
+            return Ok(());
+        }
+        Err(Error::corruption(
+            self.dir.join(format!("manifest-{:06}", manifest.generation())),
+            0,
+            format!("edit {named}, which the log names"),
+            format!("edit {} as the last", manifest.number()),
+        ))
     }
 
     fn replay_commit(

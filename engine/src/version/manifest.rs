@@ -17,7 +17,7 @@ use crate::{
         manifest::{Change, FoundEdit, State, encode_edit},
         record::BLOCK_BYTES,
     },
-    types::{EditNo, FileId},
+    types::{EditNo, FileId, KeyspaceId},
 };
 use std::{path::Path, path::PathBuf, sync::Arc};
 
@@ -127,6 +127,12 @@ impl Manifest {
                 let applied = self.state.apply(change);
                 applied
                     .map_err(|why| file.corruption(at as u64, "an edit that can follow", why))?;
+            }
+            // Only a whole state adds this keyspace: a later edit, written to the place of the first,
+            // would pass for a database without all that came before it.
+            if !self.state.keyspaces.contains_key(&KeyspaceId::DEFAULT) {
+                let found = format!("edit {} alone", edit.number);
+                return Err(file.corruption(at as u64, "the whole state as the first edit", found));
             }
             self.number = edit.number;
             at += edit.bytes;

@@ -5,7 +5,7 @@
 //! it is corrupt. It is corrupt if any record behind that place was written when the place was
 //! already known durable.
 
-use super::segment::Segment;
+use super::segment::{Segment, segment_id};
 use crate::{
     env::{Disk, NamedFile, OpenMode},
     error::{Error, Result},
@@ -54,7 +54,9 @@ impl FoundSegment {
         let Some(header) = SegmentHeader::decode(&block[HEADER_BYTES..]) else {
             return Ok(None);
         };
+        // A header that was written to another file than it was meant for says nothing of this one.
         let ours = uuid.is_none_or(|uuid| found.uuid == uuid)
+            && segment_id(name) == Some(found.file_id)
             && found.identity == header.salt
             && header.capacity.checked_add(BLOCK_BYTES) == Some(len);
         Ok(ours.then_some(FoundSegment { file, id: found.file_id, header }))
@@ -67,6 +69,17 @@ impl FoundSegment {
     /// Takes the file up, to be recycled or let go: the log never goes on in it.
     pub(crate) fn into_segment(self) -> Result<Segment> {
         Segment::open(self.file, self.id, self.header, false)
+    }
+
+    /// The newest manifest edit that the records from the beginning of the segment on name.
+    pub(crate) fn newest_edit(&self) -> Result<EditNo> {
+        let mut records = Records::new(self);
+        let (mut end, mut newest, mut first) = (self.header.first, EditNo(0), true);
+        while let Some(record) = records.following(end, first)? {
+            newest = newest.max(record.durable_edit);
+            (end, first) = (record.end(), false);
+        }
+        Ok(newest)
     }
 
     /// Whether any record stands in the segment.
