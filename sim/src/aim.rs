@@ -46,7 +46,8 @@ pub struct Near {
     pub(crate) ios: u64,
 }
 
-/// See the [module](self).
+/// What a run looks at closely: one kind of fault, a place to stand still at, a place to crash behind, a
+/// full disk.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Aim {
     pub(crate) fault: Option<FaultAim>,
