@@ -82,7 +82,7 @@ struct Injection {
 const INJECTIONS: [Injection; 6] = [
     Injection { call: "fdatasync", error: "EIO", text: "Input/output error", always_told: true },
     Injection { call: "fdatasync", error: "ENOSPC", text: "no space left", always_told: true },
-    Injection { call: "fsync", error: "EIO", text: "Input/output error", always_told: true },
+    Injection { call: "fsync", error: "EIO", text: "Input/output error", always_told: false },
     Injection { call: "pwrite64", error: "EIO", text: "Input/output error", always_told: false },
     Injection { call: "pwrite64", error: "ENOSPC", text: "no space left", always_told: false },
     Injection { call: "fallocate", error: "ENOSPC", text: "no space left", always_told: false },
