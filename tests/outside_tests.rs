@@ -342,7 +342,7 @@ fn merges_that_fail_do_not_hold_up_flushes() {
 }
 
 #[test]
-fn a_keyspace_that_cannot_be_merged_holds_up_no_other() {
+fn keyspaces_that_cannot_be_merged_hold_up_no_other() {
     let scratch = Scratch::in_memory();
     let spoiling = Arc::new(AtomicBool::new(true));
     let spoilt = Mutex::new(BTreeSet::new());
@@ -362,18 +362,18 @@ fn a_keyspace_that_cannot_be_merged_holds_up_no_other() {
     };
     let config = LightningDbConfig { memtable_size: 16 << 10, ..config() };
     let db = Database::create_with_env(under(rule), scratch.db(), config).unwrap();
-    let other = db.keyspace("other").unwrap();
-    soon("a merge beside one that fails", move || {
+    let others = [db.keyspace("other").unwrap(), db.keyspace("third").unwrap()];
+    soon("a merge beside two that fail", move || {
         let mut n = 0u64;
         let mut put = |keyspace: &Keyspace| {
             let _ = keyspace.put(n.to_be_bytes(), [7; 1000]);
             n += 1;
         };
-        while db.stats().unwrap().keyspaces[1].tables < 30 {
-            put(&other);
+        while db.stats().unwrap().keyspaces[1..].iter().any(|keyspace| keyspace.tables < 30) {
+            others.iter().for_each(&mut put);
         }
         spoiling.store(false, SeqCst);
-        // Never as many tables as the one that fails has.
+        // Never as many tables as those that fail have.
         let default = db.keyspace("default").unwrap();
         while db.stats().unwrap().keyspaces[0].tables < 12 {
             put(&default);
@@ -567,6 +567,73 @@ fn an_opening_in_which_a_call_fails_says_what_failed() {
         }
         assert!(refused > 20, "{refused} calls failed the opening with {kind}");
     }
+}
+
+/// What an opening began that did not come to its end is needed by nothing.
+#[test]
+fn a_segment_of_an_interrupted_opening_need_not_be_readable() {
+    let scratch = Scratch::in_memory();
+    let db = Database::create(scratch.db(), config()).unwrap();
+    db.put("key", "value").unwrap();
+    db.close().unwrap();
+    drop(db);
+    let edits = AtomicU64::new(0);
+    let fails_second_edit = move |call: Call, path: &Path| {
+        let edit = call == Call::Write && path.to_string_lossy().contains("manifest");
+        match edit && edits.fetch_add(1, SeqCst) == 1 {
+            true => Err(io::Error::other("as the test wants it")),
+            false => Ok(()),
+        }
+    };
+    let interrupted = Database::open_with_env(under(fails_second_edit), scratch.db(), config());
+    assert!(matches!(interrupted, Err(Error::Io { .. })), "{interrupted:?}");
+    let files = contents_of_files(&scratch.db());
+    let (mut opened, mut refused) = (0, 0);
+    for segment in files.keys().filter(|name| name.starts_with("wal-")) {
+        for nth in 0..2 {
+            let copy = scratch.path().join(format!("{segment} {nth}"));
+            lay_out(&copy, &files);
+            let (reads, name) = (AtomicU64::new(0), segment.clone());
+            let rule = move |call: Call, path: &Path| {
+                let read = call == Call::Read && path.ends_with(&name);
+                match read && reads.fetch_add(1, SeqCst) == nth {
+                    true => Err(io::Error::other("as the test wants it")),
+                    false => Ok(()),
+                }
+            };
+            match Database::open_with_env(under(rule), &copy, config()) {
+                Ok(db) => {
+                    assert_eq!(db.get("key").unwrap().unwrap(), b"value", "{segment}");
+                    opened += 1;
+                }
+                Err(error) => {
+                    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    // Only the segment that holds the commit is needed.
+    assert!(refused <= 2 && opened >= 2, "{opened} opened, {refused} refused");
+}
+
+#[test]
+fn segments_without_a_manifest_are_no_empty_directory_whatever_they_are_called() {
+    let scratch = Scratch::in_memory();
+    let db = Database::create(scratch.db(), config()).unwrap();
+    db.put("key", "value").unwrap();
+    db.close().unwrap();
+    drop(db);
+    let mut files = contents_of_files(&scratch.db());
+    files.retain(|name, _| name.starts_with("wal-"));
+    let renamed = files.iter().map(|(name, bytes)| (name.replace("wal-0", "wal-1"), bytes.clone()));
+    let lost = scratch.path().join("lost");
+    lay_out(&lost, &renamed.collect());
+    let before = contents_of_files(&lost);
+    for open in [Database::create, Database::open_or_create] {
+        assert!(open(lost.clone(), config()).unwrap_err().is_corruption());
+    }
+    assert!(contents_of_files(&lost) == before, "something was touched");
 }
 
 #[test]

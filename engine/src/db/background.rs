@@ -28,6 +28,7 @@ use crate::{
     wal::Stamp,
 };
 use std::{
+    collections::BTreeMap,
     io,
     ops::Bound,
     sync::{Arc, Weak},
@@ -56,8 +57,10 @@ struct State {
     /// How many flushes failed, and how the last one did.
     failures: u64,
     failure: Option<Error>,
-    /// The last merge failed: how many runs stand does not hold up flushes.
-    no_merge: bool,
+    /// Keyspaces whose last merge failed, and the number of that failure: how many runs they have does not
+    /// hold up flushes.
+    unmerged: BTreeMap<KeyspaceId, u64>,
+    failed_merges: u64,
     /// Dropped by a durable edit; to be removed once no Version names them.
     obsolete: Vec<Arc<Sstable>>,
 }
@@ -213,11 +216,23 @@ impl Background {
         self.done.notify();
     }
 
-    /// Says whether runs can be merged. While they cannot, for want of space say, flushing goes on however
-    /// many stand: what is flushed may be the delete that makes space.
-    pub(super) fn set_merging(&self, possible: bool) {
-        self.state.lock().no_merge = !possible;
+    /// Says whether the runs of a keyspace could be merged. While they cannot, for want of space say,
+    /// flushing goes on however many stand: what is flushed may be the delete that makes space.
+    pub(super) fn merged(&self, keyspace: KeyspaceId, done: bool) {
+        let mut state = self.state.lock();
+        state.failed_merges += u64::from(!done);
+        let number = state.failed_merges;
+        match done {
+            true => state.unmerged.remove(&keyspace),
+            false => state.unmerged.insert(keyspace, number),
+        };
+        drop(state);
         self.flush_wanted.notify();
+    }
+
+    /// Keyspaces whose last merge failed, and the number of that failure.
+    pub(super) fn unmerged(&self) -> BTreeMap<KeyspaceId, u64> {
+        self.state.lock().unmerged.clone()
     }
 
     pub(crate) fn add_obsolete(&self, runs: impl IntoIterator<Item = Arc<Sstable>>) {
@@ -457,8 +472,11 @@ impl Db {
                     return Some(None);
                 }
                 let version = self.versions.load();
-                let crowded = version.keyspaces.iter().any(|k| k.runs.len() >= RUNS_STALL);
-                let waits = crowded && !background.state.lock().no_merge;
+                let unmerged = background.unmerged();
+                let crowded = |k: &Arc<KeyspaceVersion>| {
+                    k.runs.len() >= RUNS_STALL && !unmerged.contains_key(&k.id)
+                };
+                let waits = version.keyspaces.iter().any(crowded);
                 let ready = !waits && self.poison.check().is_ok();
                 ready.then(|| version.sealed.last().cloned().map(Some)).flatten()
             });

@@ -22,22 +22,20 @@ impl Db {
     /// Drops covered runs, and merges the runs of a keyspace when there are too many.
     pub(super) fn run_compact(&self) {
         let background = &self.background;
-        let mut failed = None;
         loop {
             let work = background.compact_wanted.wait(|| {
                 if background.stopped() {
                     return Some(Work::End);
                 }
                 self.poison.check().ok()?;
-                self.work(failed)
+                self.work()
             });
             let done = match &work {
                 Work::End => return,
                 Work::Drop(keyspace, runs) => self.drop_runs(*keyspace, runs),
                 Work::Merge(keyspace) => {
                     let merged = self.compact(keyspace);
-                    background.set_merging(merged.is_ok());
-                    failed = merged.is_err().then_some(keyspace.id);
+                    background.merged(keyspace.id, merged.is_ok());
                     merged
                 }
             };
@@ -49,8 +47,7 @@ impl Db {
         }
     }
 
-    /// `failed`: the keyspace whose merge failed last.
-    fn work(&self, failed: Option<KeyspaceId>) -> Option<Work> {
+    fn work(&self) -> Option<Work> {
         // The SeqNo before the Version: what was visible is in it.
         let visible = self.visible();
         let version = self.versions.load();
@@ -58,7 +55,7 @@ impl Db {
         if let Some((keyspace, runs)) = pick::covered(&version, visible) {
             return Some(Work::Drop(keyspace, runs));
         }
-        pick::crowded(&version, failed).cloned().map(Work::Merge)
+        pick::crowded(&version, &self.background.unmerged()).cloned().map(Work::Merge)
     }
 
     /// Lets go of runs of which nothing is left to see. Readers of older Versions keep them.

@@ -470,9 +470,18 @@ impl Opening {
         }
         // The edit that named the newest piece may be the one that was lost: the records of that piece
         // name it.
+        let ended = state.clean || state.log.iter().all(|piece| piece.end.is_some());
         let last = state.log.iter().map(|piece| piece.epoch).max();
         for segment in segments.iter().filter(|s| Some(s.header.epoch) > last) {
-            self.check_edit(manifest, segment.newest_edit()?)?;
+            match segment.newest_edit() {
+                Ok(named) => self.check_edit(manifest, named)?,
+                // More likely it is one that nothing needs, of an opening that was interrupted.
+                Err(error @ Error::Io { .. }) if ended => {
+                    crate::sync::sometimes("open: a segment that nothing names cannot be read");
+                    tracing::warn!(%error, "cannot read what may be a segment of the log");
+                }
+                Err(error) => return Err(error),
+            }
         }
         if state.clean && !clean {
             return Err(Error::corruption(
@@ -484,7 +493,6 @@ impl Opening {
         }
         let epochs = segments.iter().map(|s| s.header.epoch);
         recovered.epoch = epochs.fold(recovered.epoch, u64::max) + 1;
-        let ended = state.clean || state.log.iter().all(|piece| piece.end.is_some());
         Ok((recovered, ended))
     }
 

@@ -6,19 +6,20 @@ use crate::{
     types::{KeyspaceId, SeqNo},
     version::{KeyspaceVersion, Version},
 };
-use std::sync::Arc;
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 /// When more runs than this stand in a keyspace, all are merged into one.
 pub(crate) const RUNS_MAX: usize = 8;
 
-/// The keyspace whose runs are to be merged now, if any: the one with the most. One whose merge failed
-/// last comes after all others, so that what is wrong with it holds up no other.
-pub(crate) fn crowded(
-    version: &Version,
-    failed: Option<KeyspaceId>,
-) -> Option<&Arc<KeyspaceVersion>> {
+/// The keyspace whose runs are to be merged now, if any: the one with the most. Those whose merge failed,
+/// by the number of the try, come after all others and take turns, so that what is wrong with them holds
+/// up no other.
+pub(crate) fn crowded<'v>(
+    version: &'v Version,
+    failed: &BTreeMap<KeyspaceId, u64>,
+) -> Option<&'v Arc<KeyspaceVersion>> {
     let crowded = version.keyspaces.iter().filter(|k| k.runs.len() > RUNS_MAX);
-    crowded.max_by_key(|k| (failed != Some(k.id), k.runs.len()))
+    crowded.min_by_key(|k| (failed.get(&k.id).copied().unwrap_or(0), Reverse(k.runs.len())))
 }
 
 /// Runs of a keyspace of which nothing can be seen any more, because a newer range delete in one of the

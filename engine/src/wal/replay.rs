@@ -54,9 +54,10 @@ impl FoundSegment {
         let Some(header) = SegmentHeader::decode(&block[HEADER_BYTES..]) else {
             return Ok(None);
         };
-        // A header that was written to another file than it was meant for says nothing of this one.
+        // A header that was written to another file than it was meant for says nothing of this one. Where
+        // any segment counts, so does one that lies in another's file.
         let ours = uuid.is_none_or(|uuid| found.uuid == uuid)
-            && segment_id(name) == Some(found.file_id)
+            && (uuid.is_none() || segment_id(name) == Some(found.file_id))
             && found.identity == header.salt
             && header.capacity.checked_add(BLOCK_BYTES) == Some(len);
         Ok(ours.then_some(FoundSegment { file, id: found.file_id, header }))

@@ -46,7 +46,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
             keyspace.delete(key)?;
         }
         if let Some(range) = range {
-            keyspace.delete_range(range).doing(|| "--range".into())?;
+            let option = if args.from.is_some() { "--from" } else { "--range" };
+            keyspace.delete_range(range).doing(|| option.into())?;
         }
         Ok(())
     })

@@ -191,7 +191,7 @@ fn refuse_what_does_not_fit(
             let there = String::from_utf8_lossy(&there).trim_end().to_string();
             Some(format!("rows under another header row: {there}"))
         }
-        None => Some("entries that are no rows of a table; --keyspace names another".into()),
+        None => Some("entries without a header row; --keyspace names another".into()),
     };
     if let Some(what) = refused {
         return Err(Failure::Other(format!(

@@ -74,7 +74,10 @@ fn what_is_there_is_replaced_only_when_asked() {
     // What was not imported would come out as a row.
     place.ok("put plain 1 no,row");
     let err = place.fails(1, "import csv t.csv plain --replace");
-    assert!(err.contains("t.csv:1: keyspace \"default\" holds entries that are no rows"), "{err}");
+    assert!(
+        err.contains("t.csv:1: keyspace \"default\" holds entries without a header row"),
+        "{err}"
+    );
     assert_eq!(place.ok("scan plain"), "1\tno,row\n");
 }
 
