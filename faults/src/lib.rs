@@ -265,9 +265,9 @@ impl Damage {
         let dice = &mut Dice::new(seed, "damage", 0);
         Damage {
             bit_rot: rate(dice, 0.05, 0.01..0.3),
-            latent_error: rate(dice, 0.04, 0.005..0.1),
-            misdirected_write: rate(dice, 0.05, 0.05..0.6),
-            lost_write: rate(dice, 0.04, 0.02..0.4),
+            latent_error: rate(dice, 0.06, 0.005..0.1),
+            misdirected_write: rate(dice, 0.08, 0.05..0.6),
+            lost_write: rate(dice, 0.07, 0.02..0.4),
             stale_block: rate(dice, 0.05, 0.2..1.0),
         }
     }

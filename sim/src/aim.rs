@@ -56,7 +56,56 @@ pub struct Aim {
     pub(crate) crash: Option<&'static str>,
     /// The disk is full in the boot of this number and those behind it.
     pub(crate) full: Option<u64>,
+    /// Damage comes only to files whose names begin, or end, like this.
+    pub(crate) damaged: Option<&'static str>,
+    /// Nothing makes commits durable but the syncs at intervals, and the power fails late.
+    pub(crate) intervals: bool,
 }
+
+/// What must come together for some mistakes to show: a fault of one kind of thread in one operation of
+/// the disk, a place where others stand still meanwhile, and one behind which a crash comes.
+#[derive(Clone, Copy)]
+struct Scene {
+    task: &'static str,
+    fault: &'static str,
+    operation: &'static str,
+    pause: Option<&'static str>,
+    crash: Option<&'static str>,
+}
+
+const SCENES: [Scene; 5] = [
+    // A record fails while others are between their places in the log and their headers.
+    Scene {
+        task: "client",
+        fault: "EIO in a write",
+        operation: "write",
+        pause: Some("wal.header"),
+        crash: None,
+    },
+    // An edit fails and is in the file all the same.
+    edit_that_fails("remove"),
+    edit_that_fails("ENOSPC on sync"),
+    // A record is long in coming while others sync the log.
+    record_that_is_late("sync data"),
+    record_that_is_late("stall"),
+];
+
+const fn edit_that_fails(crash: &'static str) -> Scene {
+    Scene {
+        task: "lightning-flush",
+        fault: "ENOSPC on sync",
+        operation: "sync data",
+        pause: None,
+        crash: Some(crash),
+    }
+}
+
+const fn record_that_is_late(crash: &'static str) -> Scene {
+    Scene { task: "client", fault: "stall", operation: "write", pause: None, crash: Some(crash) }
+}
+
+/// Files to damage, by how their names begin or end.
+const DAMAGED: [&str; 3] = ["manifest-", "wal-", ".sst"];
 
 /// Threads, faults, and operations of the disk if it is one alone, at which a run may aim. What tells more
 /// is there more than once.
@@ -146,16 +195,49 @@ impl Aim {
             6..=7 => dice.pick(site::points()),
             _ => dice.pick(site::MARKS),
         });
-        let crash = struck.or(crash);
+        let mut crash = struck.or(crash);
         let full = dice.chance(0.12).then(|| dice.below(3)).filter(|_| faulty);
-        let fault = fault.filter(|_| faulty && full.is_none());
-        Aim { fault, pause, crash, full }
+        let (mut fault, mut pause) = (fault.filter(|_| faulty && full.is_none()), pause);
+        if faulty && full.is_none() && dice.chance(0.15) {
+            let scene = dice.pick(&SCENES);
+            fault = Some(FaultAim {
+                task: scene.task,
+                site: scene.fault,
+                operation: Some(scene.operation),
+                rate: dice.pick(&[0.05, 0.2, 0.6]),
+                most: dice.pick(&[1, 2, 5]),
+            });
+            let longest = Duration::from_millis(dice.pick(&[5, 20, 50]));
+            let rate = among_powers(dice, 0.05, 4);
+            pause = scene.pause.map(|site| PauseAim { site, rate, longest });
+            crash = scene.crash.or(crash);
+        }
+        // What clocks do matters most there.
+        let clock = FaultPlan::draw(seed).clock;
+        let share = if clock.wall_jump + clock.clock_jump > 0.0 { 0.4 } else { 0.03 };
+        let intervals = dice.chance(share) && full.is_none();
+        if intervals {
+            (fault, pause, crash) = (None, None, None);
+        }
+        let damaged = dice.chance(0.6).then(|| dice.pick(&DAMAGED));
+        Aim { fault, pause, crash, full, damaged, intervals }
+    }
+
+    /// The rate at which a kind of damage comes to a file, of that at which it comes to any.
+    pub(crate) fn damage_rate(&self, rate: f64, file: &str) -> f64 {
+        match self.damaged {
+            None => rate,
+            Some(name) if file.starts_with(name) || file.ends_with(name) => rate,
+            Some(_) => 0.0,
+        }
     }
 
     /// Where a boot of this run crashes, if it is near something.
     pub(crate) fn near(&self, dice: &mut Dice) -> Option<Near> {
         let site = self.crash.filter(|_| dice.chance(0.7))?;
-        let (pass, ios) = (dice.pick(&[1, 8, 64]), dice.pick(&[4, 32, 256]));
+        // Faults are few; the first of them tells as much as any other.
+        let passes = if FAULTS.contains(&site) { [1, 1, 8] } else { [1, 8, 64] };
+        let (pass, ios) = (dice.pick(&passes), dice.pick(&[4, 32, 256]));
         Some(Near { site, pass: dice.below(pass), ios: dice.below(ios) })
     }
 
@@ -174,12 +256,11 @@ impl Aim {
 
     /// Lets what the run looks at happen.
     pub(crate) fn arm(&self, faults: &mut FaultPlan, dice: &mut Dice) {
-        if self.full.is_none() {
+        if self.full.is_none() && !self.intervals {
             return;
         }
-        let later = Full { begins: Duration::ZERO, lasts: Duration::ZERO, left_bytes: 0 };
-        faults.full.get_or_insert(later);
-        // Other errors may cost what is prepared for a full disk, and so explain much.
+        // Other errors may cost what is prepared for a full disk, and so explain much; and what could not
+        // be synced may be lost.
         if dice.chance(0.7) {
             let errors = [
                 FaultClass::ReadError,
@@ -189,6 +270,13 @@ impl Aim {
             ];
             errors.into_iter().for_each(|class| faults.switch_off(class));
         }
+        if self.intervals {
+            faults.switch_off(FaultClass::Stall);
+            faults.switch_off(FaultClass::Full);
+            return;
+        }
+        let later = Full { begins: Duration::ZERO, lasts: Duration::ZERO, left_bytes: 0 };
+        faults.full.get_or_insert(later);
     }
 
     /// Takes out what is of a class of faults.
@@ -216,7 +304,7 @@ mod tests {
         for (seed, aim) in aims.iter().enumerate() {
             if let Some(fault) = &aim.fault {
                 faults += 1;
-                assert!(seed % 2 == 0 && Site::find(fault.site).is_some() && fault.rate < 0.5);
+                assert!(seed % 2 == 0 && Site::find(fault.site).is_some() && fault.rate < 0.7);
             }
             if let Some(pause) = &aim.pause {
                 pauses += 1;

@@ -112,6 +112,9 @@ impl Plan {
                 // Clients are to write on for a while.
                 when = When::AtIo(dice.range(100..2000));
             }
+            if scheduling.aim.intervals {
+                when = When::AfterNanos(dice.skewed(25_000_000..400_000_000));
+            }
             boot(n, Some((when, how)), near, full)
         });
         let boots = crashing.chain([boot(crashes, None, None, None)]).collect();

@@ -236,6 +236,21 @@ impl World {
         Some(Dice::of_hash(self.seed, hash, pass))
     }
 
+    /// The same of what destroys the only copy in a file.
+    pub(crate) fn struck_file(
+        &self,
+        kind: &'static str,
+        rate: f64,
+        name: impl FnOnce() -> Option<String>,
+    ) -> Option<Dice> {
+        let aim = &self.scheduling.aim;
+        let rate = match rate > 0.0 && aim.damaged.is_some() {
+            true => aim.damage_rate(rate, &name().unwrap_or_default()),
+            false => rate,
+        };
+        self.struck(kind, rate)
+    }
+
     /// Whether a fault of this kind strikes now.
     pub(crate) fn strikes(&self, kind: &'static str, rate: f64) -> bool {
         let aimed = self.scheduling.aim.fault.as_ref().filter(|fault| fault.site == kind);

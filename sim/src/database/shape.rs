@@ -153,7 +153,14 @@ impl Shape {
             scans: dice.pick(&[0.1, 0.3]),
             settles: dice.pick(&[0.0, 0.3]),
         };
-        if Aim::draw(seed, true).full.is_some() {
+        let aim = Aim::draw(seed, true);
+        if aim.intervals {
+            shape.leave_the_log_alone(dice);
+        }
+        if dice.chance(if aim.damaged == Some(".sst") { 0.6 } else { 0.05 }) {
+            shape.write_large_runs(dice);
+        }
+        if aim.full.is_some() {
             // On a full disk the log goes on until its segments or the memtables are used up.
             let settings = &mut shape.settings;
             settings.segment_bytes = dice.skewed(16 << 10..64 << 10);
@@ -162,5 +169,32 @@ impl Shape {
             shape.value_bytes = shape.value_bytes.max(1000);
         }
         shape
+    }
+
+    /// Runs have many pages. Those of most seeds have one or two.
+    fn write_large_runs(&mut self, dice: &mut Dice) {
+        self.settings.memtable_bytes = dice.skewed(16 << 10..128 << 10);
+        self.settings.compression = 0;
+        self.keys = self.keys.max(60);
+        self.ops = self.ops.max(40);
+        self.batch = 10;
+        self.value_bytes = self.value_bytes.max(1000);
+        self.deletes = self.deletes.min(0.1);
+    }
+
+    /// Nothing makes commits durable but the syncs at intervals.
+    fn leave_the_log_alone(&mut self, dice: &mut Dice) {
+        let settings = &mut self.settings;
+        settings.sync = dice.pick(&[SyncMode::Periodic, SyncMode::Async]);
+        settings.interval_micros = dice.pick(&[1_000, 10_000]);
+        settings.memtable_bytes = 256 << 10;
+        settings.segment_bytes = 256 << 10;
+        settings.wal = true;
+        self.own_durability = 0.0;
+        self.mix.keyspace = 0;
+        self.mix.checkpoint = 0;
+        self.mix.sleep = 40;
+        self.ops = self.ops.max(200);
+        self.value_bytes = self.value_bytes.min(100);
     }
 }

@@ -103,7 +103,10 @@ impl Shared {
             return Ok(());
         }
         let damage = &self.plan.damage;
-        if let Some(mut dice) = self.world.struck("bit rot", damage.bit_rot)
+        let name = || state.tree.names().remove(&number);
+        let rot = self.world.struck_file("bit rot", damage.bit_rot, name);
+        let bad = self.world.struck_file("latent error", damage.latent_error, name);
+        if let Some(mut dice) = rot
             && let Some((place, differed)) = state.inode(number)?.rot(offset, len, &mut dice)
         {
             state.took_back |= differed;
@@ -113,7 +116,7 @@ impl Shared {
                 format!("{} bytes of {name} at {}", place.bytes, place.offset)
             });
         }
-        if let Some(mut dice) = self.world.struck("latent error", damage.latent_error)
+        if let Some(mut dice) = bad
             && let Some(place) = state.inode(number)?.turn_bad(offset, len, &mut dice)
         {
             let name = state.note_damage(number);
@@ -132,17 +135,20 @@ impl Shared {
     /// A sync ends well, or says so.
     pub(super) fn synced(&self, state: &mut State, number: u64, upto: u64) -> io::Result<()> {
         let damage = &self.plan.damage;
-        let pages = state.inode(number)?.pages_to_sync(upto);
-        let lost = self.world.struck("lost write", damage.lost_write);
-        let misdirected = self.world.struck("misdirected write", damage.misdirected_write);
+        let name = || state.tree.names().remove(&number);
+        let lost = self.world.struck_file("lost write", damage.lost_write, name);
+        let misdirected =
+            self.world.struck_file("misdirected write", damage.misdirected_write, name);
         let inode = state.inode(number)?;
+        let pages = inode.pages_to_sync(upto);
+        inode.remember_place(&pages);
         let struck = (lost.is_some() || misdirected.is_some()) && !pages.is_empty();
         let before = if struck { inode.pages(&pages) } else { BTreeMap::new() };
         inode.synced(upto, damage.stale_block > 0.0);
         let pages: Vec<u64> = pages.into_iter().collect();
         if let (Some(mut dice), true) = (lost, struck) {
             let first = dice.below(pages.len() as u64) as usize;
-            let lost = match dice.below(5) {
+            let lost = match dice.below(6) {
                 0 | 1 => &pages[first..=first],
                 2 => &pages[first..first + 1 + dice.below((pages.len() - first) as u64) as usize],
                 _ => &pages[..],
@@ -180,8 +186,11 @@ impl Shared {
         let Ok(inode) = state.inode(number) else { return };
         let bytes = inode.pages(&BTreeSet::from([page])).remove(&page).unwrap_or_default();
         let Ok(other) = state.inode(target) else { return };
+        let earlier = other.synced_pages.iter().copied().collect::<Vec<_>>();
         let place = match dice.below(4) {
             _ if target != number && dice.chance(0.5) => page,
+            // The device mixes up what it was asked for.
+            _ if !earlier.is_empty() && dice.chance(0.5) => dice.pick(&earlier),
             // One bit of the address is wrong.
             0 => page ^ (1 << dice.below(4)),
             1 => page + 1,

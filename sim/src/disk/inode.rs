@@ -47,6 +47,8 @@ pub(super) struct Inode {
     pub(super) intended: BTreeMap<u64, Vec<u8>>,
     /// What the last syncs replaced, if that is to be remembered: for each its pages as they were.
     pub(super) replaced: VecDeque<BTreeMap<u64, Vec<u8>>>,
+    /// The first page that each of the last syncs wrote.
+    pub(super) synced_pages: VecDeque<u64>,
     /// How many directory entries and handles the file has. Without any its space is free.
     pub(super) links: u32,
     pub(super) handles: u32,
@@ -150,6 +152,16 @@ impl Inode {
         self.next_change
     }
 
+    /// Remembers where a sync wrote.
+    pub(super) fn remember_place(&mut self, pages: &BTreeSet<u64>) {
+        let Some(first) = pages.first() else { return };
+        self.synced_pages.retain(|page| page != first);
+        self.synced_pages.push_back(*first);
+        if self.synced_pages.len() > PLACES {
+            self.synced_pages.pop_front();
+        }
+    }
+
     /// A sync has ended well. With `remembers`, what it replaced can come back.
     pub(super) fn synced(&mut self, upto: u64, remembers: bool) {
         let pages = match self.intended.is_empty() && !remembers {
@@ -237,6 +249,9 @@ impl Inode {
 
 /// How many syncs a file remembers what they replaced.
 const REMEMBERED: usize = 6;
+
+/// How many places of a file are remembered, for writes to go astray to.
+const PLACES: usize = 8;
 
 /// Damage to what is durable. A page is what the system reads and writes at once; one that holds changes
 /// which are not synced is not read from the device, so that nothing can be seen of what happens to it.

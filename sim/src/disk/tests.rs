@@ -5,7 +5,10 @@ use super::{
     inode::Inode,
     tree::{Entry, ROOT, Tree},
 };
-use crate::simulation::{BootPlan, Crash, Plan, When, run};
+use crate::{
+    aim::Aim,
+    simulation::{BootPlan, Crash, Plan, When, run},
+};
 use lightning_db::env::{Disk, Env, OpenMode};
 use lightning_faults::{Dice, FaultPlan, PowerLoss};
 use std::{collections::BTreeSet, io, path::Path};
@@ -314,6 +317,26 @@ fn damage_strikes_reads_syncs_and_losses_of_power_and_is_counted() {
     });
 }
 
+/// Damage that is aimed at some files spares the others.
+#[test]
+fn aimed_damage_strikes_the_files_it_is_meant_for() {
+    let aim = Aim { damaged: Some(".sst"), ..Aim::default() };
+    for (name, expected) in [("000007.sst", 0.25), ("wal-000007", 0.0), ("", 0.0)] {
+        assert_eq!(aim.damage_rate(0.25, name), expected, "{name}");
+    }
+    assert_eq!(Aim::default().damage_rate(0.25, "wal-000007"), 0.25);
+}
+
+/// A file remembers the places of its last syncs once each.
+#[test]
+fn places_of_syncs_are_remembered() {
+    let mut inode = Inode::named();
+    for page in (0..20).chain([3, 19]) {
+        inode.remember_place(&[page, page + 1].into());
+    }
+    assert_eq!(inode.synced_pages, [13, 14, 15, 16, 17, 18, 3, 19]);
+}
+
 /// Clocks: the monotone one never goes back, whoever waits is woken all the same.
 #[test]
 fn clocks_jump_and_the_monotone_one_only_forwards() {
@@ -355,7 +378,8 @@ fn on_machine(faults: FaultPlan, body: impl Fn(&dyn Disk) + Send + Sync + 'stati
         calm: false,
         interference: None,
     };
-    let plan = Plan { faults, boots: vec![boot], ..Plan::draw(1) };
+    let mut plan = Plan { faults, boots: vec![boot], ..Plan::draw(1) };
+    plan.scheduling.aim = Aim::default();
     let outcome = run(plan, move |boot| {
         if !boot.last {
             body(boot.env.disk());
