@@ -260,13 +260,25 @@ impl FaultPlan {
 }
 
 impl Damage {
+    /// The names of the kinds that are on.
+    pub fn kinds(&self) -> Vec<&'static str> {
+        let all = [
+            ("bit rot", self.bit_rot),
+            ("latent error", self.latent_error),
+            ("misdirected write", self.misdirected_write),
+            ("lost write", self.lost_write),
+            ("stale block", self.stale_block),
+        ];
+        all.into_iter().filter(|(_, rate)| *rate > 0.0).map(|(name, _)| name).collect()
+    }
+
     /// Each kind is on in a few of all seeds: a damaged database proves less of everything else.
     fn draw(seed: u64) -> Damage {
         let dice = &mut Dice::new(seed, "damage", 0);
         Damage {
             bit_rot: rate(dice, 0.05, 0.01..0.3),
-            latent_error: rate(dice, 0.06, 0.005..0.1),
-            misdirected_write: rate(dice, 0.08, 0.05..0.6),
+            latent_error: rate(dice, 0.08, 0.005..0.1),
+            misdirected_write: rate(dice, 0.1, 0.05..0.6),
             lost_write: rate(dice, 0.07, 0.02..0.4),
             stale_block: rate(dice, 0.05, 0.2..1.0),
         }

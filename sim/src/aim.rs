@@ -73,15 +73,10 @@ struct Scene {
     crash: Option<&'static str>,
 }
 
-const SCENES: [Scene; 5] = [
+const SCENES: [Scene; 6] = [
     // A record fails while others are between their places in the log and their headers.
-    Scene {
-        task: "client",
-        fault: "EIO in a write",
-        operation: "write",
-        pause: Some("wal.header"),
-        crash: None,
-    },
+    RECORD_THAT_FAILS,
+    RECORD_THAT_FAILS,
     // An edit fails and is in the file all the same.
     edit_that_fails("remove"),
     edit_that_fails("ENOSPC on sync"),
@@ -89,6 +84,14 @@ const SCENES: [Scene; 5] = [
     record_that_is_late("sync data"),
     record_that_is_late("stall"),
 ];
+
+const RECORD_THAT_FAILS: Scene = Scene {
+    task: "client",
+    fault: "EIO in a write",
+    operation: "write",
+    pause: Some("wal.header"),
+    crash: None,
+};
 
 const fn edit_that_fails(crash: &'static str) -> Scene {
     Scene {
@@ -105,7 +108,7 @@ const fn record_that_is_late(crash: &'static str) -> Scene {
 }
 
 /// Files to damage, by how their names begin or end.
-const DAMAGED: [&str; 3] = ["manifest-", "wal-", ".sst"];
+const DAMAGED: [&str; 4] = ["manifest-", "wal-", ".sst", ".sst"];
 
 /// Threads, faults, and operations of the disk if it is one alone, at which a run may aim. What tells more
 /// is there more than once.
@@ -198,7 +201,7 @@ impl Aim {
         let mut crash = struck.or(crash);
         let full = dice.chance(0.12).then(|| dice.below(3)).filter(|_| faulty);
         let (mut fault, mut pause) = (fault.filter(|_| faulty && full.is_none()), pause);
-        if faulty && full.is_none() && dice.chance(0.15) {
+        if faulty && full.is_none() && dice.chance(0.2) {
             let scene = dice.pick(&SCENES);
             fault = Some(FaultAim {
                 task: scene.task,
@@ -219,7 +222,15 @@ impl Aim {
         if intervals {
             (fault, pause, crash) = (None, None, None);
         }
-        let damaged = dice.chance(0.6).then(|| dice.pick(&DAMAGED));
+        let kinds = FaultPlan::draw(seed).damage.kinds();
+        let damages = faulty && !kinds.is_empty();
+        let damaged = (damages && dice.chance(0.6)).then(|| dice.pick(&DAMAGED));
+        // A damaged manifest shows when nothing was written to it since; other files when they are used.
+        let soon = if damaged == Some("manifest-") { 0.8 } else { 0.3 };
+        crash = crash.filter(|_| damaged != Some("wal-"));
+        if damages && dice.chance(soon) {
+            crash = Some(dice.pick(&kinds));
+        }
         Aim { fault, pause, crash, full, damaged, intervals }
     }
 

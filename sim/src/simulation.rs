@@ -108,7 +108,8 @@ impl Plan {
             let near = scheduling.aim.near(dice);
             let full = scheduling.aim.full(n, dice);
             let (mut when, how) = draw_crash(dice, near.is_some());
-            if scheduling.aim.full == Some(n) {
+            let segments = scheduling.aim.damaged == Some("wal-");
+            if scheduling.aim.full == Some(n) || segments && near.is_none() {
                 // Clients are to write on for a while.
                 when = When::AtIo(dice.range(100..2000));
             }

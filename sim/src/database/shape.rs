@@ -157,7 +157,20 @@ impl Shape {
         if aim.intervals {
             shape.leave_the_log_alone(dice);
         }
-        if dice.chance(if aim.damaged == Some(".sst") { 0.6 } else { 0.05 }) {
+        if aim.damaged == Some("wal-") && dice.chance(0.6) {
+            // The log goes on in one segment after the other, and all of it is needed.
+            shape.settings.segment_bytes = dice.skewed(16 << 10..48 << 10);
+            shape.settings.memtable_bytes = 256 << 10;
+            shape.settings.sync = SyncMode::Sync;
+            shape.value_bytes = shape.value_bytes.max(1000);
+            shape.ops = shape.ops.max(60);
+        }
+        if aim.damaged == Some(".sst") {
+            // Reads go to the files.
+            shape.settings.cache_bytes = dice.pick(&[0, 0, 16 << 10]);
+            shape.mix.read = shape.mix.read.max(12);
+        }
+        if dice.chance(if aim.damaged == Some(".sst") { 0.6 } else { 0.07 }) {
             shape.write_large_runs(dice);
         }
         if aim.full.is_some() {

@@ -160,7 +160,9 @@ impl Shared {
             });
         }
         if let (Some(mut dice), true) = (misdirected, struck) {
-            self.misdirect(state, number, dice.pick(&pages), &before, &mut dice);
+            // The first page says what the others are.
+            let page = if dice.chance(0.5) { pages[0] } else { dice.pick(&pages) };
+            self.misdirect(state, number, page, &before, &mut dice);
         }
         Ok(())
     }
@@ -174,9 +176,9 @@ impl Shared {
         before: &BTreeMap<u64, Vec<u8>>,
         dice: &mut Dice,
     ) {
-        let elsewhere = !dice.chance(0.6);
+        let elsewhere = dice.chance(0.5);
         // Files of one length lie alike.
-        let alike = dice.chance(0.5).then(|| state.inodes.get(&number).map(Inode::len)).flatten();
+        let alike = dice.chance(0.7).then(|| state.inodes.get(&number).map(Inode::len)).flatten();
         let others = state.tree.names().into_keys().filter(|other| {
             let len = state.inodes.get(other).map(Inode::len);
             elsewhere && *other != number && (alike.is_none() || len == alike)
@@ -190,7 +192,7 @@ impl Shared {
         let place = match dice.below(4) {
             _ if target != number && dice.chance(0.5) => page,
             // The device mixes up what it was asked for.
-            _ if !earlier.is_empty() && dice.chance(0.5) => dice.pick(&earlier),
+            _ if !earlier.is_empty() && dice.chance(0.6) => dice.pick(&earlier),
             // One bit of the address is wrong.
             0 => page ^ (1 << dice.below(4)),
             1 => page + 1,
