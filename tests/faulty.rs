@@ -10,9 +10,13 @@ use lightning_db::{
     Database, Durability, Error, LightningDbConfig, WriteBatch,
     env::{Env, OsEnv},
 };
-use lightning_faults::{FaultPlan, FaultyEnv, Full, Latency, Planned, site};
+use lightning_faults::{
+    ClockFaults, Damage, FaultPlan, FaultyEnv, Full, Latency, Operation, Planned, Rule, Verdict,
+    site,
+};
 use std::{
     collections::BTreeMap,
+    io,
     path::Path,
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
@@ -73,7 +77,7 @@ fn full(seed: u64) -> Option<Full> {
     })
 }
 
-static CLASSES: [Class; 10] = [
+static CLASSES: [Class; 11] = [
     Class {
         name: "read errors",
         sites: &[site::READ_ERROR],
@@ -129,12 +133,18 @@ static CLASSES: [Class; 10] = [
         shows: Shows::Nothing,
     },
     Class {
+        name: "clocks",
+        sites: &[site::WALL_JUMP, site::CLOCK_JUMP],
+        plan: |_| FaultPlan { clock: ClockFaults { wall_jump: 0.05, clock_jump: 0.05 }, ..none() },
+        shows: Shows::Nothing,
+    },
+    Class {
         name: "everything",
         sites: &[site::SYNC_ERROR, site::SHORT_WRITE, site::INTERRUPTED],
         plan: |seed| {
             let stall = FaultPlan::draw(seed).latency.stall;
             let latency = Latency { stall, ..none().latency };
-            FaultPlan { latency, full: full(seed), ..FaultPlan::draw(seed) }
+            FaultPlan { latency, full: full(seed), ..FaultPlan::draw(seed).undamaged() }
         },
         shows: Shows::Errors,
     },
@@ -468,4 +478,98 @@ fn one_fault_anywhere_loses_nothing_acknowledged() {
             assert!(sweep.join().unwrap() * STRIDE > 10, "a fault that hardly struck");
         }
     });
+}
+
+/// A plan for sstables only: of a damaged log the end may be gone, as from one that is torn.
+struct OnTables(Arc<Planned>);
+
+impl Rule for OnTables {
+    fn decide(&self, operation: &Operation<'_>) -> Verdict {
+        Verdict::Done(operation.bytes)
+    }
+    fn read(&self, path: &Path, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        match path.extension().is_some_and(|extension| extension == "sst") {
+            true => self.0.read(path, offset, bytes),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What damage to its tables leaves of a database: every answer is right, or an error that names the file.
+fn read_damaged(damage: Damage, seed: u64) -> (usize, usize, Vec<(&'static str, u64)>) {
+    let scratch = Scratch::in_memory();
+    let dir = &scratch.db();
+    let mut writers = [Writer::new(0, seed)];
+    let db = Database::open_or_create(dir, config()).unwrap();
+    (0..400).for_each(|_| writers[0].step(&db, dir, Shows::Nothing));
+    db.close().unwrap();
+    drop(db);
+
+    let rule = Arc::new(Planned::new(FaultPlan { damage, ..none() }, seed));
+    let env = FaultyEnv::new(OsEnv::new(), OnTables(rule.clone()));
+    let (mut right, mut refused) = (0, 0);
+    let mut hear = |error: &Error| {
+        let (file, says) = match error {
+            Error::Corruption(corruption) => (&corruption.file, true),
+            Error::Io { path, source, .. } => (path, source.raw_os_error() == Some(5)),
+            other => panic!("not what damage leads to: {other}"),
+        };
+        assert!(says && file.extension().is_some_and(|e| e == "sst"), "{error}");
+        refused += 1;
+    };
+    match Database::open_with_env(env, dir, LightningDbConfig { cache_size: 0, ..config() }) {
+        Err(error) => hear(&error),
+        Ok(db) => {
+            let there = |writer: &Writer, commit: usize| {
+                let there = writer.fates[commit] == Fate::There;
+                there.then(|| writer.value(commit, 1))
+            };
+            for commit in 0..writers[0].fates.len() {
+                match db.get(writers[0].key(commit, 1)) {
+                    Err(error) => hear(&error),
+                    Ok(found) => {
+                        assert!(found == there(&writers[0], commit), "commit {commit}");
+                        right += 1;
+                    }
+                }
+            }
+            let mut expected = vec![];
+            for commit in 0..writers[0].fates.len() {
+                if writers[0].fates[commit] == Fate::There {
+                    expected.extend((0..3).map(|part| writers[0].key(commit, part)));
+                }
+            }
+            let mut found = vec![];
+            let scanned = db.for_each(.., |key, _| found.push(key.to_vec()));
+            scanned.unwrap_or_else(|error| hear(&error));
+            assert!(found.len() <= expected.len() && found == expected[..found.len()]);
+            rule.end();
+            // Merges may have met damage, too.
+            let closed = db.close();
+            closed.unwrap_or_else(|error| hear(&error));
+        }
+    }
+    check(dir, &mut writers);
+    (right, refused, rule.struck())
+}
+
+#[test]
+fn of_damaged_tables_only_what_is_right_is_read() {
+    let none = FaultPlan::none().damage;
+    for (damage, site) in [
+        (Damage { bit_rot: 0.02, ..none.clone() }, site::BIT_ROT),
+        (Damage { latent_error: 0.01, ..none.clone() }, site::LATENT_ERROR),
+    ] {
+        let (mut right, mut refused, mut struck) = (0, 0, 0);
+        for seed in 0..SEEDS {
+            let damage = damage.clone();
+            let (r, e, s) =
+                soon(&format!("{site}, seed {seed}"), move || read_damaged(damage, seed));
+            (right, refused, struck) = (right + r, refused + e, struck + s.len());
+        }
+        println!(
+            "{site}: {SEEDS} seeds, {struck} strikes, {right} answers right, {refused} refused"
+        );
+        assert!(struck > 0 && right > 0 && refused > 0, "{site}: {struck} {right} {refused}");
+    }
 }

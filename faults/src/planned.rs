@@ -4,6 +4,7 @@ use crate::{Call, Dice, FaultPlan, Operation, Rule, Verdict};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -30,14 +31,23 @@ pub mod site {
     pub const INTERRUPTED: &str = "EINTR";
     /// An operation takes long.
     pub const STALL: &str = "stall";
+    /// What is read has changed at rest.
+    pub const BIT_ROT: &str = "bit rot";
+    /// A page of what is read can never be read again.
+    pub const LATENT_ERROR: &str = "latent error";
+    /// The wall clock is set.
+    pub const WALL_JUMP: &str = "wall clock jump";
+    /// The monotone clock jumps.
+    pub const CLOCK_JUMP: &str = "clock jump";
 }
 
 /// Applies a plan. Each fault is decided by the seed, its site and how often the site was passed:
 /// where one thread runs, the same seed has the same faults.
 ///
-/// Of the plan's latencies only stalls are applied, as a disk has latencies of its own. What a loss of
-/// power leaves is not its business, nor what a failed sync loses, nor damage, which a page cache would
-/// hide from here; clocks go as they do.
+/// Of the plan's latencies only stalls are applied, as a disk has latencies of its own. Bit rot and latent
+/// errors are what reads through it meet: the files below stay whole. What a loss of power leaves is not its
+/// business, nor what a failed sync loses, nor writes that are lost, go astray or come back, which the page
+/// cache hides from here.
 pub struct Planned {
     plan: FaultPlan,
     strikes: Strikes,
@@ -59,7 +69,20 @@ struct State {
     left_bytes: Option<u64>,
     passed: BTreeMap<&'static str, u64>,
     struck: Vec<(&'static str, u64)>,
+    damaged: BTreeMap<PathBuf, Damaged>,
 }
+
+/// What is wrong with a file.
+#[derive(Default)]
+struct Damaged {
+    /// Bytes that are read changed, by their offset, until they are written again.
+    rotten: BTreeMap<u64, u8>,
+    /// Pages that cannot be read.
+    bad: BTreeSet<u64>,
+}
+
+/// What a disk reads at once.
+const PAGE_BYTES: u64 = 4096;
 
 fn error(number: i32) -> io::Error {
     io::Error::from_raw_os_error(number)
@@ -228,13 +251,74 @@ impl Rule for Planned {
     }
 
     fn allows_maps(&self) -> bool {
-        !self.plan.map_refused
+        // What is written through a mapping would stay rotten.
+        !self.plan.map_refused && self.plan.damage.bit_rot <= 0.0
     }
 
     fn counts_space(&self) -> bool {
         self.plan.no_space > 0.0
             || self.plan.full.is_some()
             || matches!(self.strikes, Strikes::At(_))
+    }
+
+    fn read(&self, path: &Path, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let rots = self.strike(site::BIT_ROT, self.plan.damage.bit_rot);
+        let turns_bad = self.strike(site::LATENT_ERROR, self.plan.damage.latent_error);
+        let state = &mut *self.state();
+        if state.over {
+            return Ok(());
+        }
+        if rots.is_some() || turns_bad.is_some() {
+            let damaged = state.damaged.entry(path.into()).or_default();
+            if let Some(mut dice) = rots {
+                damaged.rotten.insert(dice.range(offset..end), 1 << dice.below(8));
+            }
+            if let Some(mut dice) = turns_bad {
+                damaged.bad.insert(dice.range(offset..end) / PAGE_BYTES);
+            }
+        }
+        let Some(damaged) = state.damaged.get(path) else {
+            return Ok(());
+        };
+        if damaged.bad.range(offset / PAGE_BYTES..end.div_ceil(PAGE_BYTES)).next().is_some() {
+            return Err(error(EIO));
+        }
+        for (at, bits) in damaged.rotten.range(offset..end) {
+            bytes[(at - offset) as usize] ^= bits;
+        }
+        Ok(())
+    }
+
+    fn written(&self, path: &Path, offset: u64, bytes: usize) {
+        if let Some(damaged) = self.state().damaged.get_mut(path) {
+            let anew = offset..offset + bytes as u64;
+            damaged.rotten.retain(|at, _| !anew.contains(at));
+        }
+    }
+
+    fn renewed(&self, path: &Path) {
+        self.state().damaged.remove(path);
+    }
+
+    fn clock_jump(&self) -> Duration {
+        const HOUR: u64 = 3_600_000_000_000;
+        match self.strike(site::CLOCK_JUMP, self.plan.clock.clock_jump) {
+            Some(mut dice) => Duration::from_nanos(dice.skewed(1_000_000..HOUR)),
+            None => Duration::ZERO,
+        }
+    }
+
+    fn wall_jump(&self) -> i64 {
+        const YEARS: u64 = 100_000_000_000_000_000;
+        let Some(mut dice) = self.strike(site::WALL_JUMP, self.plan.clock.wall_jump) else {
+            return 0;
+        };
+        let nanos = dice.skewed(1_000_000..YEARS) as i64;
+        if dice.chance(0.5) { nanos } else { -nanos }
     }
 
     fn freed(&self, bytes: u64) {
@@ -312,6 +396,63 @@ mod tests {
         rule.end();
         file.allocate(10_000).unwrap();
         assert!(rule.struck().iter().all(|(site, _)| *site == site::FULL));
+    }
+
+    #[test]
+    fn what_rots_stays_rotten_until_it_is_written_again() {
+        let damage = crate::Damage { bit_rot: 0.9999, ..FaultPlan::none().damage };
+        let rule = Arc::new(Planned::new(FaultPlan { damage, ..FaultPlan::none() }, 3));
+        let (_dir, _env, file) = file_under(rule.clone());
+        file.write_all_at(&[1; 100], 0).unwrap();
+        let wrong = |file: &Arc<dyn File>| {
+            let mut found = [0; 100];
+            file.read_exact_at(&mut found, 0).unwrap();
+            found.iter().filter(|byte| **byte != 1).count()
+        };
+        let counts = [(); 8].map(|()| wrong(&file));
+        assert!(counts.is_sorted() && counts[0] == 1 && counts[7] > 4, "{counts:?}");
+        file.write_all_at(&[1; 100], 0).unwrap();
+        assert_eq!(wrong(&file), 1);
+        rule.end();
+        assert_eq!(wrong(&file), 0, "the file itself is whole");
+    }
+
+    #[test]
+    fn a_bad_page_cannot_be_read_again_and_its_neighbours_can() {
+        let rule = Arc::new(Planned::at([(site::LATENT_ERROR, 1)]));
+        let (dir, env, file) = file_under(rule.clone());
+        file.write_all_at(&[1; 12_288], 0).unwrap();
+        let read = |at: u64| code(file.read_at(&mut [0; 10], at));
+        assert_eq!(
+            [read(0), read(5000), read(5000), read(4090)],
+            [None, Some(5), Some(5), Some(5)]
+        );
+        file.write_all_at(&[2; 12_288], 0).unwrap();
+        assert_eq!([read(4000), read(8191), read(8192)], [None, Some(5), None]);
+        // A file that is made anew has other pages.
+        env.disk().remove(&dir.path().join("f")).unwrap();
+        let file = env.disk().open(&dir.path().join("f"), OpenMode::CreateNew).unwrap();
+        file.write_all_at(&[1; 12_288], 0).unwrap();
+        assert_eq!(code(file.read_at(&mut [0; 10], 5000)), None);
+    }
+
+    #[test]
+    fn clocks_jump_and_waits_end_in_time() {
+        let clock = crate::ClockFaults { wall_jump: 0.5, clock_jump: 0.5 };
+        let rule = Arc::new(Planned::new(FaultPlan { clock, ..FaultPlan::none() }, 5));
+        let (_dir, env, _file) = file_under(rule.clone());
+        let (mut last, mut back, mut wall) = (env.clock().now(), 0, env.clock().wall());
+        for _ in 0..100 {
+            let event = env.event();
+            event.wait(event.epoch(), Some(env.clock().now() + Duration::from_micros(100)));
+            let now = (env.clock().now(), env.clock().wall());
+            assert!(now.0 >= last);
+            back += u32::from(now.1 < wall);
+            (last, wall) = now;
+        }
+        assert!(back > 5 && last > OsEnv::new().clock().now() + Duration::from_secs(60));
+        let struck: BTreeSet<_> = rule.struck().into_iter().map(|(site, _)| site).collect();
+        assert_eq!(struck, BTreeSet::from([site::CLOCK_JUMP, site::WALL_JUMP]));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use lightning_db::env::{
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -92,6 +95,25 @@ pub trait Rule: Send + Sync + 'static {
     }
     /// So many bytes of the disk are free again.
     fn freed(&self, _bytes: u64) {}
+    /// What was read of a file, before anybody sees it: it may be changed, or refused.
+    ///
+    /// # Errors
+    /// What the read fails with.
+    fn read(&self, _path: &Path, _offset: u64, _bytes: &mut [u8]) -> io::Result<()> {
+        Ok(())
+    }
+    /// So many bytes of a file were written.
+    fn written(&self, _path: &Path, _offset: u64, _bytes: usize) {}
+    /// A file was created, renamed to this, or removed.
+    fn renewed(&self, _path: &Path) {}
+    /// By how much the monotone clock jumps, asked each time that somebody looks at it.
+    fn clock_jump(&self) -> Duration {
+        Duration::ZERO
+    }
+    /// By how many nanoseconds the wall clock is set, asked each time that somebody looks at it.
+    fn wall_jump(&self) -> i64 {
+        0
+    }
 }
 
 impl<F: Fn(Call, &Path) -> io::Result<()> + Send + Sync + 'static> Rule for F {
@@ -107,6 +129,22 @@ impl<F: Fn(Call, &Path) -> io::Result<()> + Send + Sync + 'static> Rule for F {
 pub struct FaultyEnv<E> {
     disk: FaultyDisk<E>,
     speed: u32,
+    skew: Arc<Skew>,
+}
+
+/// How far the clocks are from those of the world below.
+#[derive(Debug, Default)]
+struct Skew {
+    /// Nanoseconds by which the monotone clock is ahead.
+    ahead: AtomicU64,
+    /// Nanoseconds by which the wall clock was set.
+    wall: AtomicI64,
+}
+
+impl Skew {
+    fn ahead(&self) -> Duration {
+        Duration::from_nanos(self.ahead.load(Relaxed))
+    }
 }
 
 impl<E: Env> FaultyEnv<E> {
@@ -118,14 +156,14 @@ impl<E: Env> FaultyEnv<E> {
     /// Like [`new`](FaultyEnv::new), under a rule that others know too.
     pub fn shared(below: E, rule: Arc<dyn Rule>) -> Arc<FaultyEnv<E>> {
         let below = Arc::new(Below { env: below, rule });
-        Arc::new(FaultyEnv { disk: FaultyDisk { below }, speed: 1 })
+        Arc::new(FaultyEnv { disk: FaultyDisk { below }, speed: 1, skew: Arc::default() })
     }
 
     /// The world `below`, where nothing fails and time goes `speed` times as fast.
     pub fn with_speed(below: E, speed: u32) -> Arc<FaultyEnv<E>> {
         let rule: Arc<dyn Rule> = Arc::new(|_: Call, _: &Path| Ok(()));
         let below = Arc::new(Below { env: below, rule });
-        Arc::new(FaultyEnv { disk: FaultyDisk { below }, speed })
+        Arc::new(FaultyEnv { disk: FaultyDisk { below }, speed, skew: Arc::default() })
     }
 
     fn below(&self) -> &E {
@@ -133,17 +171,24 @@ impl<E: Env> FaultyEnv<E> {
     }
 }
 
-struct FastEvent(Arc<dyn Event>, u32);
+/// An event of a world whose clock is another.
+struct OtherTime {
+    event: Arc<dyn Event>,
+    speed: u32,
+    skew: Arc<Skew>,
+}
 
-impl Event for FastEvent {
+impl Event for OtherTime {
     fn epoch(&self) -> u64 {
-        self.0.epoch()
+        self.event.epoch()
     }
     fn wait(&self, seen: u64, deadline: Option<Duration>) {
-        self.0.wait(seen, deadline.map(|deadline| deadline / self.1));
+        // Who waits when the clock jumps, is woken late.
+        let below = |deadline: Duration| deadline.saturating_sub(self.skew.ahead()) / self.speed;
+        self.event.wait(seen, deadline.map(below));
     }
     fn notify_all(&self) {
-        self.0.notify_all();
+        self.event.notify_all();
     }
 }
 
@@ -155,7 +200,8 @@ impl<E: Env> Env for FaultyEnv<E> {
         self
     }
     fn event(&self) -> Arc<dyn Event> {
-        Arc::new(FastEvent(self.below().event(), self.speed))
+        let (event, speed, skew) = (self.below().event(), self.speed, Arc::clone(&self.skew));
+        Arc::new(OtherTime { event, speed, skew })
     }
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<Box<dyn Task>> {
         self.below().spawn(name, body)
@@ -179,10 +225,19 @@ impl<E: Env> Env for FaultyEnv<E> {
 
 impl<E: Env> Clock for FaultyEnv<E> {
     fn now(&self) -> Duration {
-        self.below().clock().now() * self.speed
+        let jump = self.disk.below.rule.clock_jump();
+        if !jump.is_zero() {
+            self.skew.ahead.fetch_add(jump.as_nanos() as u64, Relaxed);
+        }
+        // The jump before the time: whoever looked at the clock before saw less.
+        let ahead = self.skew.ahead();
+        self.below().clock().now() * self.speed + ahead
     }
     fn wall(&self) -> Duration {
-        self.below().clock().wall()
+        let jump = self.disk.below.rule.wall_jump();
+        let set = self.skew.wall.fetch_add(jump, Relaxed) + jump;
+        let wall = self.below().clock().wall().as_nanos() as i64;
+        Duration::from_nanos(wall.saturating_add(set).max(0) as u64)
     }
     fn sleep(&self, duration: Duration) {
         self.below().clock().sleep(duration / self.speed);
@@ -253,6 +308,9 @@ impl<E: Env> Disk for FaultyDisk<E> {
             OpenMode::Read | OpenMode::Write => self.below.allows(Call::Open, path, 0)?,
         }
         let file = self.disk().open(path, mode)?;
+        if mode == OpenMode::CreateNew {
+            self.below.rule.renewed(path);
+        }
         Ok(Arc::new(FaultyFile { file, path: path.into(), below: self.below.clone() }))
     }
     fn kind(&self, path: &Path) -> io::Result<PathKind> {
@@ -267,6 +325,8 @@ impl<E: Env> Disk for FaultyDisk<E> {
         self.below.allows(Call::Rename, to, 0)?;
         let freed = self.below.space_of(to);
         self.disk().rename(from, to)?;
+        self.below.rule.renewed(from);
+        self.below.rule.renewed(to);
         self.below.rule.freed(freed);
         Ok(())
     }
@@ -274,6 +334,7 @@ impl<E: Env> Disk for FaultyDisk<E> {
         self.below.allows(Call::Remove, path, 0)?;
         let freed = self.below.space_of(path);
         self.disk().remove(path)?;
+        self.below.rule.renewed(path);
         self.below.rule.freed(freed);
         Ok(())
     }
@@ -297,12 +358,22 @@ struct FaultyFile<E> {
     below: Arc<Below<E>>,
 }
 
+impl<E: Env> FaultyFile<E> {
+    fn write_through(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let n = self.file.write_at(bytes, offset)?;
+        self.below.rule.written(&self.path, offset, n);
+        Ok(n)
+    }
+}
+
 impl<E: Env> File for FaultyFile<E> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         match self.below.verdict(Call::Read, &self.path, buf.len(), 0) {
             Verdict::Done(bytes) => {
                 let bytes = bytes.min(buf.len());
-                self.file.read_at(&mut buf[..bytes], offset)
+                let n = self.file.read_at(&mut buf[..bytes], offset)?;
+                self.below.rule.read(&self.path, offset, &mut buf[..n])?;
+                Ok(n)
             }
             Verdict::Fails(error, _) => Err(error),
         }
@@ -310,9 +381,9 @@ impl<E: Env> File for FaultyFile<E> {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let space = self.below.growth(&*self.file, offset + buf.len() as u64)?;
         match self.below.verdict(Call::Write, &self.path, buf.len(), space) {
-            Verdict::Done(bytes) => self.file.write_at(&buf[..bytes.min(buf.len())], offset),
+            Verdict::Done(bytes) => self.write_through(&buf[..bytes.min(buf.len())], offset),
             Verdict::Fails(error, bytes) => {
-                self.file.write_at(&buf[..bytes.min(buf.len())], offset)?;
+                self.write_through(&buf[..bytes.min(buf.len())], offset)?;
                 Err(error)
             }
         }
