@@ -226,11 +226,15 @@ impl World {
     /// Whether a fault of this kind is to strike now, and the dice of what it does. Whether it finds
     /// something to do it to is for the caller to see, who then tells of it with [`World::fault`].
     pub(crate) fn struck(&self, kind: &'static str, rate: f64) -> Option<Dice> {
+        self.strikes_with(kind, rate, None)
+    }
+
+    fn strikes_with(&self, kind: &'static str, rate: f64, aimed: Option<Aimed>) -> Option<Dice> {
         if !self.faults_on() {
             return None;
         }
         let boot = &mut *self.boot.lock();
-        let pass = boot.decisions.struck(kind, rate, None)?;
+        let pass = boot.decisions.struck(kind, rate, aimed)?;
         // Of the pass, not of how many struck before: one left out does not move the others.
         let hash = site_hash(kind) ^ boot.stream.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Some(Dice::of_hash(self.seed, hash, pass))
@@ -244,11 +248,12 @@ impl World {
         name: impl FnOnce() -> Option<String>,
     ) -> Option<Dice> {
         let aim = &self.scheduling.aim;
-        let rate = match rate > 0.0 && aim.damaged.is_some() {
-            true => aim.damage_rate(rate, &name().unwrap_or_default()),
-            false => rate,
-        };
-        self.struck(kind, rate)
+        if rate <= 0.0 || aim.damaged.is_none() {
+            return self.struck(kind, rate);
+        }
+        let rate = aim.damage_rate(rate, &name().unwrap_or_default());
+        // A file that is spared counts all the same.
+        self.strikes_with(kind, rate, Some(Aimed { rate: 0.0, most: 0 }))
     }
 
     /// Whether a fault of this kind strikes now.

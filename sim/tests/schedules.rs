@@ -4,6 +4,7 @@
 mod faulty;
 
 use faulty::{Planted, wrap};
+use lightning_faults::FaultPlan;
 use lightning_sim::{
     database::{record_seed, record_seed_on, run_schedule, unwrapped},
     schedule::Schedule,
@@ -14,7 +15,9 @@ use std::{fs, path::Path, time::Duration};
 /// For a schedule that leaves out what decides: it would replay something else.
 #[test]
 fn a_seed_written_down_runs_the_same() {
-    for seed in 0..60 {
+    // With damage to files of one kind, of which some are spared.
+    let damaged = |seed: &u64| !FaultPlan::draw(*seed).damage.kinds().is_empty();
+    for seed in (0..60).chain((60..2000).filter(damaged).take(60)) {
         let (outcome, schedule) = record_seed(seed, None);
         let text = schedule.write();
         let read = Schedule::read(&text).unwrap_or_else(|why| panic!("seed {seed}: {why}"));

@@ -11,13 +11,19 @@ use std::collections::BTreeMap;
 const BLOCK: usize = 4096;
 const FILE_HEADER: usize = 88;
 const RECORD_HEADER: usize = 72;
+const FLAG_CLEAN: u8 = 1;
 
 /// A record whose header is whole.
+#[derive(Clone)]
 struct Record {
     lsn: u64,
     durable: u64,
+    /// The newest edit of the manifest that was durable then.
+    edit: u64,
     /// Of a commit whose operations are whole too.
     last_seq: Option<u64>,
+    /// That it says only what is durable, and not that the database was closed.
+    is_mark: bool,
 }
 
 /// The SeqNo up to which a database with such a log must recover, or refuse to open.
@@ -30,12 +36,23 @@ pub(super) fn vouched_for(log: &Image) -> u64 {
             epochs.entry(header.epoch).or_default().extend(records(segment, header));
         }
     }
-    let vouched = epochs.into_values().filter_map(|records| {
+    let vouched = epochs.into_values().filter(|records| is_named(records)).filter_map(|records| {
         let mark = records.iter().map(|record| record.durable).max()?;
         let below = records.iter().filter(|record| record.lsn < mark);
         below.filter_map(|record| record.last_seq).max()
     });
     vouched.max().unwrap_or(0)
+}
+
+/// Whether something says that an edit named the log of an epoch. Its first records are written before that: a
+/// copy of what the last epoch ended with, and a mark behind it. If only these are there and the edit is lost,
+/// nothing tells that there was one: of the manifest, an edit may be gone behind which nothing was written to
+/// the log.
+fn is_named(records: &[Record]) -> bool {
+    let first = records.iter().map(|record| record.edit).min();
+    let newest = records.iter().map(|record| record.edit).max();
+    let ends_with_mark = records.iter().max_by_key(|record| record.lsn).is_some_and(|r| r.is_mark);
+    newest > first || !ends_with_mark
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
@@ -85,9 +102,10 @@ fn record(segment: &[u8], at: usize, salt: u64, lsn: u64) -> Option<Record> {
     let payload = segment.get(at + RECORD_HEADER..at + RECORD_HEADER + bytes);
     let whole = payload.is_some_and(|payload| Some(crc32fast::hash(payload)) == u32_at(header, 60));
     let last_seq = u64_at(header, 32)? + u64::from(u32_at(header, 64)?);
-    let is_commit = header[70] == 1;
+    let (is_commit, is_mark) = (header[70] == 1, header[70] == 2 && header[71] & FLAG_CLEAN == 0);
     let last_seq = (whole && is_commit).then(|| last_seq.saturating_sub(1));
-    Some(Record { lsn, durable: u64_at(header, 16)?, last_seq })
+    let (durable, edit) = (u64_at(header, 16)?, u64_at(header, 24)?);
+    Some(Record { lsn, durable, edit, last_seq, is_mark })
 }
 
 #[cfg(test)]
@@ -100,6 +118,22 @@ mod tests {
     use lightning_db::{Database, Durability, LightningDbConfig, WriteBatch};
     use lightning_faults::FaultPlan;
     use std::{path::Path, sync::Arc};
+
+    #[test]
+    fn a_copy_vouches_for_nothing_until_a_record_names_a_later_edit() {
+        let record = |lsn, edit, is_mark: bool| {
+            let last_seq = (!is_mark).then_some(lsn);
+            Record { lsn, durable: lsn, edit, last_seq, is_mark }
+        };
+        let copied = || vec![record(1, 7, false), record(2, 7, true)];
+        assert!(!is_named(&copied()));
+        assert!(is_named(&copied()[..1]));
+        let later = |edit, is_mark| -> Vec<Record> {
+            copied().into_iter().chain([record(3, edit, is_mark)]).collect()
+        };
+        assert!(is_named(&later(8, false)) && is_named(&later(8, true)));
+        assert!(is_named(&later(7, false)), "a commit follows a recovery only");
+    }
 
     /// If the format of the log changes, this reader must too, or damage to it goes unseen.
     #[test]
