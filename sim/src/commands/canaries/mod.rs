@@ -156,6 +156,11 @@ fn hunt(options: &Options) -> Result<bool, String> {
     }
 }
 
+/// What is off in all runs is part of what was measured; nothing is the usual.
+fn site_hash_of(off: &[&str]) -> u64 {
+    if off.is_empty() { 0 } else { lightning_faults::site_hash(&off.join(" ")) }
+}
+
 /// Looks for one canary, unless it was done before.
 fn measure(
     scratch: &Scratch,
@@ -166,7 +171,9 @@ fn measure(
 ) -> Result<Measured, String> {
     let file = state.join("results").join(&canary.name);
     let diff = canary.patch.find("\ndiff --git ").map_or("", |at| &canary.patch[at..]);
-    let key = source ^ lightning_faults::site_hash(diff);
+    let apart = canary.apart.iter().map(|class| class.name());
+    let apart: Vec<&str> = apart.flat_map(|name| ["--without", name]).collect();
+    let key = source ^ lightning_faults::site_hash(diff) ^ site_hash_of(&apart);
     let mut measured = Measured::load(&file, key);
     // The header may name another class by now.
     let class = canary.class.name();
@@ -189,7 +196,8 @@ fn measure(
         let schedule = log(".json");
         let options_of = |off: &[&str]| {
             let out = schedule.display().to_string();
-            let all = ["--jobs", &options.jobs, "--out", &out].into_iter().chain(off.to_vec());
+            let all = ["--jobs", &options.jobs, "--out", &out].into_iter();
+            let all = all.chain(apart.iter().copied()).chain(off.iter().copied());
             all.map(str::to_owned).collect::<Vec<_>>()
         };
         if !done {

@@ -13,6 +13,8 @@ pub(super) struct Canary {
     /// The bug in one sentence.
     pub(super) bug: String,
     pub(super) class: Class,
+    /// What shows the bug too, and is therefore off in all its runs.
+    pub(super) apart: Vec<Class>,
     /// Any of these may be the one that is reported.
     pub(super) invariants: Vec<String>,
     /// Written without knowing the checkers.
@@ -33,7 +35,7 @@ impl Canary {
             let (key, value) = line
                 .split_once(": ")
                 .ok_or_else(|| refuse(format!("{line:?} is no line of a header, as `bug: ..`")))?;
-            if !["bug", "class", "invariant", "blind", "note"].contains(&key) {
+            if !["bug", "class", "apart", "invariant", "blind", "note"].contains(&key) {
                 return Err(refuse(format!("unknown header {key:?}")));
             }
             if fields.insert(key, value.trim()).is_some() {
@@ -51,8 +53,11 @@ impl Canary {
         if let Some(bad) = invariants.iter().find(|invariant| !is_known_symptom(invariant)) {
             return Err(refuse(format!("{bad:?} is none of I-1 to I-15, nor one of {SYMPTOMS:?}")));
         }
+        let apart = fields.get("apart").copied().unwrap_or_default();
+        let apart = apart.split(", ").filter(|class| !class.is_empty());
         Ok(Canary {
             name: name.into(),
+            apart: apart.map(Class::to_switch_off).collect::<Result<_, _>>().map_err(refuse)?,
             bug: field("bug")?.into(),
             class: Class::parse(field("class")?).map_err(refuse)?,
             invariants,
@@ -120,9 +125,10 @@ diff --git a/story.txt b/story.txt
         assert_eq!(canary.class, Class::PowerLoss);
         assert_eq!(canary.invariants, ["I-1", "I-15"]);
         assert!(canary.blind && canary.note.is_empty());
-        let noted = PATCH.replace("blind: yes", "blind: no\nnote: hard");
+        let noted = PATCH.replace("blind: yes", "blind: no\nnote: hard\napart: kill, preemption");
         let canary = Canary::parse("story", &noted).expect("a canary");
         assert!(!canary.blind && canary.note == "hard");
+        assert_eq!(canary.apart, [Class::Kill, Class::Preemption]);
     }
 
     #[test]
@@ -132,6 +138,7 @@ diff --git a/story.txt b/story.txt
             ("power-loss", "bad-luck", "no class \"bad-luck\""),
             ("I-1, I-15", "I-16", "\"I-16\" is none of I-1 to I-15"),
             ("blind: yes", "blind: maybe", "blind is yes or no"),
+            ("blind: yes", "blind: yes\napart: none", "\"none\" cannot be switched off"),
             ("blind: yes", "blind: yes\nblind: yes", "two headers \"blind\""),
             ("blind: yes", "blnd: yes", "unknown header \"blnd\""),
             ("blind: yes", "blind: yes\nwords", "\"words\" is no line of a header"),

@@ -22,6 +22,14 @@ pub(super) fn progress(canary: &Canary, measured: &Measured) -> String {
     format!("{:<34} {with:<28} without {}: {without}", canary.name, canary.class.name())
 }
 
+fn class_of(canary: &Canary) -> String {
+    let apart: Vec<&str> = canary.apart.iter().map(|class| class.name()).collect();
+    match apart.is_empty() {
+        true => canary.class.name().into(),
+        false => format!("{}, with {} off", canary.class.name(), apart.join(" and ")),
+    }
+}
+
 /// The table of what was measured, in Markdown.
 pub(super) fn report(all: &[(&Canary, Measured)]) -> String {
     let seed_of = |measured: &Measured| {
@@ -62,7 +70,7 @@ pub(super) fn report(all: &[(&Canary, Measured)]) -> String {
             "| {} | {} | {} | {} | {} | {} | {} | {} | {without} | {} |",
             canary.name,
             canary.bug,
-            canary.class.name(),
+            class_of(canary),
             canary.invariants.join(", "),
             found.map_or("not found", |(_, invariant)| invariant),
             found.map_or_else(none, |(seed, _)| seed.to_string()),
