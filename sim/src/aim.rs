@@ -192,7 +192,7 @@ impl Aim {
             longest: Duration::from_millis(dice.pick(&[1, 20, 50])),
         });
         let struck = fault.as_ref().map(|fault| fault.site).filter(|_| dice.chance(0.6) && faulty);
-        let crash = dice.chance(0.5).then(|| match dice.below(10) {
+        let crash = dice.chance(0.65).then(|| match dice.below(10) {
             0..=4 => dice.pick(&OPERATIONS),
             5 => dice.pick(&FAULTS),
             6..=7 => dice.pick(site::points()),
@@ -201,7 +201,7 @@ impl Aim {
         let mut crash = struck.or(crash);
         let full = dice.chance(0.12).then(|| dice.below(3)).filter(|_| faulty);
         let (mut fault, mut pause) = (fault.filter(|_| faulty && full.is_none()), pause);
-        if faulty && full.is_none() && dice.chance(0.2) {
+        if faulty && full.is_none() && dice.chance(0.16) {
             let scene = dice.pick(&SCENES);
             fault = Some(FaultAim {
                 task: scene.task,
@@ -217,7 +217,7 @@ impl Aim {
         }
         // What clocks do matters most there.
         let clock = FaultPlan::draw(seed).clock;
-        let share = if clock.wall_jump + clock.clock_jump > 0.0 { 0.4 } else { 0.03 };
+        let share = if clock.wall_jump + clock.clock_jump > 0.0 { 0.25 } else { 0.02 };
         let intervals = dice.chance(share) && full.is_none();
         if intervals {
             (fault, pause, crash) = (None, None, None);

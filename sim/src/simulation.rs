@@ -84,7 +84,7 @@ impl Plan {
     /// The plan of a seed: some boots that crash, and one in which nothing fails.
     pub fn draw(seed: u64) -> Plan {
         let dice = &mut Dice::new(seed, "crashes", 0);
-        let mut crashes = dice.skewed(0..12);
+        let mut crashes = if dice.chance(0.1) { 0 } else { 1 + dice.skewed(0..14) };
         let mut faults = FaultPlan::draw(seed);
         let mut scheduling = Scheduling::draw(seed);
         let quiet = FaultPlan { map_refused: faults.map_refused, ..FaultPlan::none() };

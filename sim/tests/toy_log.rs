@@ -290,11 +290,16 @@ fn a_failure_is_told_as_a_story() {
     plan.faults = FaultPlan::none();
     plan.keep_lines = Some(usize::MAX);
     plan.boots.drain(..plan.boots.len() - 1);
-    let mut crash = plan.boots[0].clone();
-    (crash.crash, crash.calm) = (Some((When::AtIo(24), Crash::PowerLoss)), false);
-    plan.boots.insert(0, crash);
-    let model = Arc::new(StdMutex::new(Model::default()));
-    let outcome = run(plan, move |boot| program(&boot, &model, Bug::AckBeforeSync));
+    let told = (10..60).find_map(|io| {
+        let mut plan = plan.clone();
+        let mut crash = plan.boots[0].clone();
+        (crash.crash, crash.calm) = (Some((When::AtIo(io), Crash::PowerLoss)), false);
+        plan.boots.insert(0, crash);
+        let model = Arc::new(StdMutex::new(Model::default()));
+        let outcome = run(plan, move |boot| program(&boot, &model, Bug::AckBeforeSync));
+        outcome.violation.is_some().then_some(outcome)
+    });
+    let outcome = told.expect("a crash that shows the bug");
     assert_eq!(outcome.violation.as_ref().map(|v| v.invariant), Some("I-1"));
     insta::assert_snapshot!(timeline(&outcome, 30));
 }
