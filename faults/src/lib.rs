@@ -11,12 +11,14 @@
 mod class;
 mod dice;
 mod planned;
+mod skew;
 mod text;
 mod wrap;
 
 pub use class::FaultClass;
 pub use dice::{Dice, site_hash};
 pub use planned::{Planned, site};
+pub use skew::Skew;
 pub use wrap::{Call, FaultyEnv, Operation, Rule, Verdict};
 
 use serde::{Deserialize, Serialize};

@@ -4,16 +4,14 @@
 //! What needs the disk's own memory cannot be done from outside: what a loss of power leaves, pages
 //! that a failed sync lost. A failed sync here reports an error and keeps the data.
 
+use crate::Skew;
 use lightning_db::env::{
     Clock, DirLock, Disk, Env, Event, File, FileMap, OpenMode, PathKind, Task,
 };
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -132,21 +130,6 @@ pub struct FaultyEnv<E> {
     skew: Arc<Skew>,
 }
 
-/// How far the clocks are from those of the world below.
-#[derive(Debug, Default)]
-struct Skew {
-    /// Nanoseconds by which the monotone clock is ahead.
-    ahead: AtomicU64,
-    /// Nanoseconds by which the wall clock was set.
-    wall: AtomicI64,
-}
-
-impl Skew {
-    fn ahead(&self) -> Duration {
-        Duration::from_nanos(self.ahead.load(Relaxed))
-    }
-}
-
 impl<E: Env> FaultyEnv<E> {
     /// The world `below`, under a rule.
     pub fn new(below: E, rule: impl Rule) -> Arc<FaultyEnv<E>> {
@@ -227,17 +210,15 @@ impl<E: Env> Clock for FaultyEnv<E> {
     fn now(&self) -> Duration {
         let jump = self.disk.below.rule.clock_jump();
         if !jump.is_zero() {
-            self.skew.ahead.fetch_add(jump.as_nanos() as u64, Relaxed);
+            self.skew.jump(jump);
         }
         // The jump before the time: whoever looked at the clock before saw less.
         let ahead = self.skew.ahead();
         self.below().clock().now() * self.speed + ahead
     }
     fn wall(&self) -> Duration {
-        let jump = self.disk.below.rule.wall_jump();
-        let set = self.skew.wall.fetch_add(jump, Relaxed) + jump;
-        let wall = self.below().clock().wall().as_nanos() as i64;
-        Duration::from_nanos(wall.saturating_add(set).max(0) as u64)
+        self.skew.set_wall(self.disk.below.rule.wall_jump());
+        self.skew.wall(self.below().clock().wall())
     }
     fn sleep(&self, duration: Duration) {
         self.below().clock().sleep(duration / self.speed);

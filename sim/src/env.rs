@@ -6,7 +6,7 @@ use crate::{
     world::World,
 };
 use lightning_db::env::{Clock, Disk, Env, Event, Task};
-use lightning_faults::Dice;
+use lightning_faults::{Dice, Skew};
 use madsim::time::Sleep;
 use parking_lot::Mutex;
 use std::{
@@ -15,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -27,21 +27,6 @@ pub struct SimEnv {
     world: Arc<World>,
     disk: Arc<SimDisk>,
     skew: Arc<Skew>,
-}
-
-/// How far the clocks of a machine are from virtual time since it booted.
-#[derive(Debug, Default)]
-struct Skew {
-    /// Nanoseconds by which the monotone clock is ahead.
-    ahead: AtomicU64,
-    /// Nanoseconds that the wall clock was set forwards, or backwards.
-    wall: AtomicI64,
-}
-
-impl Skew {
-    fn ahead(&self) -> Duration {
-        Duration::from_nanos(self.ahead.load(Relaxed))
-    }
 }
 
 impl SimEnv {
@@ -136,7 +121,7 @@ impl Clock for SimEnv {
         const HOUR: Duration = Duration::from_secs(3600);
         let rate = self.disk.clock_faults().clock_jump;
         if let Some((nanos, _)) = self.jump("clock jump", rate, HOUR) {
-            self.skew.ahead.fetch_add(nanos, Relaxed);
+            self.skew.jump(Duration::from_nanos(nanos));
             self.world.record("clock", &[nanos], || format!("{nanos} ns ahead"));
         }
         self.world.now() + self.skew.ahead()
@@ -148,12 +133,10 @@ impl Clock for SimEnv {
         let rate = self.disk.clock_faults().wall_jump;
         if let Some((nanos, mut dice)) = self.jump("wall clock jump", rate, YEARS) {
             let nanos = if dice.chance(0.5) { nanos as i64 } else { -(nanos as i64) };
-            self.skew.wall.fetch_add(nanos, Relaxed);
+            self.skew.set_wall(nanos);
             self.world.record("clock", &[nanos as u64], || format!("wall set by {nanos} ns"));
         }
-        let wall = (SOME_DAY + self.world.now()).as_nanos() as i64;
-        // Not before 1970: then no clock could be read at all.
-        Duration::from_nanos((wall + self.skew.wall.load(Relaxed)).max(0) as u64)
+        self.skew.wall(SOME_DAY + self.world.now())
     }
 
     fn sleep(&self, duration: Duration) {
