@@ -473,8 +473,8 @@ impl Opening {
         let ended = state.clean || state.log.iter().all(|piece| piece.end.is_some());
         let last = state.log.iter().map(|piece| piece.epoch).max();
         for segment in segments.iter().filter(|s| Some(s.header.epoch) > last) {
-            match segment.newest_edit() {
-                Ok(named) => self.check_edit(manifest, named)?,
+            match segment.edit_above(manifest.number()) {
+                Ok(named) => self.check_edit(manifest, named.unwrap_or_default())?,
                 // More likely it is one that nothing needs, of an opening that was interrupted.
                 Err(error @ Error::Io { .. }) if ended => {
                     crate::sync::sometimes("open: a segment that nothing names cannot be read");

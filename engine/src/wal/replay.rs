@@ -72,15 +72,11 @@ impl FoundSegment {
         Segment::open(self.file, self.id, self.header, false)
     }
 
-    /// The newest manifest edit that the records from the beginning of the segment on name.
-    pub(crate) fn newest_edit(&self) -> Result<EditNo> {
-        let mut records = Records::new(self);
-        let (mut end, mut newest, mut first) = (self.header.first, EditNo(0), true);
-        while let Some(record) = records.following(end, first)? {
-            newest = newest.max(record.durable_edit);
-            (end, first) = (record.end(), false);
-        }
-        Ok(newest)
+    /// A manifest edit above `known` that a record names, wherever it stands: those in front of it may be
+    /// lost as the edit is.
+    pub(crate) fn edit_above(&self, known: EditNo) -> Result<Option<EditNo>> {
+        let found = Records::new(self).find_from(self.header.first, |r| r.durable_edit > known)?;
+        Ok(found.map(|record| record.durable_edit))
     }
 
     /// Whether any record stands in the segment.
