@@ -173,6 +173,18 @@ impl<'a> Records<'a> {
         Ok(None)
     }
 
+    /// What the segment's last record names, if it is behind `from` and whole.
+    fn switch_behind(&mut self, from: Lsn) -> Result<Option<Switch>> {
+        let is_switch = |record: &RecordHeader| record.kind == RecordKind::Switch;
+        let Some(found) = self.find_from(from, is_switch)? else {
+            return Ok(None);
+        };
+        match self.at(found.lsn)? {
+            Some(switch) => Ok(Switch::decode(self.payload(&switch)?)),
+            None => Ok(None),
+        }
+    }
+
     /// The first valid header at or behind `from` that is `wanted`, wherever it stands.
     fn find_from(
         &mut self,
@@ -217,7 +229,7 @@ pub(crate) fn replay(
         }
         let Some(record) = records.following(out.end, first)? else {
             crate::sync::sometimes("replay: ends at what is no record");
-            torn_or_corrupt(piece, records, segments, out.end)?;
+            out.segments.extend(torn_or_corrupt(piece, records, segments, out.end)?);
             return Ok(out);
         };
         if piece.end.is_some_and(|end| record.lsn >= end) {
@@ -286,13 +298,14 @@ fn named<'a>(
 }
 
 /// No valid record follows `end`. That is where the log ends, unless something says that more was
-/// durable.
+/// durable. Returns the salt of the segment that a record behind the end names, if there is one: it must
+/// stay until the log is ended in the manifest, so that it is missed only if it was damaged.
 fn torn_or_corrupt(
     piece: &LogPiece,
     mut records: Records<'_>,
     segments: &[FoundSegment],
     end: Lsn,
-) -> Result<()> {
+) -> Result<Option<u64>> {
     let segment = records.segment;
     let corrupt = |found: String| {
         let at = offset(segment, end);
@@ -312,5 +325,13 @@ fn torn_or_corrupt(
             return corrupt(format!("none, but one at LSN {} that came later", record.lsn));
         }
     }
-    Ok(())
+    // A segment is durable before the record is written that names it.
+    let next = records.switch_behind(end)?;
+    match next {
+        Some(next) if !segments.iter().any(|s| s.header.salt == next.salt) => {
+            crate::sync::sometimes("replay: the segment is missing that follows a torn end");
+            corrupt(format!("none, but behind it the name of a segment at LSN {}", next.first))
+        }
+        _ => Ok(next.map(|next| next.salt)),
+    }
 }

@@ -391,6 +391,14 @@ impl Session {
     fn recovered_space(&self, name: &str) -> Result<SpaceId, Over> {
         let space = self.model().spaces.get(name).copied().unwrap_or_default();
         match space {
+            // Its removal may be lost as well as it may be there again. Nobody had the new one to write to.
+            Space { maybe: Some(Some(new)), last: Some(old), .. }
+                if self.process.manifest_is_damaged() =>
+            {
+                let keyspace = self.process.checked_read("a keyspace", self.db.keyspace(name))?;
+                let first = self.process.checked_read("the first entry", keyspace.first())?;
+                Ok(if first.is_some() { old } else { new })
+            }
             Space { maybe: Some(Some(id)), .. } | Space { now: Some(id), .. } => Ok(id),
             Space { last: Some(id), .. } if self.process.manifest_is_damaged() => {
                 self.process.world().count("keyspaces whose removal was lost");

@@ -101,6 +101,14 @@ impl Commit {
     }
 }
 
+/// A commit that a recovery brought back.
+#[derive(Debug)]
+struct Settled {
+    ops: Vec<Op>,
+    /// Its SeqNos were told. Else they are those of one order of several that explain what was read.
+    acknowledged: bool,
+}
+
 /// The number of a commit in the model.
 pub(super) type CommitId = usize;
 
@@ -155,7 +163,7 @@ pub(super) struct Model {
     /// Damage may take the database back behind the base.
     may_go_back: bool,
     /// How the base came about, if so: the commits that recoveries brought back, by their last SeqNos.
-    settled: BTreeMap<u64, Vec<Op>>,
+    settled: BTreeMap<u64, Settled>,
     /// Acknowledged commits, by their first SeqNo.
     acknowledged: BTreeMap<u64, CommitId>,
     /// The commits that write each key, and those that delete ranges.
@@ -340,8 +348,7 @@ impl Model {
     ) -> Result<(), Broken> {
         self.check_least(seq, least)?;
         if seq < self.base.seq {
-            self.check_earlier(seq, &read)?;
-            self.settled.split_off(&(seq + 1));
+            self.go_back(seq, &read)?;
             self.begin_anew(seq, read);
             return Ok(());
         }
@@ -359,7 +366,10 @@ impl Model {
                 ),
             );
         }
-        self.settle(&order);
+        if self.may_go_back {
+            let commits = std::mem::take(&mut self.commits);
+            self.settle(&order, commits);
+        }
         self.begin_anew(seq, read);
         Ok(())
     }
@@ -386,37 +396,41 @@ impl Model {
     }
 
     /// Adds commits that came back, in their order, to those that the base consists of.
-    fn settle(&mut self, order: &[CommitId]) {
-        let mut seq = self.base.seq;
-        for id in order.iter().filter(|_| self.may_go_back) {
-            let ops = std::mem::take(&mut self.commits[*id].ops);
+    fn settle(&mut self, order: &[CommitId], mut commits: Vec<Commit>) {
+        let mut seq = self.settled.last_key_value().map_or(0, |(last, _)| *last);
+        for id in order {
+            let commit = &mut commits[*id];
+            let acknowledged = commit.last_seq().is_some();
+            let ops = std::mem::take(&mut commit.ops);
             seq += ops.len() as u64;
-            self.settled.insert(seq, ops);
+            self.settled.insert(seq, Settled { ops, acknowledged });
         }
     }
 
+    /// A model of everything that recoveries brought back, as it was before any of them: of what was not
+    /// acknowledged, the order is open again.
+    fn history(&self) -> Model {
+        let mut history = Model::new(false);
+        for (last, settled) in &self.settled {
+            let id = history.submit(settled.ops.clone(), false);
+            if settled.acknowledged {
+                let commit = &mut history.commits[id];
+                commit.answer = Answer::Acknowledged(*last);
+                history.acknowledged.insert(last + 1 - commit.ops.len() as u64, id);
+            }
+        }
+        history
+    }
+
     /// The contents are those of an earlier moment than the base: damage took the end of the log.
-    fn check_earlier(&self, seq: u64, read: &Contents) -> Result<(), Broken> {
-        let mut contents = Contents::new();
-        let mut at = 0;
-        for (last, ops) in self.settled.range(..=seq) {
-            ops.iter().for_each(|op| op.apply(&mut contents));
-            at = *last;
-        }
-        if at != seq {
-            return broken(
-                "I-3",
-                format!("recovered up to SeqNo {seq}, in the middle of a commit"),
-            );
-        }
-        let wrong = read.iter().find_map(|(space, read)| {
-            let nothing = BTreeMap::new();
-            difference(*space, contents.get(space).unwrap_or(&nothing), read)
-        });
-        match wrong {
-            Some(wrong) => broken("I-2", format!("back at SeqNo {seq}: {wrong}")),
-            None => Ok(()),
-        }
+    fn go_back(&mut self, seq: u64, read: &Contents) -> Result<(), Broken> {
+        let mut history = self.history();
+        let order = history.explain(seq, read, true).map_err(|Broken { invariant, message }| {
+            Broken { invariant, message: format!("back at SeqNo {seq}: {message}") }
+        })?;
+        self.settled.clear();
+        self.settle(&order, history.commits);
+        Ok(())
     }
 
     fn begin_anew(&mut self, seq: u64, read: Contents) {

@@ -3,7 +3,7 @@
 
 use super::{
     super::verbs::{Got, Seen},
-    Answer, Broken, CommitId, Model, Op, ReadBegan, Short, ShortValue, SpaceId, broken,
+    Answer, Broken, CommitId, Model, ReadBegan, Short, ShortValue, SpaceId, broken,
 };
 use std::collections::BTreeSet;
 
@@ -66,28 +66,22 @@ impl Model {
         seen: &Seen,
         seq: u64,
     ) -> Result<(), Broken> {
+        if seq < self.base.seq {
+            return self.history().recovered_in_part(space, seen, seq);
+        }
         if let Some(disorder) = &seen.disorder {
             return broken("I-12", disorder.clone());
         }
         let base = self.base.contents.get(&space).into_iter().flatten().map(|(key, _)| key);
         let all = (space, vec![])..(space + 1, vec![]);
         let written = self.writers.range(all).map(|((_, key), _)| key);
-        let settled = self.settled.values().flatten().filter_map(|op| match op {
-            Op::Put(of, key, _) if *of == space => Some(key),
-            _ => None,
-        });
-        for (key, got) in seen.claims(base.chain(written).chain(settled)) {
+        for (key, got) in seen.claims(base.chain(written)) {
             for got in got {
-                let right = match seq < self.base.seq {
-                    true => got.fits(self.settled_value(space, &key, seq)),
-                    false => {
-                        let explained = self.explain_claim(space, &key, &got);
-                        let at = |(from, to): &Interval| (*from..*to).contains(&seq);
-                        explained.at.iter().any(at)
-                            || explained.poisoned.is_some()
-                            || !explained.in_flight.is_empty()
-                    }
-                };
+                let explained = self.explain_claim(space, &key, &got);
+                let at = |(from, to): &Interval| (*from..*to).contains(&seq);
+                let right = explained.at.iter().any(at)
+                    || explained.poisoned.is_some()
+                    || !explained.in_flight.is_empty();
                 if !right {
                     let got = match &got {
                         Got::Value(value) => ShortValue(value.as_deref()).to_string(),
@@ -102,12 +96,6 @@ impl Model {
             }
         }
         Ok(())
-    }
-
-    /// What a key held at a SeqNo of which recoveries brought back all commits.
-    fn settled_value(&self, space: SpaceId, key: &[u8], seq: u64) -> Option<&[u8]> {
-        let ops = self.settled.range(..=seq).rev().flat_map(|(_, ops)| ops.iter().rev());
-        ops.into_iter().find_map(|op| op.effect(space, key)).flatten()
     }
 
     /// At which SeqNos a claim about a key is right.
@@ -176,7 +164,10 @@ fn common(a: &[Interval], b: &[Interval]) -> Vec<Interval> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::DEFAULT_SPACE, *};
+    use super::{
+        super::{DEFAULT_SPACE, Op},
+        *,
+    };
     use std::time::Duration;
 
     fn put(model: &mut Model, key: &str, value: &str, seq: Option<u64>) {

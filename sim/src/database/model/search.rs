@@ -320,6 +320,31 @@ mod tests {
         assert_eq!(broken.invariant, "I-2");
     }
 
+    /// Of commits without an answer one order is as good as another until damage takes the last of them.
+    /// Seed 941583 of the state after 6fa906b was accused of that order.
+    #[test]
+    fn going_back_the_order_of_what_was_not_acknowledged_is_open_again() {
+        let commits = [vec![put(1, 1)], vec![put(2, 2)], vec![put(3, 3)]];
+        for kept in 0..3 {
+            let mut model = Model::new(true);
+            commits.iter().for_each(|ops| _ = model.submit(ops.clone(), false));
+            model.crashed(true);
+            let all = model.recovered(3, made_by(&commits), super::super::Least::Promised);
+            assert!(all.is_ok(), "{all:?}");
+            let read = made_by(&commits[kept..=kept]);
+            let back = model.recovered(1, read, super::super::Least::Vouched(0));
+            assert!(back.is_ok(), "{kept}: {back:?}");
+            // From now on it is known which one it is.
+            let other = made_by(&commits[(kept + 1) % 3..][..1]);
+            model.submit(vec![put(9, 9)], false);
+            model.crashed(true);
+            let read = made_by([&commits[kept], &vec![put(9, 9)]]);
+            assert!(model.recovered(2, read, super::super::Least::Promised).is_ok());
+            let back = model.recovered(1, other, super::super::Least::Vouched(0));
+            assert_eq!(back.map_err(|broken| broken.invariant), Err("I-2"));
+        }
+    }
+
     /// All orders of some commits, with the SeqNo behind each of those that are acknowledged.
     fn orders(
         commits: &[(Vec<Op>, Option<u64>)],
