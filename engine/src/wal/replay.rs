@@ -161,11 +161,11 @@ impl<'a> Records<'a> {
     }
 
     /// The record that follows one that ended at `end`: there, or behind padding at the next block.
-    /// The first record of all may follow anything.
+    /// The first record of a piece may say of another gap, if it stands where the piece begins.
     fn following(&mut self, end: Lsn, first: bool) -> Result<Option<RecordHeader>> {
         for lsn in [end, block_end(end)] {
             if let Some(record) = self.at(lsn)?
-                && (first || u64::from(record.gap) == lsn.0 - end.0)
+                && (first && lsn == end || u64::from(record.gap) == lsn.0 - end.0)
             {
                 return Ok(Some(record));
             }

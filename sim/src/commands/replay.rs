@@ -2,7 +2,7 @@
 
 use super::{Source, canaries::Class, plan, story, verdict, write};
 use lightning_sim::database::record_plan;
-use std::{io::Write as _, process::ExitCode};
+use std::{io::Write as _, process::ExitCode, time::Instant};
 
 pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
     let (mut source, mut out, mut trace, mut step) = (None, None, false, false);
@@ -22,6 +22,7 @@ pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
         }
     }
     let (name, source) = source.ok_or("replay takes a file or a seed")?;
+    let began = Instant::now();
     let (outcome, schedule) = match source {
         Source::Seed(seed) => record_plan(plan(seed, &without, Some(usize::MAX))),
         Source::File(_) if !without.is_empty() => {
@@ -32,6 +33,7 @@ pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
     if let Some(out) = out {
         write(out, &schedule.write())?;
     }
+    let took = began.elapsed().as_secs_f64();
     let mut screen = std::io::stdout().lock();
     let lines = outcome.lines.iter().filter(|_| trace || step);
     for line in lines {
@@ -48,6 +50,7 @@ pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
         None => ExitCode::SUCCESS,
         Some(_) => ExitCode::FAILURE,
     };
+    told.push_str(&format!("replayed in {took:.3} s\n"));
     told.push_str(&verdict(&outcome));
     told.push_str(&story(&outcome, name));
     let _ = screen.write_all(told.as_bytes());

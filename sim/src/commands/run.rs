@@ -5,6 +5,7 @@ use lightning_sim::{
     MARKS,
     database::{record_plan, run_plan},
     schedule::Schedule,
+    shrink::processor_time,
     simulation::Outcome,
 };
 use std::{
@@ -14,7 +15,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Where the first broken promise is written down unless told otherwise.
@@ -82,6 +83,8 @@ impl Options {
 struct Summary {
     seeds: u64,
     seconds: f64,
+    /// Processor time of all runs.
+    processor: Duration,
     counters: BTreeMap<&'static str, u64>,
     hashes: BTreeMap<u64, u64>,
     violated: BTreeMap<u64, String>,
@@ -132,9 +135,12 @@ fn campaign(options: &Options) -> Summary {
                     if seed >= options.from + options.seeds {
                         break;
                     }
+                    let began = processor_time();
                     let outcome = run_plan(plan(seed, &options.without, None));
+                    let took = processor_time() - began;
                     let violated = outcome.violation.is_some();
                     let summary = &mut *summary.lock().unwrap_or_else(PoisonError::into_inner);
+                    summary.processor += took;
                     summary.add(outcome, options);
                     if violated {
                         stopped.store(options.stop, Relaxed);
@@ -192,6 +198,16 @@ impl Summary {
             "{} seeds in {seconds:.1} s: {:.0} seeds/s",
             self.seeds,
             self.seeds as f64 / seconds
+        );
+        let (processor, seeds) = (self.processor.as_secs_f64(), self.seeds.max(1) as f64);
+        let ios = self.counters.get("I/O operations").copied().unwrap_or_default() as f64;
+        println!(
+            "each took {:.1} ms of processor time and {:.0} I/O operations: {:.0} seeds in an hour of \
+             processor time, {:.0} if each did 5,000",
+            processor * 1000.0 / seeds,
+            ios / seeds,
+            seeds * 3600.0 / processor,
+            ios / 5000.0 * 3600.0 / processor,
         );
         for (what, count) in &self.counters {
             println!("{count:>12}  {what}");

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 const BLOCK: usize = 4096;
 const FILE_HEADER: usize = 88;
+const FILE_ID: usize = 40;
 const RECORD_HEADER: usize = 72;
 const FLAG_CLEAN: u8 = 1;
 
@@ -30,9 +31,10 @@ struct Record {
 pub(super) fn vouched_for(log: &Image) -> u64 {
     let headers: Vec<Header> = log.values().filter_map(|segment| header(segment)).collect();
     let mut epochs: BTreeMap<u64, Vec<Record>> = BTreeMap::new();
-    for segment in log.values() {
-        // A header may have gone to another file: records are known by their salt, wherever it stands.
-        for header in &headers {
+    for header in &headers {
+        // A header may have gone to another file: it speaks of the file that it was meant for. What went
+        // from there to another one vouches for nothing.
+        if let Some(segment) = log.get(&format!("wal-{:06}", header.file)) {
             epochs.entry(header.epoch).or_default().extend(records(segment, header));
         }
     }
@@ -65,6 +67,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// What the header of a segment says.
 struct Header {
+    /// The number of the file that it was written for.
+    file: u64,
     salt: u64,
     first: u64,
     epoch: u64,
@@ -78,7 +82,7 @@ fn header(segment: &[u8]) -> Option<Header> {
         return None;
     }
     let (salt, first, epoch) = (u64_at(header, 0)?, u64_at(header, 8)?, u64_at(header, 24)?);
-    Some(Header { salt, first, epoch })
+    Some(Header { file: u64_at(segment, FILE_ID)?, salt, first, epoch })
 }
 
 /// The records in a file that belong under a header.

@@ -51,14 +51,14 @@ pub struct Shrunk {
 }
 
 /// Processor time of the calling thread, on which schedules run too.
-fn now() -> Duration {
+pub fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Shrinks a schedule for up to this long, in processor time. `None`: it breaks no promise.
 pub fn shrink(schedule: &Schedule, run: Runner, patience: Duration) -> Option<Shrunk> {
-    let began = now();
+    let began = processor_time();
     let first = Trial { schedule: schedule.clone(), preempt: 0.0 };
     let (outcome, recorded) = run(&first);
     let mut search = Search {
@@ -79,7 +79,7 @@ pub fn shrink(schedule: &Schedule, run: Runner, patience: Duration) -> Option<Sh
     search.shrink();
     let before = schedule.size();
     let Search { best, runs, .. } = search;
-    Some(Shrunk { schedule: best, before, runs, took: now() - began })
+    Some(Shrunk { schedule: best, before, runs, took: processor_time() - began })
 }
 
 /// What drawing schedules of one size came to.
@@ -144,7 +144,7 @@ impl Search<'_> {
     }
 
     fn is_late(&self) -> bool {
-        now() - self.began > self.patience
+        processor_time() - self.began > self.patience
     }
 
     /// Whether a reader would not ask for less.
@@ -219,10 +219,10 @@ impl Search<'_> {
 
     /// Draws smaller schedules until many have been in vain.
     fn draw(&mut self) {
-        let (mut since, mut vain) = (now(), 0);
+        let (mut since, mut vain) = (processor_time(), 0);
         // Where runs are quick, so many in vain are enough.
         let enough = if self.is_small() { 1000 } else { 3000 };
-        while now() - since < self.patience / TURNS && vain < enough && !self.is_late() {
+        while processor_time() - since < self.patience / TURNS && vain < enough && !self.is_late() {
             let operations = self.best.size().operations;
             let sizes = operations.max(1).ilog2() as usize + 2;
             self.sizes.resize(self.sizes.len().max(sizes), Paid::default());
@@ -235,7 +235,7 @@ impl Search<'_> {
             let trial = sample(&mut self.dice, &self.best, &self.ios, target);
             let before = self.cost;
             let taken = self.takes(&trial);
-            (since, vain) = if taken { (now(), 0) } else { (since, vain + 1) };
+            (since, vain) = if taken { (processor_time(), 0) } else { (since, vain + 1) };
             let gain = (before as f64 / self.cost as f64).ln();
             // A run that was not taken is not known: it took about its share.
             let share = (target + 1) as f64 / (operations + 1) as f64;
@@ -248,7 +248,7 @@ impl Search<'_> {
     fn leave_out_all(&mut self) {
         let until = match self.best.size().operations {
             ..MANY => self.patience,
-            MANY.. => now() - self.began + self.patience / TURNS,
+            MANY.. => processor_time() - self.began + self.patience / TURNS,
         };
         for _ in PARTS {
             self.leave_out(PARTS[self.part], until);
@@ -266,7 +266,7 @@ impl Search<'_> {
         (chunk, end) = (chunk.min(size), end.min(size));
         while chunk > 0 {
             while end > 0 {
-                if now() - self.began > until {
+                if processor_time() - self.began > until {
                     self.interrupted = Some((chunk, end));
                     return;
                 }

@@ -6,12 +6,13 @@
 )]
 
 use super::OsClock;
-use crate::env::{Clock, Event, Task};
+use crate::{
+    env::{Clock, Event, Task},
+    sync::{AtomicU64, Ordering::SeqCst},
+};
 use parking_lot::Mutex;
-use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN};
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -62,22 +63,91 @@ pub(super) fn yield_now() {
     std::thread::yield_now();
 }
 
-/// An event count on parking_lot's queue of waiting threads, keyed by the address of the epoch. Notifying
-/// without waiters costs two atomic operations and no system call; waiters wake all at once, not one
-/// after the other through a lock.
+/// An event count on a queue of waiting threads. Notifying without waiters costs two atomic operations and
+/// no system call; waiters wake all at once, not one after the other through a lock.
 pub(super) struct OsEvent {
     epoch: AtomicU64,
     waiters: AtomicU64,
+    queue: queue::Queue,
     clock: OsClock,
 }
 
 impl OsEvent {
     pub(super) fn new(clock: OsClock) -> OsEvent {
-        OsEvent { epoch: AtomicU64::new(0), waiters: AtomicU64::new(0), clock }
+        let (epoch, waiters) = (AtomicU64::new(0), AtomicU64::new(0));
+        OsEvent { epoch, waiters, queue: queue::Queue::default(), clock }
+    }
+}
+
+/// Threads that wait: parking_lot's, keyed by an address.
+#[cfg(not(shuttle))]
+mod queue {
+    use parking_lot_core::{DEFAULT_PARK_TOKEN, DEFAULT_UNPARK_TOKEN};
+    use std::time::Instant;
+
+    /// Not empty, so that its address is its own.
+    #[derive(Default)]
+    pub(super) struct Queue(u8);
+
+    impl Queue {
+        fn key(&self) -> usize {
+            std::ptr::from_ref(&self.0) as usize
+        }
+
+        /// Waits until it is woken, unless `must_wait` says no once no wake-up can be missed any more.
+        pub(super) fn park(&self, must_wait: impl Fn() -> bool, until: Option<Instant>) {
+            #[expect(
+                unsafe_code,
+                reason = "parking_lot's queue is unsafe to use; this is its home"
+            )]
+            // SAFETY: the key is the address of a field of ours, which nobody else parks on; the
+            // closures neither panic nor call parking_lot.
+            unsafe {
+                let (key, token) = (self.key(), DEFAULT_PARK_TOKEN);
+                parking_lot_core::park(key, must_wait, || {}, |_, _| {}, token, until);
+            }
+        }
+
+        /// Wakes all that wait.
+        pub(super) fn unpark_all(&self) {
+            #[expect(
+                unsafe_code,
+                reason = "parking_lot's queue is unsafe to use; this is its home"
+            )]
+            // SAFETY: as in `park`. A waiter between its check and its sleep is in the queue already or
+            // checks again under the queue's lock.
+            unsafe {
+                parking_lot_core::unpark_all(self.key(), DEFAULT_UNPARK_TOKEN);
+            }
+        }
+    }
+}
+
+/// The same for shuttle, which sees through it.
+#[cfg(shuttle)]
+mod queue {
+    use shuttle::sync::{Condvar, Mutex};
+    use std::time::Instant;
+
+    #[derive(Default)]
+    pub(super) struct Queue {
+        wake_ups: Mutex<u64>,
+        moved: Condvar,
     }
 
-    fn key(&self) -> usize {
-        std::ptr::from_ref(&self.epoch) as usize
+    impl Queue {
+        pub(super) fn park(&self, must_wait: impl Fn() -> bool, _until: Option<Instant>) {
+            let mut wake_ups = self.wake_ups.lock().unwrap();
+            let before = *wake_ups;
+            while must_wait() && *wake_ups == before {
+                wake_ups = self.moved.wait(wake_ups).unwrap();
+            }
+        }
+
+        pub(super) fn unpark_all(&self) {
+            *self.wake_ups.lock().unwrap() += 1;
+            self.moved.notify_all();
+        }
     }
 }
 
@@ -97,22 +167,7 @@ impl Event for OsEvent {
                 Some(Some(left)) if !left.is_zero() => Instant::now().checked_add(left),
                 Some(_) => break,
             };
-            #[expect(
-                unsafe_code,
-                reason = "parking_lot's queue is unsafe to use; this is its home"
-            )]
-            // SAFETY: the key is the address of a field of ours, which nobody else parks on; the
-            // closures neither panic nor call parking_lot.
-            unsafe {
-                parking_lot_core::park(
-                    self.key(),
-                    || self.epoch.load(SeqCst) == seen,
-                    || {},
-                    |_, _| {},
-                    DEFAULT_PARK_TOKEN,
-                    until,
-                );
-            }
+            self.queue.park(|| self.epoch.load(SeqCst) == seen, until);
         }
         self.waiters.fetch_sub(1, SeqCst);
     }
@@ -120,16 +175,42 @@ impl Event for OsEvent {
     fn notify_all(&self) {
         self.epoch.fetch_add(1, SeqCst);
         if self.waiters.load(SeqCst) > 0 {
-            #[expect(
-                unsafe_code,
-                reason = "parking_lot's queue is unsafe to use; this is its home"
-            )]
-            // SAFETY: as in `wait`. A waiter between its check and its sleep is in the queue already or
-            // checks the epoch again under the queue's lock.
-            unsafe {
-                parking_lot_core::unpark_all(self.key(), DEFAULT_UNPARK_TOKEN);
-            }
+            self.queue.unpark_all();
         }
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use super::*;
+    use crate::sync::model::explore;
+    use shuttle::thread;
+    use std::sync::Arc;
+
+    /// A waiter that looked before the change and is not counted yet, or not asleep yet, must not sleep
+    /// through it: shuttle would call that a deadlock.
+    #[test]
+    fn shuttle_no_notification_is_slept_through() {
+        explore(|| {
+            let event = Arc::new(OsEvent::new(OsClock::new()));
+            let threads: Vec<_> = (0..3)
+                .map(|i| {
+                    let event = Arc::clone(&event);
+                    // Each waits for the notification of the one before it.
+                    thread::spawn(move || {
+                        while event.epoch() < i {
+                            let seen = event.epoch();
+                            if seen < i {
+                                event.wait(seen, None);
+                            }
+                        }
+                        event.notify_all();
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|t| t.join().unwrap());
+            assert_eq!((event.epoch(), event.waiters.load(SeqCst)), (3, 0));
+        });
     }
 }
 
