@@ -19,7 +19,7 @@ pub(super) struct Canary {
     pub(super) invariants: Vec<String>,
     /// Written without knowing the checkers.
     pub(super) blind: bool,
-    /// Why no campaign is expected to find it, if so: its schedule may show it all the same.
+    /// Why no campaign has found it, if so. It counts as not found all the same.
     pub(super) elusive: String,
     /// What else is worth saying, such as why it is hard to find.
     pub(super) note: String,

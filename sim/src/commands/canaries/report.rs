@@ -3,13 +3,9 @@
 use super::{Canary, Measured, campaign::Campaign};
 use std::fmt::Write as _;
 
-/// Whether a canary was found by a promise it names, and not with its class switched off. An elusive one
-/// need not be found.
+/// Whether a canary was found by a promise it names, and not with its class switched off.
 pub(super) fn is_as_named(canary: &Canary, measured: &Measured) -> bool {
     let found = measured.with.as_ref().and_then(|campaign| campaign.found.as_ref());
-    if found.is_none() && !canary.elusive.is_empty() {
-        return true;
-    }
     let named = found.is_some_and(|(_, invariant)| canary.invariants.contains(invariant));
     named && measured.without.as_ref().is_none_or(|campaign| campaign.found.is_none())
 }
