@@ -35,8 +35,8 @@ use crate::{
     },
     wal::{
         LogStart, Segment, SegmentPlan, Stamp, Tail, Wal,
-        replay::{self, FoundSegment},
-        segment::segment_id,
+        replay::{self, FoundFile, FoundSegment},
+        segment::{segment_id, segment_name},
     },
 };
 use std::{
@@ -287,7 +287,7 @@ impl Opening {
         }
         for name in &listing.segments {
             let found = FoundSegment::open(self.env.disk(), &self.dir, name, None)?;
-            if let Some(segment) = found
+            if let FoundFile::Segment(segment) = found
                 && segment.has_records()?
             {
                 return Err(lost(name));
@@ -358,12 +358,8 @@ impl Opening {
     fn recover(self, listing: &Listing, generation: u64, lock: Box<dyn DirLock>) -> Result<Db> {
         let mut manifest = Manifest::read(&self.env, &self.dir, generation, &self.poison)?;
         let uuid = manifest.uuid();
-        let (segments, strays, unread) = self.find_segments(listing, uuid)?;
-        let replayed = self.replay(&manifest, &segments);
-        let (mut recovered, _) = match unread {
-            Some(error) if !replayed.as_ref().is_ok_and(|(_, ended)| *ended) => return Err(error),
-            _ => replayed?,
-        };
+        let (segments, strays) = self.find_segments(listing, uuid)?;
+        let mut recovered = self.replay(&manifest, &segments)?;
         let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
         let keyspaces = self.open_tables(&manifest, &blocks)?;
 
@@ -413,34 +409,39 @@ impl Opening {
         self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
     }
 
-    /// The log's segments, the names of files that look like some but are not, and why the first could
-    /// not be read of those that may be either.
+    /// The log's segments, and the names of files that look like some but are not. A file that cannot be
+    /// read may be one that the log needs, even where the manifest names none: the edit that did may be
+    /// what was lost.
     fn find_segments(
         &self,
         listing: &Listing,
         uuid: [u8; 16],
-    ) -> Result<(Vec<FoundSegment>, Vec<String>, Option<Error>)> {
-        let (mut found, mut strays, mut unread) = (vec![], vec![], None);
+    ) -> Result<(Vec<FoundSegment>, Vec<String>)> {
+        let (mut found, mut strays, mut astray) = (vec![], vec![], vec![]);
         for name in &listing.segments {
-            match FoundSegment::open(self.env.disk(), &self.dir, name, Some(uuid)) {
-                Ok(Some(segment)) => found.push(segment),
-                Ok(None) => strays.push(name.clone()),
-                // Left where it is: another time it may be read.
-                Err(error @ Error::Io { .. }) => {
-                    crate::sync::sometimes("open: a file of the log cannot be read");
-                    tracing::warn!(%error, "cannot read what may be a segment of the log");
-                    unread.get_or_insert(error);
+            match FoundSegment::open(self.env.disk(), &self.dir, name, Some(uuid))? {
+                FoundFile::Segment(segment) => found.push(segment),
+                FoundFile::Astray(id, header) => {
+                    astray.push((name, id, (header.epoch, header.first)));
+                    strays.push(name.clone());
                 }
-                Err(error) => return Err(error),
+                FoundFile::Other => strays.push(name.clone()),
             }
         }
-        found.sort_by_key(|s| (s.header.epoch, s.header.first));
-        Ok((found, strays, unread))
+        for (name, id, place) in astray {
+            let lacks_it = !found.iter().any(|s| s.id == id && s.place() >= place);
+            if lacks_it && listing.segments.contains(&segment_name(id)) {
+                crate::sync::sometimes("open: the header of a segment went to another file");
+                let found = format!("that of {}, which lacks it", segment_name(id));
+                return Err(Error::corruption(self.dir.join(name), 0, "its own header", found));
+            }
+        }
+        found.sort_by_key(FoundSegment::place);
+        Ok((found, strays))
     }
 
-    /// Reads the log into memtables. Also tells whether something says where the log ends, so that it
-    /// cannot go on in any other segment than those that were read.
-    fn replay(&self, manifest: &Manifest, segments: &[FoundSegment]) -> Result<(Recovered, bool)> {
+    /// Reads the log into memtables.
+    fn replay(&self, manifest: &Manifest, segments: &[FoundSegment]) -> Result<Recovered> {
         let state = manifest.state();
         let mut recovered = Recovered {
             memtables: Memtables::new(self.config.memtable_size)?,
@@ -470,18 +471,11 @@ impl Opening {
         }
         // The edit that named the newest piece may be the one that was lost: the records of that piece
         // name it.
-        let ended = state.clean || state.log.iter().all(|piece| piece.end.is_some());
         let last = state.log.iter().map(|piece| piece.epoch).max();
         for segment in segments.iter().filter(|s| Some(s.header.epoch) > last) {
-            match segment.edit_above(manifest.number()) {
-                Ok(named) => self.check_edit(manifest, named.unwrap_or_default())?,
-                // More likely it is one that nothing needs, of an opening that was interrupted.
-                Err(error @ Error::Io { .. }) if ended => {
-                    crate::sync::sometimes("open: a segment that nothing names cannot be read");
-                    tracing::warn!(%error, "cannot read what may be a segment of the log");
-                }
-                Err(error) => return Err(error),
-            }
+            // Perhaps nothing needs it, and an opening that was interrupted left it: if it cannot be read,
+            // nothing tells.
+            self.check_edit(manifest, segment.edit_above(manifest.number())?.unwrap_or_default())?;
         }
         if state.clean && !clean {
             return Err(Error::corruption(
@@ -493,7 +487,7 @@ impl Opening {
         }
         let epochs = segments.iter().map(|s| s.header.epoch);
         recovered.epoch = epochs.fold(recovered.epoch, u64::max) + 1;
-        Ok((recovered, ended))
+        Ok(recovered)
     }
 
     /// Whether the manifest has the edit that a record of the log names as durable.

@@ -28,39 +28,55 @@ pub(crate) struct FoundSegment {
     pub(crate) header: SegmentHeader,
 }
 
+/// What a file with the name of a segment turned out to be.
+pub(crate) enum FoundFile {
+    Segment(FoundSegment),
+    /// It has the header of another segment file, which was written to the wrong place.
+    Astray(FileId, SegmentHeader),
+    /// It is not (yet, or any more) a segment of this database: that is corruption only if something
+    /// else names it.
+    Other,
+}
+
 impl FoundSegment {
-    /// Reads the header of a segment file. `None`: it is not (yet, or any more) a segment of this
-    /// database; that is corruption only if something else names it.
+    /// Reads the header of a segment file. Without a `uuid`, any database's segment counts, under any name.
     pub(crate) fn open(
         disk: &dyn Disk,
         dir: &Path,
         name: &str,
         uuid: Option<[u8; 16]>,
-    ) -> Result<Option<FoundSegment>> {
+    ) -> Result<FoundFile> {
         let file = NamedFile::open(disk, dir.join(name), OpenMode::Write)?;
         let len = file.len()?;
         if len < BLOCK_BYTES {
-            return Ok(None);
+            return Ok(FoundFile::Other);
         }
         let mut block = [0; HEADER_BYTES + SEGMENT_HEADER_BYTES];
         file.read_exact_at(&mut block, 0)?;
         let found = match FileHeader::decode(&block[..HEADER_BYTES], FileKind::Wal) {
             Ok(found) => found,
-            Err(HeaderError::Corrupt(..)) => return Ok(None),
+            Err(HeaderError::Corrupt(..)) => return Ok(FoundFile::Other),
             Err(HeaderError::Unsupported(what)) => {
                 return Err(Error::Unsupported { file: file.path.to_path_buf(), what });
             }
         };
-        let Some(header) = SegmentHeader::decode(&block[HEADER_BYTES..]) else {
-            return Ok(None);
-        };
-        // A header that was written to another file than it was meant for says nothing of this one. Where
-        // any segment counts, so does one that lies in another's file.
-        let ours = uuid.is_none_or(|uuid| found.uuid == uuid)
-            && (uuid.is_none() || segment_id(name) == Some(found.file_id))
-            && found.identity == header.salt
-            && header.capacity.checked_add(BLOCK_BYTES) == Some(len);
-        Ok(ours.then_some(FoundSegment { file, id: found.file_id, header }))
+        let header = SegmentHeader::decode(&block[HEADER_BYTES..]);
+        let ours = uuid.is_none_or(|uuid| found.uuid == uuid);
+        let id = found.file_id;
+        Ok(match header.filter(|header| ours && found.identity == header.salt) {
+            Some(header) if uuid.is_some() && segment_id(name) != Some(id) => {
+                FoundFile::Astray(id, header)
+            }
+            Some(header) if header.capacity.checked_add(BLOCK_BYTES) == Some(len) => {
+                FoundFile::Segment(FoundSegment { file, id, header })
+            }
+            _ => FoundFile::Other,
+        })
+    }
+
+    /// Where it stands among the segments: of two headers for one file, the greater is the newer.
+    pub(crate) fn place(&self) -> (u64, Lsn) {
+        (self.header.epoch, self.header.first)
     }
 
     pub(crate) fn end(&self) -> Lsn {
