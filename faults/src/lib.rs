@@ -100,6 +100,8 @@ pub struct Full {
 /// promised than an error or what is right.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Damage {
+    /// Where: only in files whose name contains this, such as `wal-`. `None`: anywhere.
+    pub files: Option<String>,
     /// Per read: bytes that were durable have changed at rest, in one place of what is read.
     pub bit_rot: f64,
     /// Per read: a page of what is read can never be read again, whatever is written to it.
@@ -159,6 +161,7 @@ impl FaultPlan {
             interrupted: 0.0,
             map_refused: false,
             damage: Damage {
+                files: None,
                 bit_rot: 0.0,
                 latent_error: 0.0,
                 misdirected_write: 0.0,
@@ -227,8 +230,12 @@ impl FaultPlan {
             full: self.full,
             map_refused: self.map_refused,
             latency: Latency { stall: 0.0, ..self.latency.clone() },
-            // Such a disk has to remember what its blocks held.
-            damage: Damage { stale_block: self.damage.stale_block, ..FaultPlan::none().damage },
+            // Such a disk has to remember what its blocks held, and of which files one is drawn.
+            damage: Damage {
+                files: self.damage.files.clone(),
+                stale_block: self.damage.stale_block,
+                ..FaultPlan::none().damage
+            },
             ..FaultPlan::none()
         }
     }
@@ -262,6 +269,11 @@ impl FaultPlan {
 }
 
 impl Damage {
+    /// Whether it comes to a file of this name.
+    pub fn comes_to(&self, file: &str) -> bool {
+        self.files.as_ref().is_none_or(|part| file.contains(part))
+    }
+
     /// The names of the kinds that are on.
     pub fn kinds(&self) -> Vec<&'static str> {
         let all = [
@@ -278,6 +290,7 @@ impl Damage {
     fn draw(seed: u64) -> Damage {
         let dice = &mut Dice::new(seed, "damage", 0);
         Damage {
+            files: None,
             bit_rot: rate(dice, 0.05, 0.01..0.3),
             latent_error: rate(dice, 0.08, 0.005..0.1),
             misdirected_write: rate(dice, 0.1, 0.05..0.6),

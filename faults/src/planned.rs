@@ -266,8 +266,12 @@ impl Rule for Planned {
         if bytes.is_empty() {
             return Ok(());
         }
-        let rots = self.strike(site::BIT_ROT, self.plan.damage.bit_rot);
-        let turns_bad = self.strike(site::LATENT_ERROR, self.plan.damage.latent_error);
+        // A file that is spared counts all the same.
+        let damage = &self.plan.damage;
+        let spared = !damage.comes_to(&path.file_name().unwrap_or_default().to_string_lossy());
+        let strike = |site, rate| self.strike(site, if spared { 0.0 } else { rate });
+        let rots = strike(site::BIT_ROT, damage.bit_rot);
+        let turns_bad = strike(site::LATENT_ERROR, damage.latent_error);
         let state = &mut *self.state();
         if state.over {
             return Ok(());
@@ -415,6 +419,11 @@ mod tests {
         assert_eq!(wrong(&file), 1);
         rule.end();
         assert_eq!(wrong(&file), 0, "the file itself is whole");
+        let damage = crate::Damage { files: Some("other".into()), ..rule.plan.damage.clone() };
+        let rule = Arc::new(Planned::new(FaultPlan { damage, ..FaultPlan::none() }, 3));
+        let (_dir, _env, file) = file_under(rule);
+        file.write_all_at(&[1; 100], 0).unwrap();
+        assert_eq!([(); 8].map(|()| wrong(&file)), [0; 8], "damage that is meant for other files");
     }
 
     #[test]

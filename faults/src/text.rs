@@ -40,6 +40,8 @@ pub(crate) struct Text {
     interrupted: f64,
     #[serde(default)]
     map_refused: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    damage_files: Option<String>,
     #[serde(default, skip_serializing_if = "is_off")]
     bit_rot: f64,
     #[serde(default, skip_serializing_if = "is_off")]
@@ -120,6 +122,7 @@ impl From<FaultPlan> for Text {
             short_write: plan.short_write,
             interrupted: plan.interrupted,
             map_refused: plan.map_refused,
+            damage_files: damage.files,
             bit_rot: damage.bit_rot,
             latent_error: damage.latent_error,
             misdirected_write: damage.misdirected_write,
@@ -163,6 +166,7 @@ impl TryFrom<Text> for FaultPlan {
             interrupted: text.interrupted,
             map_refused: text.map_refused,
             damage: Damage {
+                files: text.damage_files,
                 bit_rot: text.bit_rot,
                 latent_error: text.latent_error,
                 misdirected_write: text.misdirected_write,
@@ -187,7 +191,8 @@ mod tests {
     #[test]
     fn a_plan_is_read_as_it_was_written() {
         for seed in 0..300 {
-            let plan = FaultPlan::draw(seed);
+            let mut plan = FaultPlan::draw(seed);
+            plan.damage.files = (seed % 2 == 0).then(|| "wal-".into());
             let text = serde_json::to_string(&plan).unwrap();
             assert_eq!(serde_json::from_str::<FaultPlan>(&text).unwrap(), plan, "{text}");
         }

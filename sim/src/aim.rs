@@ -56,7 +56,7 @@ pub struct Aim {
     pub(crate) crash: Option<&'static str>,
     /// The disk is full in the boot of this number and those behind it.
     pub(crate) full: Option<u64>,
-    /// Damage comes only to files whose names begin, or end, like this.
+    /// Damage comes only to files whose names contain this.
     pub(crate) damaged: Option<&'static str>,
     /// Nothing makes commits durable but the syncs at intervals, and the power fails late.
     pub(crate) intervals: bool,
@@ -107,7 +107,7 @@ const fn record_that_is_late(crash: &'static str) -> Scene {
     Scene { task: "client", fault: "stall", operation: "write", pause: None, crash: Some(crash) }
 }
 
-/// Files to damage, by how their names begin or end.
+/// Files to damage, by a part of their names.
 const DAMAGED: [&str; 4] = ["manifest-", "wal-", ".sst", ".sst"];
 
 /// Threads, faults, and operations of the disk if it is one alone, at which a run may aim. What tells more
@@ -234,15 +234,6 @@ impl Aim {
         Aim { fault, pause, crash, full, damaged, intervals }
     }
 
-    /// The rate at which a kind of damage comes to a file, of that at which it comes to any.
-    pub(crate) fn damage_rate(&self, rate: f64, file: &str) -> f64 {
-        match self.damaged {
-            None => rate,
-            Some(name) if file.starts_with(name) || file.ends_with(name) => rate,
-            Some(_) => 0.0,
-        }
-    }
-
     /// Where a boot of this run crashes, if it is near something.
     pub(crate) fn near(&self, dice: &mut Dice) -> Option<Near> {
         let site = self.crash.filter(|_| dice.chance(0.7))?;
@@ -267,6 +258,7 @@ impl Aim {
 
     /// Lets what the run looks at happen.
     pub(crate) fn arm(&self, faults: &mut FaultPlan, dice: &mut Dice) {
+        faults.damage.files = self.damaged.map(str::to_string);
         if self.full.is_none() && !self.intervals {
             return;
         }

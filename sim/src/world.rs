@@ -7,7 +7,7 @@ use crate::{
     scheduler::{self, Known},
     trace::{Line, Trace},
 };
-use lightning_faults::{Dice, Full, site_hash};
+use lightning_faults::{Damage, Dice, Full, site_hash};
 use madsim::time::{Sleep, TimeHandle};
 use parking_lot::Mutex;
 use std::{
@@ -245,15 +245,16 @@ impl World {
         &self,
         kind: &'static str,
         rate: f64,
+        damage: &Damage,
         name: impl FnOnce() -> Option<String>,
     ) -> Option<Dice> {
-        let aim = &self.scheduling.aim;
-        if rate <= 0.0 || aim.damaged.is_none() {
+        if rate <= 0.0 || damage.files.is_none() {
             return self.struck(kind, rate);
         }
-        let rate = aim.damage_rate(rate, &name().unwrap_or_default());
+        let comes = damage.comes_to(&name().unwrap_or_default());
         // A file that is spared counts all the same.
-        self.strikes_with(kind, rate, Some(Aimed { rate: 0.0, most: 0 }))
+        let spared = Some(Aimed { rate: 0.0, most: 0 });
+        self.strikes_with(kind, if comes { rate } else { 0.0 }, spared)
     }
 
     /// Whether a fault of this kind strikes now.

@@ -104,8 +104,8 @@ impl Shared {
         }
         let damage = &self.plan.damage;
         let name = || state.tree.names().remove(&number);
-        let rot = self.world.struck_file("bit rot", damage.bit_rot, name);
-        let bad = self.world.struck_file("latent error", damage.latent_error, name);
+        let rot = self.world.struck_file("bit rot", damage.bit_rot, damage, name);
+        let bad = self.world.struck_file("latent error", damage.latent_error, damage, name);
         if let Some(mut dice) = rot
             && let Some((place, differed)) = state.inode(number)?.rot(offset, len, &mut dice)
         {
@@ -136,9 +136,9 @@ impl Shared {
     pub(super) fn synced(&self, state: &mut State, number: u64, upto: u64) -> io::Result<()> {
         let damage = &self.plan.damage;
         let name = || state.tree.names().remove(&number);
-        let lost = self.world.struck_file("lost write", damage.lost_write, name);
+        let lost = self.world.struck_file("lost write", damage.lost_write, damage, name);
         let misdirected =
-            self.world.struck_file("misdirected write", damage.misdirected_write, name);
+            self.world.struck_file("misdirected write", damage.misdirected_write, damage, name);
         let inode = state.inode(number)?;
         let pages = inode.pages_to_sync(upto);
         inode.remember_place(&pages);
@@ -217,7 +217,11 @@ impl Shared {
         let Some(mut dice) = self.world.struck("stale block", self.plan.damage.stale_block) else {
             return;
         };
-        let remembering = state.inodes.iter().filter(|(_, inode)| !inode.replaced.is_empty());
+        let names = state.tree.names();
+        let name = |number| names.get(number).map_or("", String::as_str);
+        let remembering = state.inodes.iter().filter(|(number, inode)| {
+            !inode.replaced.is_empty() && self.plan.damage.comes_to(name(number))
+        });
         let files: Vec<u64> = remembering.map(|(number, _)| *number).collect();
         if files.is_empty() {
             return;

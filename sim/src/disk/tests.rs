@@ -315,16 +315,15 @@ fn damage_strikes_reads_syncs_and_losses_of_power_and_is_counted() {
     on_machine(all(|damage| damage.lost_write = 0.999_999), move |disk| {
         assert_eq!(read_back(disk).unwrap(), [1; 9000], "the page cache has it");
     });
-}
-
-/// Damage that is aimed at some files spares the others.
-#[test]
-fn aimed_damage_strikes_the_files_it_is_meant_for() {
-    let aim = Aim { damaged: Some(".sst"), ..Aim::default() };
-    for (name, expected) in [("000007.sst", 0.25), ("wal-000007", 0.0), ("", 0.0)] {
-        assert_eq!(aim.damage_rate(0.25, name), expected, "{name}");
-    }
-    assert_eq!(Aim::default().damage_rate(0.25, "wal-000007"), 0.25);
+    let rots_in = |files: &str| {
+        let mut plan = all(|damage| damage.bit_rot = 0.999_999);
+        plan.damage.files = Some(files.into());
+        plan
+    };
+    on_machine(rots_in("a"), move |disk| assert_ne!(read_back(disk).unwrap(), [1; 9000]));
+    on_machine(rots_in("b"), move |disk| {
+        assert_eq!(read_back(disk).unwrap(), [1; 9000], "damage that is meant for others");
+    });
 }
 
 /// A file remembers the places of its last syncs once each.
