@@ -69,9 +69,10 @@ impl Process {
         Listed::of(self.boot.env.sim_disk().files(Path::new(DIR)))
     }
 
-    /// Counts what closing left behind, so that the next session can compare.
-    pub(super) fn remember_files(&self) {
-        let comparable = !self.boot.had_errors();
+    /// Counts what closing left behind, so that the next session can compare. What somebody read until then
+    /// was in use.
+    pub(super) fn remember_files(&self, read: bool) {
+        let comparable = !self.boot.had_errors() && !read;
         self.model.lock().tables_left = comparable.then_some(self.listed().tables);
     }
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod alone;
 mod client;
+mod closed;
 mod files;
 mod model;
 pub mod operation;

@@ -28,7 +28,7 @@ const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Process {
     pub(super) boot: Boot,
     /// The machine, as the engine sees it.
-    env: Arc<dyn Env>,
+    pub(super) env: Arc<dyn Env>,
     pub(super) workload: Arc<Workload>,
     pub(super) model: Arc<Mutex<Model>>,
     /// When the opening began that the open database came from, or the one under way.
@@ -390,20 +390,20 @@ impl Session {
     /// Which life of a keyspace is found under this name.
     fn recovered_space(&self, name: &str) -> Result<SpaceId, Over> {
         let space = self.model().spaces.get(name).copied().unwrap_or_default();
-        match space {
-            // Its removal may be lost as well as it may be there again. Nobody had the new one to write to.
-            Space { maybe: Some(Some(new)), last: Some(old), .. }
-                if self.process.manifest_is_damaged() =>
-            {
-                let keyspace = self.process.checked_read("a keyspace", self.db.keyspace(name))?;
-                let first = self.process.checked_read("the first entry", keyspace.first())?;
-                Ok(if first.is_some() { old } else { new })
-            }
-            Space { maybe: Some(Some(id)), .. } | Space { now: Some(id), .. } => Ok(id),
-            Space { last: Some(id), .. } if self.process.manifest_is_damaged() => {
+        // Where the manifest has lost what came last, an earlier life is there again.
+        if self.process.manifest_is_damaged() {
+            let keyspace = self.process.checked_read("a keyspace", self.db.keyspace(name))?;
+            let first = self.process.checked_read("the first entry", keyspace.first())?;
+            let life = first.and_then(|(_, value)| self.model().life_that_wrote(name, &value));
+            let known = |id: &SpaceId| [space.now, space.maybe.flatten()].contains(&Some(*id));
+            if let Some(id) = life.filter(|id| !known(id)) {
                 self.process.world().count("keyspaces whose removal was lost");
-                Ok(id)
+                return Ok(id);
             }
+        }
+        match space {
+            Space { maybe: Some(Some(id)), .. } | Space { now: Some(id), .. } => Ok(id),
+            Space { last: Some(id), .. } if self.process.manifest_is_damaged() => Ok(id),
             _ => {
                 let message =
                     format!("keyspace {name:?} is there, though it was dropped or never created");
@@ -494,7 +494,7 @@ impl Session {
         let id = match before.now {
             Some(id) => id,
             None => {
-                let id = self.model().new_space();
+                let id = self.model().new_space(name);
                 let space = Space { now: None, maybe: Some(Some(id)), last: before.last };
                 self.model().spaces.insert(name.into(), space);
                 id
@@ -560,6 +560,10 @@ impl Session {
     /// Closes the database, or lets it go.
     fn end(self, close: bool) -> Result<(), Over> {
         let Session { process, db, shared, .. } = self;
+        let held = match close && process.dice("snapshot behind a close").chance(0.3) {
+            true => Some(process.checked_read("a snapshot", db.snapshot())?),
+            false => None,
+        };
         let acknowledged = process.model.lock().acknowledged_seq();
         process.world().count_by("commits acknowledged", process.model.lock().acknowledged());
         if close {
@@ -571,14 +575,13 @@ impl Session {
                 }
                 Err(error) => process.check_error("I-9", "closing", &error)?,
             }
-            if !matches!(db.get("key"), Err(Error::Closed)) {
-                let message = "a closed database answers a get".into();
-                process.world().violate("closed", message);
-            }
+            process.check_closed(&db, held.as_ref())?;
         }
+        process.check_locked()?;
         drop(shared);
         drop(db); // closes it if that was not done, but cannot tell whether that went well
-        process.remember_files();
+        process.remember_files(held.is_some());
+        drop(held);
         process.model.lock().crashed(false);
         Ok(())
     }

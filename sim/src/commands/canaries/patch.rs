@@ -4,7 +4,8 @@ use super::{Class, PATCHES, told};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// How a bug may show beside a broken promise.
-const SYMPTOMS: [&str; 6] = ["panic", "hang", "spins", "read", "signal", "endless"];
+const SYMPTOMS: [&str; 8] =
+    ["panic", "hang", "spins", "read", "signal", "endless", "closed", "locked"];
 
 /// A planted bug, as the header of its patch describes it.
 #[derive(Debug, Clone, PartialEq)]

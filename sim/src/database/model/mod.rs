@@ -181,6 +181,8 @@ pub(super) struct Model {
     /// Lives of keyspaces that were to be dropped, and what was acknowledged before.
     drops: Vec<(SpaceId, u64)>,
     next_space: SpaceId,
+    /// Which keyspace each life is one of.
+    lives: BTreeMap<SpaceId, String>,
     /// How many values were written: each is unique.
     pub(super) values: u64,
     /// The sstables that lay there when the database was last closed, if that can be compared
@@ -211,9 +213,23 @@ impl Model {
         self.moment
     }
 
-    pub(super) fn new_space(&mut self) -> SpaceId {
+    /// A new life of a keyspace.
+    pub(super) fn new_space(&mut self, name: &str) -> SpaceId {
+        let id = self.next_space;
         self.next_space += 1;
-        self.next_space - 1
+        self.lives.insert(id, name.into());
+        id
+    }
+
+    /// In which life of a keyspace a value was written. The history must be kept.
+    pub(super) fn life_that_wrote(&self, name: &str, value: &[u8]) -> Option<SpaceId> {
+        let kept = self.settled.values().flat_map(|settled| &settled.ops);
+        let mut ops = kept.chain(self.commits.iter().flat_map(|commit| &commit.ops));
+        let life = ops.find_map(|op| match op {
+            Op::Put(space, _, written) if written == value => Some(*space),
+            _ => None,
+        })?;
+        (self.lives.get(&life)? == name).then_some(life)
     }
 
     /// A keyspace is about to be dropped. Returns the SeqNo up to which commits are durable once it is.
