@@ -11,7 +11,7 @@ const RUNGS: [&[&str]; 13] = [
     &["env"],
     &["format", "iter", "cache"],
     &["wal", "memtable"],
-    &["sstable"],
+    &["sstable", "btree"],
     &["version"],
     &["upkeep"],
     &["db"],

@@ -21,6 +21,7 @@
 pub mod env;
 pub mod sync;
 
+mod btree;
 mod cache;
 mod codec;
 mod config;

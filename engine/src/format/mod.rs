@@ -5,6 +5,7 @@ pub(crate) mod block;
 pub(crate) mod bytes;
 pub(crate) mod header;
 pub(crate) mod manifest;
+pub(crate) mod node;
 pub(crate) mod ops;
 pub(crate) mod record;
 pub(crate) mod sstable;

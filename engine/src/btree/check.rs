@@ -1,0 +1,80 @@
+//! Looks at every node of a tree.
+
+use super::{Held, Nodes, Root};
+use crate::{
+    error::Result,
+    format::{block::Refused, node::NodePointer},
+};
+
+/// What was found in a tree that is whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checked {
+    pub(crate) entries: u64,
+    pub(crate) leaves: u64,
+    pub(crate) branches: u64,
+    pub(crate) pages: u64,
+    /// Of keys and values.
+    pub(crate) raw_bytes: u64,
+}
+
+/// Checks every node: its bytes, that its keys ascend and lie within what its parent says. `each` is told
+/// of every node, to see that none is used twice.
+pub(crate) fn check(
+    nodes: &dyn Nodes,
+    root: Option<Root>,
+    each: &mut dyn FnMut(NodePointer) -> Result<()>,
+) -> Result<Checked> {
+    let mut checked = Checked::default();
+    if let Some(root) = root {
+        part(nodes, root, (&[], None), each, &mut checked)?;
+    }
+    Ok(checked)
+}
+
+fn part(
+    nodes: &dyn Nodes,
+    Root { pointer, level }: Root,
+    (lower, upper): (&[u8], Option<&[u8]>),
+    each: &mut dyn FnMut(NodePointer) -> Result<()>,
+    checked: &mut Checked,
+) -> Result<()> {
+    each(pointer)?;
+    let held = Held::read(nodes, pointer, level)?;
+    let node = held.node(nodes)?;
+    node.check().map_err(|why| nodes.refuse(pointer, why))?;
+    checked.pages += u64::from(pointer.pages);
+    let keys = if level == 0 { node.len() } else { node.len() - 1 };
+    let mut key = vec![];
+    for index in 0..keys {
+        key.clear();
+        node.append_key(index, &mut key).ok_or_else(|| held.refuse(nodes, index))?;
+        let within = key.as_slice() >= lower && upper.is_none_or(|upper| key.as_slice() < upper);
+        if !within {
+            let found = format!("key {index} outside of them");
+            return Err(nodes.refuse(pointer, Refused::Corrupt("keys within their bounds", found)));
+        }
+        if level == 0 {
+            let entry = node.entry(index).ok_or_else(|| held.refuse(nodes, index))?;
+            checked.raw_bytes += (key.len() + entry.value.len()) as u64;
+        }
+    }
+    if level == 0 {
+        checked.leaves += 1;
+        checked.entries += node.len() as u64;
+        return Ok(());
+    }
+    checked.branches += 1;
+    let (mut from, mut to) = (lower.to_vec(), vec![]);
+    for index in 0..node.len() {
+        let child = node.child(index).ok_or_else(|| held.refuse(nodes, index))?;
+        let last = index + 1 == node.len();
+        if !last {
+            to.clear();
+            node.append_key(index, &mut to).ok_or_else(|| held.refuse(nodes, index))?;
+        }
+        let end = if last { upper } else { Some(to.as_slice()) };
+        part(nodes, Root { pointer: child, level: level - 1 }, (&from, end), each, checked)?;
+        std::mem::swap(&mut from, &mut to);
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! A sorted stream of changes into a tree. Loading an empty tree is the same.
+//!
+//! The old tree is walked in key order, and what becomes of it is handed to a [`Packer`], which builds
+//! the new one from left to right: entries of leaves that something changes, and whole subtrees that
+//! nothing does.
+
+use super::{Held, NewNodes, Nodes, Root};
+use crate::{
+    error::Result,
+    format::node::{Node, NodePointer, PAGE_BYTES_MIN},
+};
+
+mod packer;
+use packer::Packer;
+
+/// What is to change, in key order, each key once.
+pub(crate) trait Changes {
+    /// The key here, and its new value or `None` if it is to have none. `None` at the end.
+    fn here(&self) -> Option<(&[u8], Option<&[u8]>)>;
+    /// To the next one.
+    fn advance(&mut self) -> Result<()>;
+}
+
+/// A range of keys of which the tree is to keep none; those of [`Changes`] are newer. To the last key if
+/// there is no end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut {
+    pub(crate) start: Vec<u8>,
+    pub(crate) end: Option<Vec<u8>>,
+}
+
+impl Cut {
+    pub(crate) fn holds(&self, key: &[u8]) -> bool {
+        self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
+    }
+}
+
+/// What a merge came to.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    /// `None`: no entry is left.
+    pub(crate) root: Option<Root>,
+    /// Nodes that the new tree does not reach.
+    pub(crate) freed: Vec<NodePointer>,
+    /// How many nodes were written, and how many pages those have.
+    pub(crate) written_nodes: u64,
+    pub(crate) written_pages: u64,
+}
+
+/// A merge under way.
+pub(crate) struct TreeMerge<'a> {
+    nodes: &'a dyn Nodes,
+    changes: &'a mut dyn Changes,
+    /// In key order, without overlap. Those that the walk has passed are gone.
+    cuts: &'a [Cut],
+    packer: Packer<'a>,
+    freed: Vec<NodePointer>,
+}
+
+/// A part of the old tree: all of its keys that are at least `lower` and less than `upper`.
+#[derive(Clone, Copy)]
+struct Part<'k> {
+    pointer: NodePointer,
+    level: u8,
+    lower: &'k [u8],
+    upper: Option<&'k [u8]>,
+}
+
+impl<'a> TreeMerge<'a> {
+    /// Merges `changes` into the tree under `root`, without the keys within `cuts`. Nodes have
+    /// `page_bytes` bytes, or a few times as many where entries are large.
+    pub(crate) fn run(
+        nodes: &'a dyn Nodes,
+        new: &'a mut dyn NewNodes,
+        root: Option<Root>,
+        changes: &'a mut dyn Changes,
+        cuts: &'a [Cut],
+        page_bytes: usize,
+    ) -> Result<Merged> {
+        debug_assert!(page_bytes.is_multiple_of(PAGE_BYTES_MIN));
+        let packer = Packer::new(new, page_bytes);
+        let mut merge = TreeMerge { nodes, changes, cuts, packer, freed: vec![] };
+        if let Some(Root { pointer, level }) = root {
+            merge.part(Part { pointer, level, lower: &[], upper: None })?;
+        }
+        merge.put_changes_below(None)?;
+        let (root, written_nodes, written_pages) = merge.packer.finish()?;
+        Ok(Merged { root, freed: merge.freed, written_nodes, written_pages })
+    }
+
+    /// Forgets cuts that end at or before `key`.
+    fn pass_cuts(&mut self, key: &[u8]) {
+        let passed =
+            self.cuts.iter().take_while(|cut| cut.end.as_deref().is_some_and(|end| end <= key));
+        self.cuts = &self.cuts[passed.count()..];
+    }
+
+    fn part(&mut self, part: Part<'_>) -> Result<()> {
+        self.pass_cuts(part.lower);
+        let is_below = |key: &[u8]| part.upper.is_none_or(|upper| key < upper);
+        let changes = self.changes.here().is_some_and(|(key, _)| is_below(key));
+        let cut = self.cuts.first().filter(|cut| is_below(&cut.start));
+        let gone = cut.is_some_and(|cut| {
+            let to_the_end = match (cut.end.as_deref(), part.upper) {
+                (None, _) => true,
+                (Some(end), Some(upper)) => upper <= end,
+                (Some(_), None) => false,
+            };
+            to_the_end && cut.start.as_slice() <= part.lower
+        });
+        if gone {
+            self.free(part.pointer, part.level)?;
+            return self.put_changes_below(part.upper);
+        }
+        if !changes && cut.is_none() && self.packer.takes_subtree(part.level) {
+            return self.packer.add_subtree(part.level, part.lower, part.pointer, part.upper);
+        }
+        self.freed.push(part.pointer);
+        let held = Held::read(self.nodes, part.pointer, part.level)?;
+        let node = held.node(self.nodes)?;
+        match part.level {
+            0 => self.leaf(&held, node, part.upper),
+            _ => self.branch(&held, node, part),
+        }
+    }
+
+    fn branch(&mut self, held: &Held, node: Node<'_>, part: Part<'_>) -> Result<()> {
+        let (mut lower, mut upper) = (part.lower.to_vec(), vec![]);
+        for index in 0..node.len() {
+            let child = node.child(index);
+            let pointer = child.ok_or_else(|| held.refuse(self.nodes, index))?;
+            let last = index + 1 == node.len();
+            if !last {
+                upper.clear();
+                let whole = node.append_key(index, &mut upper);
+                whole.ok_or_else(|| held.refuse(self.nodes, index))?;
+            }
+            let upper_bound = if last { part.upper } else { Some(upper.as_slice()) };
+            self.part(Part { pointer, level: part.level - 1, lower: &lower, upper: upper_bound })?;
+            std::mem::swap(&mut lower, &mut upper);
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, held: &Held, node: Node<'_>, upper: Option<&[u8]>) -> Result<()> {
+        let mut key = vec![];
+        for index in 0..node.len() {
+            key.clear();
+            let whole = node.append_key(index, &mut key).and_then(|()| node.entry(index));
+            let entry = whole.ok_or_else(|| held.refuse(self.nodes, index))?;
+            self.put_changes_below(Some(&key))?;
+            self.pass_cuts(&key);
+            let replaced = self.changes.here().is_some_and(|(changed, _)| changed == key);
+            if !replaced && !self.cuts.first().is_some_and(|cut| cut.holds(&key)) {
+                self.packer.add(&key, entry.value)?;
+            }
+        }
+        self.put_changes_below(upper)
+    }
+
+    /// Takes over the changes whose keys are less than `upper`.
+    fn put_changes_below(&mut self, upper: Option<&[u8]>) -> Result<()> {
+        while let Some((key, value)) = self.changes.here() {
+            if upper.is_some_and(|upper| key >= upper) {
+                break;
+            }
+            if let Some(value) = value {
+                self.packer.add(key, value)?;
+            }
+            self.changes.advance()?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of a whole subtree. Its leaves are not read.
+    fn free(&mut self, pointer: NodePointer, level: u8) -> Result<()> {
+        self.freed.push(pointer);
+        if level == 0 {
+            return Ok(());
+        }
+        let held = Held::read(self.nodes, pointer, level)?;
+        let node = held.node(self.nodes)?;
+        for index in 0..node.len() {
+            let child = node.child(index);
+            self.free(child.ok_or_else(|| held.refuse(self.nodes, index))?, level - 1)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,310 @@
+//! For the failures that lose data for good: an entry that a merge forgets or brings back, a key that no
+//! search finds, a page that is freed while something points to it.
+
+use super::*;
+use crate::{
+    format::node::{NodeHeader, PAGE_BYTES_MIN},
+    iter::Cursor,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+const IDENTITY: u64 = 3;
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Nodes in memory, each where no other is.
+#[derive(Default)]
+struct Memory {
+    nodes: Mutex<HashMap<u64, Arc<[u8]>>>,
+    leaves_read: AtomicU64,
+}
+
+impl Nodes for Memory {
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
+        self.leaves_read.fetch_add(u64::from(level == 0), Relaxed);
+        let bytes = self.nodes.lock().unwrap().get(&pointer.page).cloned().expect("a node");
+        Node::verify(&bytes, pointer, level, IDENTITY).map_err(|why| self.refuse(pointer, why))?;
+        Ok(bytes)
+    }
+
+    fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
+        Error::InvalidArgument { what: "node", why: format!("{pointer:?}: {why:?}") }
+    }
+}
+
+struct Writer<'a> {
+    memory: &'a Memory,
+    generation: u64,
+    next_page: u64,
+    live: BTreeSet<u64>,
+}
+
+impl NewNodes for Writer<'_> {
+    fn write(&mut self, node: &NodeBuilder) -> Result<NodePointer> {
+        let pages = node.encoded_len().div_ceil(PAGE_BYTES_MIN);
+        let pointer =
+            NodePointer { page: self.next_page, pages: pages as u16, generation: self.generation };
+        let mut bytes = vec![];
+        node.encode(pages * PAGE_BYTES_MIN, &mut bytes);
+        NodeHeader { pointer, level: node.level() }.seal(&mut bytes, IDENTITY);
+        self.memory.nodes.lock().unwrap().insert(pointer.page, bytes.into());
+        self.live.insert(pointer.page);
+        self.next_page += pages as u64;
+        Ok(pointer)
+    }
+}
+
+type Change = (Vec<u8>, Option<Vec<u8>>);
+
+struct List {
+    changes: Vec<Change>,
+    at: usize,
+}
+
+impl Changes for List {
+    fn here(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        self.changes.get(self.at).map(|(key, value)| (key.as_slice(), value.as_deref()))
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.at += 1;
+        Ok(())
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (self.0 >> 33) % end
+    }
+}
+
+/// A tree, what it must hold, and which nodes it has.
+struct Tree<'a> {
+    memory: &'a Arc<Memory>,
+    writer: Writer<'a>,
+    root: Option<Root>,
+    map: Map,
+}
+
+impl<'a> Tree<'a> {
+    fn new(memory: &'a Arc<Memory>) -> Tree<'a> {
+        let writer = Writer { memory, generation: 0, next_page: 0, live: BTreeSet::new() };
+        Tree { memory, writer, root: None, map: Map::new() }
+    }
+
+    fn merge(&mut self, changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>, cuts: &[Cut]) -> Merged {
+        self.map.retain(|key, _| !cuts.iter().any(|cut| cut.holds(key)));
+        for (key, value) in &changes {
+            match value {
+                Some(value) => self.map.insert(key.clone(), value.clone()),
+                None => self.map.remove(key),
+            };
+        }
+        self.writer.generation += 1;
+        let mut list = List { changes: changes.into_iter().collect(), at: 0 };
+        let (memory, root) = (&**self.memory, self.root);
+        let merged =
+            TreeMerge::run(memory, &mut self.writer, root, &mut list, cuts, PAGE_BYTES_MIN)
+                .unwrap();
+        self.root = merged.root;
+        for freed in &merged.freed {
+            assert!(self.writer.live.remove(&freed.page), "freed twice: {freed:?}");
+            self.memory.nodes.lock().unwrap().remove(&freed.page);
+        }
+        merged
+    }
+
+    /// Every node is reached once or was freed; entries are those of the map; every way of reading.
+    fn check(&self) -> Checked {
+        let mut reached = BTreeSet::new();
+        let checked = check(&**self.memory, self.root, &mut |pointer| {
+            assert!(reached.insert(pointer.page), "used twice: {pointer:?}");
+            Ok(())
+        });
+        let checked = checked.unwrap();
+        assert_eq!(reached, self.writer.live);
+        assert_eq!(checked.entries, self.map.len() as u64);
+        checked
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let found = self.root.map(|root| get(&**self.memory, root, key).unwrap())??;
+        Some(found.value().to_vec())
+    }
+
+    fn cursor(&self) -> TreeCursor {
+        TreeCursor::new(Arc::clone(self.memory) as Arc<dyn Nodes + Send + Sync>, self.root)
+    }
+
+    fn read_all(&self, random: &mut Random) {
+        let mut cursor = self.cursor();
+        let mut found = Map::new();
+        cursor.seek_first().unwrap();
+        while let Some(entry) = cursor.entry() {
+            found.insert(entry.key.to_vec(), entry.value.to_vec());
+            cursor.next().unwrap();
+        }
+        assert!(found == self.map, "{} entries of {}", found.len(), self.map.len());
+        cursor.seek_last().unwrap();
+        for (key, value) in self.map.iter().rev() {
+            let entry = cursor.entry().expect("an entry");
+            assert_eq!((entry.key, entry.value), (key.as_slice(), value.as_slice()));
+            cursor.prev().unwrap();
+        }
+        assert!(cursor.entry().is_none());
+        for _ in 0..50 {
+            let key = key(random);
+            assert_eq!(self.get(&key).as_ref(), self.map.get(&key), "{key:?}");
+            cursor.seek(&key).unwrap();
+            let next = self.map.range(key.clone()..).next().map(|e| e.0.as_slice());
+            assert_eq!(cursor.entry().map(|e| e.key), next, "from {key:?}");
+            cursor.seek_before(&key).unwrap();
+            let before = self.map.range(..key.clone()).next_back().map(|e| e.0.as_slice());
+            assert_eq!(cursor.entry().map(|e| e.key), before, "before {key:?}");
+            if before.is_some() {
+                cursor.next().unwrap();
+                assert_eq!(cursor.entry().map(|e| e.key), next, "behind {before:?}");
+            }
+        }
+    }
+}
+
+fn key(random: &mut Random) -> Vec<u8> {
+    match random.below(10) {
+        0 => vec![b'x'; random.below(3000) as usize],
+        1..=4 => (random.below(3000) as u32).to_be_bytes().to_vec(),
+        _ => (0..random.below(7)).map(|_| b"ab\0\xff"[random.below(4) as usize]).collect(),
+    }
+}
+
+fn value(random: &mut Random) -> Vec<u8> {
+    let len = match random.below(30) {
+        0 => random.below(60_000),
+        1..=4 => random.below(4_000),
+        _ => random.below(200),
+    };
+    vec![random.below(256) as u8; len as usize]
+}
+
+fn cuts(random: &mut Random) -> Vec<Cut> {
+    let mut ends: BTreeSet<Vec<u8>> = (0..random.below(5) * 2).map(|_| key(random)).collect();
+    let mut cuts = vec![];
+    while let (Some(start), end) = (ends.pop_first(), ends.pop_first()) {
+        cuts.push(Cut { start, end });
+    }
+    cuts
+}
+
+#[test]
+fn a_tree_holds_what_was_merged_into_it() {
+    for seed in 0..60 {
+        let random = &mut Random(seed);
+        let memory = Arc::new(Memory::default());
+        let mut tree = Tree::new(&memory);
+        for _ in 0..12 {
+            let many = match random.below(4) {
+                0 => 2000,
+                1 => 1,
+                _ => 60,
+            };
+            let deletes = random.below(100);
+            let changes = (0..random.below(many) + 1).map(|_| {
+                let deleted = random.below(100) < deletes;
+                let value = (!deleted).then(|| value(random));
+                (key(random), value)
+            });
+            let changes = changes.collect();
+            let cuts = if random.below(3) == 0 { cuts(random) } else { vec![] };
+            tree.merge(changes, &cuts);
+            tree.check();
+            tree.read_all(random);
+        }
+        tree.merge(BTreeMap::new(), &[Cut { start: vec![], end: None }]);
+        assert_eq!((tree.root, tree.check()), (None, Checked::default()));
+    }
+}
+
+fn numbered(numbers: impl Iterator<Item = u64>) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+    let key = |n: u64| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes();
+    let entry = |n| ([key(n), key(n + 1), key(n + 2)].concat(), Some(vec![7; 150]));
+    numbers.map(entry).collect()
+}
+
+#[test]
+fn leaves_are_packed_full_and_stay_so() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = Tree::new(&memory);
+    tree.merge(numbered(0..50_000), &[]);
+    let loaded = tree.check();
+    let fill = |c: Checked| c.raw_bytes as f64 / (c.pages * PAGE_BYTES_MIN as u64) as f64;
+    assert!(fill(loaded) > 0.92, "{loaded:?}");
+    // A tenth more, everywhere: every leaf is touched.
+    tree.merge(numbered(50_000..55_000), &[]);
+    let grown = tree.check();
+    assert!(fill(grown) > 0.85, "{}: {grown:?}", fill(grown));
+}
+
+#[test]
+fn what_nothing_changes_is_not_written_again() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = Tree::new(&memory);
+    tree.merge(numbered(0..50_000), &[]);
+    let whole = tree.check();
+    let merged = tree.merge(numbered(70_000..70_001), &[]);
+    // A leaf that becomes two, and one branch a level.
+    assert!(merged.written_nodes <= 5, "{merged:?}");
+    assert_eq!(merged.written_nodes + whole.leaves + whole.branches, {
+        let now = tree.check();
+        now.leaves + now.branches + merged.freed.len() as u64
+    });
+    let root = tree.root;
+    let merged = tree.merge(BTreeMap::new(), &[]);
+    assert_eq!((merged.written_nodes, merged.root), (0, root));
+}
+
+#[test]
+fn deleting_leaves_no_small_nodes_behind() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = Tree::new(&memory);
+    tree.merge(numbered(0..50_000), &[]);
+    let before = tree.check();
+    // Nine of ten, in three merges.
+    for part in 0..3 {
+        let deleted = numbered((0..50_000).filter(|n| n % 10 != 0 && n % 3 == part));
+        tree.merge(deleted.into_keys().map(|key| (key, None)).collect(), &[]);
+        tree.check();
+    }
+    let after = tree.check();
+    assert_eq!(after.entries, 5_000);
+    assert!(after.leaves * 8 < before.leaves, "{} of {}", after.leaves, before.leaves);
+}
+
+#[test]
+fn a_cut_reads_no_leaf_that_it_need_not_and_frees_all() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = Tree::new(&memory);
+    tree.merge(numbered(0..20_000), &[]);
+    let before = tree.check();
+    let keys: Vec<_> = tree.map.keys().cloned().collect();
+    let cut = Cut { start: keys[100].clone(), end: Some(keys[19_900].clone()) };
+    memory.leaves_read.store(0, Relaxed);
+    let merged = tree.merge(BTreeMap::new(), &[cut]);
+    // One at each end, and their neighbours, to be joined.
+    assert!(memory.leaves_read.load(Relaxed) <= 4);
+    let after = tree.check();
+    assert_eq!(after.entries, 200);
+    let all = before.leaves + before.branches + merged.written_nodes;
+    assert_eq!(merged.freed.len() as u64 + after.leaves + after.branches, all);
+    let bounds = (Bound::Included(keys[100].clone()), Bound::Excluded(keys[19_900].clone()));
+    assert_eq!(tree.map.range(bounds).count(), 0);
+}

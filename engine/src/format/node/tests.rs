@@ -1,0 +1,180 @@
+use super::*;
+use std::collections::BTreeMap;
+
+const IDENTITY: u64 = 77;
+
+fn pointer() -> NodePointer {
+    NodePointer { page: 5, pages: 1, generation: 9 }
+}
+
+fn leaf(entries: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u8> {
+    let mut builder = NodeBuilder::new(0);
+    for (key, value) in entries {
+        let with = builder.encoded_len_with(key, value.len());
+        builder.add(key, value);
+        assert_eq!(with, builder.encoded_len());
+    }
+    let pages = builder.encoded_len().div_ceil(PAGE_BYTES_MIN);
+    let mut node = vec![];
+    builder.encode(pages * PAGE_BYTES_MIN, &mut node);
+    NodeHeader { pointer: NodePointer { pages: pages as u16, ..pointer() }, level: 0 }
+        .seal(&mut node, IDENTITY);
+    node
+}
+
+fn verified(bytes: &[u8]) -> Node<'_> {
+    let pages = (bytes.len() / PAGE_BYTES_MIN) as u16;
+    Node::verify(bytes, NodePointer { pages, ..pointer() }, 0, IDENTITY).unwrap()
+}
+
+/// Keys that differ early, late, in length only, and around the head.
+fn sets() -> Vec<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let texts: [&[&str]; 5] = [
+        &[""],
+        &["", "\0", "\0\0", "\0\0\0\0", "\0\0\0\0\0", "a", "b"],
+        &["pre", "prefix", "prefix1", "prefix12", "prefix123", "prefix1234", "prefix12345"],
+        &["same head 1", "same head 2", "same head 20", "same other"],
+        &["aaaa", "aaaab", "aaab", "ab", "b"],
+    ];
+    let mut sets: Vec<BTreeMap<_, _>> = texts
+        .iter()
+        .map(|keys| keys.iter().map(|k| (k.as_bytes().to_vec(), k.repeat(3).into())).collect())
+        .collect();
+    let mut x = 1u64;
+    let mut number = move |below: u64| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (x >> 33) % below
+    };
+    for (entries, key_max, value_max) in [(20, 30, 150), (300, 6, 10), (9, 2000, 90_000)] {
+        let entry = |_| {
+            let key: Vec<u8> =
+                (0..number(key_max)).map(|_| [0, 1, b'a', 255][number(4) as usize]).collect();
+            (key, vec![number(256) as u8; number(value_max) as usize])
+        };
+        sets.push((0..entries).map(entry).collect());
+    }
+    sets
+}
+
+#[test]
+fn what_was_put_in_is_found_and_nothing_else() {
+    for entries in sets() {
+        let bytes = leaf(&entries);
+        let node = verified(&bytes);
+        node.check().unwrap();
+        assert_eq!(node.len(), entries.len());
+        let sorted: Vec<_> = entries.iter().collect();
+        for (index, (key, value)) in sorted.iter().enumerate() {
+            assert_eq!(node.search(key), Some((index, true)), "{key:?}");
+            let entry = node.entry(index).unwrap();
+            assert_eq!(entry.value, *value);
+            assert_eq!(&bytes[entry.value_at..][..value.len()], *value);
+            let mut found = vec![];
+            node.append_key(index, &mut found).unwrap();
+            assert_eq!(found, **key);
+            // Its neighbours in the order of all keys.
+            for other in [[key, &[0][..]].concat(), key[..key.len().saturating_sub(1)].to_vec()] {
+                let less = entries.range(..other.clone()).count();
+                let equal = entries.contains_key(&other);
+                assert_eq!(node.search(&other), Some((less, equal)), "{other:?}");
+            }
+        }
+        assert!(node.entry(entries.len()).is_none());
+    }
+}
+
+#[test]
+fn the_length_is_known_before_and_exact_where_no_key_ends_in_its_head() {
+    let mut builder = NodeBuilder::new(0);
+    for n in 1..200u64 {
+        builder.add(format!("key {:020}", n << 40).as_bytes(), &[7; 100]);
+    }
+    let mut out = vec![];
+    builder.encode(builder.encoded_len(), &mut out);
+    assert_eq!(out.len(), builder.encoded_len());
+    assert_ne!(out.last(), Some(&0), "room is left");
+}
+
+#[test]
+fn a_branch_finds_the_child_that_holds_a_key() {
+    let child = |n: u64| NodePointer { page: n << 30, pages: n as u16 + 1, generation: n * 3 };
+    let lowers = ["", "b", "ba", "bcdefgh", "bcdefghi", "d"];
+    let mut builder = NodeBuilder::new(2);
+    for (n, lower) in lowers.iter().enumerate() {
+        builder.add_child(lower.as_bytes(), child(n as u64));
+    }
+    assert!(builder.encoded_len() <= PAGE_BYTES_MIN);
+    let mut bytes = vec![];
+    builder.encode(PAGE_BYTES_MIN, &mut bytes);
+    NodeHeader { pointer: pointer(), level: 2 }.seal(&mut bytes, IDENTITY);
+    let node = Node::verify(&bytes, pointer(), 2, IDENTITY).unwrap();
+    node.check().unwrap();
+    assert_eq!((node.len(), node.level()), (lowers.len(), 2));
+    for key in ["", "a", "b", "b\0", "ba", "bb", "bcdefgh", "bcdefgha", "bcdefghi", "c", "d", "z"] {
+        let holds = lowers.iter().rposition(|lower| *lower <= key).unwrap();
+        assert_eq!(node.search_child(key.as_bytes()), Some(holds), "{key:?}");
+        assert_eq!(node.child(holds), Some(child(holds as u64)));
+    }
+    assert_eq!(node.child(lowers.len()), None);
+}
+
+#[test]
+fn every_flipped_bit_and_every_other_place_is_noticed() {
+    let bytes = leaf(&sets()[2]);
+    for bit in 0..bytes.len() * 8 {
+        let mut bad = bytes.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(Node::verify(&bad, pointer(), 0, IDENTITY).is_err(), "bit {bit}");
+    }
+    let other = |page, generation| NodePointer { page, pages: 1, generation };
+    for (pointer, level, identity) in [
+        (other(6, 9), 0, IDENTITY),
+        (other(5, 8), 0, IDENTITY),
+        (pointer(), 1, IDENTITY),
+        (pointer(), 0, 78),
+    ] {
+        assert!(Node::verify(&bytes, pointer, level, identity).is_err());
+    }
+    assert!(Node::verify(&bytes[..10], pointer(), 0, IDENTITY).is_err());
+}
+
+#[test]
+fn nonsense_under_a_good_checksum_is_refused_without_a_panic() {
+    let mut x = 7u64;
+    for set in sets() {
+        let good = leaf(&set);
+        for _ in 0..2_000 {
+            let mut bytes = good.clone();
+            for _ in 0..3 {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                let at = NODE_HEADER_BYTES + (x >> 33) as usize % (bytes.len() - NODE_HEADER_BYTES);
+                bytes[at] = (x >> 20) as u8;
+            }
+            let pages = (bytes.len() / PAGE_BYTES_MIN) as u16;
+            let pointer = NodePointer { pages, ..pointer() };
+            NodeHeader { pointer, level: 0 }.seal(&mut bytes, IDENTITY);
+            let Ok(node) = Node::verify(&bytes, pointer, 0, IDENTITY) else {
+                continue;
+            };
+            let whole = node.check().is_ok();
+            for key in set.keys() {
+                let found = node.search(key);
+                assert!(!whole || found.is_some());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_builder_splits_in_the_middle() {
+    let mut builder = NodeBuilder::new(0);
+    for n in 0..100u32 {
+        builder.add(&n.to_be_bytes(), &[1; 50]);
+    }
+    let middle = builder.middle();
+    assert!((45..55).contains(&middle), "{middle}");
+    let behind = builder.split_off(middle);
+    assert_eq!((builder.len(), behind.len()), (middle, 100 - middle));
+    assert_eq!(behind.first_key(), (middle as u32).to_be_bytes());
+    assert_eq!((builder.level(), behind.is_empty()), (0, false));
+}
