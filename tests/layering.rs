@@ -10,7 +10,7 @@ const RUNGS: [&[&str]; 13] = [
     &["codec", "metrics"],
     &["env"],
     &["format", "iter", "cache"],
-    &["wal", "memtable"],
+    &["wal", "memtable", "pager"],
     &["sstable", "btree"],
     &["version"],
     &["upkeep"],

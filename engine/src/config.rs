@@ -140,6 +140,9 @@ pub struct LightningDbConfig {
     /// Bytes of memory for cache and memtables that wait to be flushed, at most. What snapshots hold is
     /// not counted yet. Default: 2 GiB.
     pub max_memory: usize,
+    /// Bytes of a page of the tree, from 4 KiB to 64 KiB: what a read takes in at once. What it was when
+    /// the first tree was written stays.
+    pub page_size: usize,
     /// Has no effect: there is one log, the good one. Here so that configurations compile.
     pub improved_wal: bool,
     /// Has no effect: there is one log, the good one. Here so that configurations compile.
@@ -167,6 +170,7 @@ impl Default for LightningDbConfig {
             wal_segment_size: 64 << 20,
             max_key_size: 1024,
             max_memory: 2 << 30,
+            page_size: 4096,
             improved_wal: true,
             use_improved_wal: true,
             use_optimized_transactions: true,
@@ -228,6 +232,11 @@ impl LightningDbConfig {
             (1..=65_535).contains(&self.max_key_size),
             "max_key_size",
             format!("{} is not between 1 and 65,535", self.max_key_size),
+        )?;
+        check(
+            self.page_size.is_power_of_two() && (4 << 10..=64 << 10).contains(&self.page_size),
+            "page_size",
+            format!("{} bytes is not a power of two from 4 KiB to 64 KiB", self.page_size),
         )?;
         check(
             (4 << 10..=4 << 30).contains(&self.memtable_size),

@@ -82,13 +82,14 @@ pub fn wal_payload(bytes: &[u8]) {
 
 /// The headers of files and of log segments.
 pub fn file_headers(bytes: &[u8]) {
-    for kind in [FileKind::Wal, FileKind::Sstable, FileKind::Manifest] {
+    for kind in [FileKind::Wal, FileKind::Sstable, FileKind::Manifest, FileKind::Tree] {
         let _ = FileHeader::decode(bytes, kind);
         let mut header = padded::<HEADER_BYTES>(bytes);
         header[..8].copy_from_slice(match kind {
             FileKind::Wal => b"LDBwal\r\n",
             FileKind::Sstable => b"LDBsst\r\n",
             FileKind::Manifest => b"LDBman\r\n",
+            FileKind::Tree => b"LDBtre\r\n",
         });
         let end = HEADER_BYTES - 4;
         let crc = crc32fast::hash(&header[..end]);

@@ -36,6 +36,7 @@ mod handles;
 mod iter;
 mod memtable;
 mod metrics;
+mod pager;
 mod sstable;
 mod types;
 mod upkeep;

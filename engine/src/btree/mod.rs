@@ -8,7 +8,7 @@
 //! - the first child of a branch holds whatever is less than the key of the second; every other holds the
 //!   keys from its own on
 //!
-//! Knows nothing of files: [`Nodes`] reads, [`NewNodes`] writes.
+//! Nodes are read through [`Nodes`] and written through [`NewNodes`]: a [`Pager`], or a test's memory.
 
 mod check;
 mod cursor;
@@ -16,6 +16,7 @@ mod merge;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::format::node::Root;
 pub(crate) use check::{Checked, check};
 pub(crate) use cursor::TreeCursor;
 pub(crate) use merge::{Changes, Cut, Merged, TreeMerge};
@@ -26,15 +27,9 @@ use crate::{
         block::Refused,
         node::{Node, NodeBuilder, NodePointer},
     },
+    pager::{NewPages, Pager},
 };
 use std::sync::Arc;
-
-/// A tree that has entries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Root {
-    pub(crate) pointer: NodePointer,
-    pub(crate) level: u8,
-}
 
 /// Where nodes are read from.
 pub(crate) trait Nodes {
@@ -49,6 +44,23 @@ pub(crate) trait Nodes {
 pub(crate) trait NewNodes {
     /// Writes a node into pages that no pointer names. What it holds fits them.
     fn write(&mut self, node: &NodeBuilder) -> Result<NodePointer>;
+}
+
+impl Nodes for Pager {
+    #[inline]
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
+        Pager::read(self, pointer, level)
+    }
+
+    fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
+        Pager::refuse(self, pointer, why)
+    }
+}
+
+impl NewNodes for NewPages<'_> {
+    fn write(&mut self, node: &NodeBuilder) -> Result<NodePointer> {
+        self.add(node)
+    }
 }
 
 /// A node and where it was read from.

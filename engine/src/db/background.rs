@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     format::{
         manifest::{Change, LogPiece},
+        pages::PageSet,
         record::record_bytes,
     },
     iter::{
@@ -24,11 +25,11 @@ use crate::{
         output::{Outputs, sstable_name},
         pick,
     },
-    version::{KeyspaceVersion, Sealed},
+    version::{KeyspaceVersion, Sealed, Tree},
     wal::Stamp,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     ops::Bound,
     sync::{Arc, Weak},
@@ -63,6 +64,8 @@ struct State {
     failed_merges: u64,
     /// Dropped by a durable edit; to be removed once no Version names them.
     obsolete: Vec<Arc<Sstable>>,
+    /// Trees that a merge has replaced, oldest first, and the pages that the next one does not have.
+    retired: VecDeque<(Arc<Tree>, PageSet)>,
 }
 
 /// Time between a failure and the next try, and between looks at what readers still hold.
@@ -237,6 +240,12 @@ impl Background {
 
     pub(crate) fn add_obsolete(&self, runs: impl IntoIterator<Item = Arc<Sstable>>) {
         self.state.lock().obsolete.extend(runs);
+    }
+
+    /// The pages may be used again once no Version names this tree or an older one: those of the older
+    /// ones may be among them.
+    pub(crate) fn add_retired(&self, tree: Arc<Tree>, pages: PageSet) {
+        self.state.lock().retired.push_back((tree, pages));
     }
 }
 
@@ -420,8 +429,14 @@ impl Db {
             .into_iter()
             .partition(|run| Arc::strong_count(run) == 1);
         state.obsolete = kept;
-        let left = versions + state.obsolete.len();
+        let unseen = state.retired.iter().take_while(|(tree, _)| Arc::strong_count(tree) == 1);
+        let unseen = unseen.count();
+        let free: Vec<_> = state.retired.drain(..unseen).collect();
+        let left = versions + state.obsolete.len() + state.retired.len();
         drop(state);
+        for (tree, pages) in free {
+            tree.pager.give_back(pages.runs());
+        }
         for run in dead {
             let path = self.dir.join(sstable_name(run.file_id()));
             crate::sync::sometimes("background: removes an sstable");
@@ -550,9 +565,9 @@ impl Db {
             tombstones: Arc::clone(&tombstones),
         };
         let merge = whole(vec![source]);
-        // Without runs below there is nothing that a tombstone could hide. Older memtables were
+        // With nothing below there is nothing that a tombstone could hide. Older memtables were
         // flushed before.
-        let bottom = keyspace.runs.is_empty();
+        let bottom = keyspace.runs.is_empty() && keyspace.tree.is_none();
         self.write_output(keyspace, merge, &tombstones, bottom)
     }
 

@@ -1,4 +1,5 @@
-//! Fewer runs: dropping those that a range delete covers whole, merging all of a keyspace into one.
+//! Fewer runs: dropping those that a range delete covers whole, merging those of a keyspace down into its
+//! tree.
 
 use super::{
     Db,
@@ -6,20 +7,36 @@ use super::{
     scan,
 };
 use crate::{
-    error::Result, format::manifest::Change, iter::tombstones::RangeTombstones, sstable::Sstable,
-    types::KeyspaceId, upkeep::pick, version::KeyspaceVersion,
+    btree::{Cut, Merged, TreeMerge},
+    env::{NamedFile, OpenMode},
+    error::Result,
+    format::{
+        manifest::{Change, PageChange},
+        node::NodePointer,
+        pages::{PageRun, PageSet, TreeFileMeta},
+    },
+    pager::{Pager, tree_file_name},
+    sstable::Sstable,
+    sync::Ordering::SeqCst,
+    types::{FileId, KeyspaceId},
+    upkeep::{
+        merge_down::{RunChanges, cuts},
+        pick,
+    },
+    version::{KeyspaceVersion, Tree, manifest::Manifest},
 };
 use std::sync::Arc;
 
 /// What there is to do.
 enum Work {
     Drop(KeyspaceId, Vec<Arc<Sstable>>),
+    DropTree(Arc<KeyspaceVersion>),
     Merge(Arc<KeyspaceVersion>),
     End,
 }
 
 impl Db {
-    /// Drops covered runs, and merges the runs of a keyspace when there are too many.
+    /// Drops covered runs and trees, and merges the runs of a keyspace down when there are too many.
     pub(super) fn run_compact(&self) {
         let background = &self.background;
         loop {
@@ -33,8 +50,9 @@ impl Db {
             let done = match &work {
                 Work::End => return,
                 Work::Drop(keyspace, runs) => self.drop_runs(*keyspace, runs),
+                Work::DropTree(keyspace) => self.drop_tree(keyspace),
                 Work::Merge(keyspace) => {
-                    let merged = self.compact(keyspace);
+                    let merged = self.merge_down(keyspace);
                     background.merged(keyspace.id, merged.is_ok());
                     merged
                 }
@@ -55,6 +73,9 @@ impl Db {
         if let Some((keyspace, runs)) = pick::covered(&version, visible) {
             return Some(Work::Drop(keyspace, runs));
         }
+        if let Some(keyspace) = pick::covered_tree(&version, visible) {
+            return Some(Work::DropTree(Arc::clone(keyspace)));
+        }
         pick::crowded(&version, &self.background.unmerged()).cloned().map(Work::Merge)
     }
 
@@ -63,59 +84,160 @@ impl Db {
         crate::sync::sometimes("compact: drops covered runs");
         // The range delete may be in the log only: it must not be lost where the runs are.
         self.sync()?;
-        self.replace_runs(keyspace, runs, None)?;
+        let dropped = file_ids(runs);
+        let mut manifest = self.manifest.lock();
+        if !manifest.state().keyspaces.contains_key(&keyspace) {
+            return Ok(());
+        }
+        let mut changes = drop_tables(keyspace, &dropped);
+        changes.push(self.next_file());
+        manifest.append(&changes)?;
+        self.wal.set_durable_edit(manifest.number());
+        self.versions.install(|v| v.without_runs(keyspace, &dropped));
+        drop(manifest);
+        self.background.add_obsolete(runs.iter().cloned());
+        self.background.wake_all();
         self.metrics.tables_dropped.add(runs.len() as u64);
         Ok(())
     }
 
-    /// Merges the runs that stand in the keyspace now. All of them, so that tombstones end here.
-    fn compact(&self, keyspace: &KeyspaceVersion) -> Result<()> {
+    /// Lets go of a tree of which nothing is left to see. Needs no space.
+    fn drop_tree(&self, keyspace: &KeyspaceVersion) -> Result<()> {
+        crate::sync::sometimes("compact: drops a covered tree");
+        self.sync()?; // as for runs
+        let Some(tree) = &keyspace.tree else {
+            return Ok(());
+        };
+        let freed = nodes_of(tree)?;
+        let mut manifest = self.manifest.lock();
+        let merged = Merged { root: None, freed, written_nodes: 0, written_pages: 0 };
+        let pager = Arc::clone(&tree.pager);
+        self.install_merge(&mut manifest, keyspace, &[], &pager, merged, PageSet::default())
+    }
+
+    /// Merges the runs that stand in the keyspace now into its tree. All of them, so that tombstones end
+    /// here.
+    fn merge_down(&self, keyspace: &KeyspaceVersion) -> Result<()> {
+        let pager = self.trees()?;
         let sources = keyspace.runs.iter().map(scan::run_source).collect();
-        let none = RangeTombstones::default();
-        let merge = whole(sources);
-        let merged = self.write_output(keyspace, merge, &none, true)?;
-        if let Err(error) = self.sync_dir() {
-            crate::sync::sometimes("compact: the directory cannot be synced");
-            self.background.add_obsolete(merged);
-            return Err(error);
-        }
-        self.metrics.compacted_bytes.add(merged.as_ref().map_or(0, |m| m.summary().file_bytes));
-        self.replace_runs(keyspace.id, &keyspace.runs, merged)?;
-        crate::sync::sometimes("compact: merges all runs");
+        let cuts = cuts(keyspace.runs.iter().map(|run| &**run.range_tombstones()));
+        let given_up = || self.background.stopped();
+        let mut changes = RunChanges::new(whole(sources), &given_up)?;
+        // Only this thread writes nodes.
+        let generation = self.manifest.lock().state().trees.generation + 1;
+        let mut new = pager.write(generation);
+        let root = keyspace.tree.as_ref().map(|tree| tree.root);
+        let merged =
+            TreeMerge::run(&*pager, &mut new, root, &mut changes, &cuts, pager.page_bytes())?;
+        let taken = new.finish()?;
+        self.metrics.compacted_bytes.add(merged.written_pages * pager.page_bytes() as u64);
+        let mut manifest = self.manifest.lock();
+        self.install_merge(&mut manifest, keyspace, &keyspace.runs, &pager, merged, taken)?;
+        crate::sync::sometimes("compact: merges all runs down");
         self.metrics.compactions.add(1);
         Ok(())
     }
 
-    /// Makes the edit durable that puts `merged` in the place of `runs`, then shows it to readers.
-    fn replace_runs(
+    /// Makes the edit durable that puts a new tree in the place of a keyspace's tree and some of its runs,
+    /// then shows it to readers.
+    fn install_merge(
         &self,
-        keyspace: KeyspaceId,
+        manifest: &mut Manifest,
+        keyspace: &KeyspaceVersion,
         runs: &[Arc<Sstable>],
-        merged: Option<Arc<Sstable>>,
+        pager: &Arc<Pager>,
+        merged: Merged,
+        taken: PageSet,
     ) -> Result<()> {
-        let replaced: Vec<_> = runs.iter().map(|run| run.file_id()).collect();
-        let mut changes: Vec<Change> =
-            replaced.iter().map(|file| Change::DropTable(keyspace, *file)).collect();
-        changes.extend(merged.iter().map(|m| Change::AddTable(keyspace, m.summary().clone())));
-        changes.push(self.next_file());
-
-        let mut manifest = self.manifest.lock();
-        if !manifest.state().keyspaces.contains_key(&keyspace) {
+        if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
-            self.background.add_obsolete(merged); // dropped meanwhile
-            self.background.wake_all();
+            pager.give_back(taken.runs());
             return Ok(());
         }
+        let dropped = file_ids(runs);
+        let freed = page_runs(&merged.freed);
+        let mut changes = drop_tables(keyspace.id, &dropped);
+        if manifest.state().trees.file.is_none() {
+            changes.push(Change::TreeFile(pager.meta()));
+        }
+        changes.push(Change::Tree(keyspace.id, merged.root));
+        changes.push(Change::Pages(PageChange {
+            end: pager.end(),
+            generation: manifest.state().trees.generation + 1,
+            taken: taken.clone(),
+            freed: freed.clone(),
+        }));
+        changes.push(self.next_file());
         if let Err(error) = manifest.append(&changes) {
             crate::sync::sometimes("compact: the edit fails");
-            self.background.add_obsolete(merged);
+            pager.give_back(taken.runs());
             return Err(error);
         }
         self.wal.set_durable_edit(manifest.number());
-        self.versions.install(|v| v.compacted(keyspace, &replaced, merged));
-        drop(manifest);
+        let tree = merged.root.map(|root| Arc::new(Tree { root, pager: Arc::clone(pager) }));
+        self.versions.install(|v| v.merged_down(keyspace.id, &dropped, tree));
         self.background.add_obsolete(runs.iter().cloned());
+        if let Some(tree) = &keyspace.tree {
+            self.background.add_retired(Arc::clone(tree), freed);
+        }
         self.background.wake_all();
         Ok(())
     }
+
+    /// The file of the trees, made when it is first needed.
+    fn trees(&self) -> Result<Arc<Pager>> {
+        if let Some(pager) = &*self.trees.lock() {
+            return Ok(Arc::clone(pager));
+        }
+        // Only the thread that merges comes here.
+        let file_id = FileId(self.file_ids.fetch_add(1, SeqCst));
+        let meta = TreeFileMeta {
+            file_id,
+            identity: self.env.random("tree.identity"),
+            page_bytes: self.config.page_size as u32,
+        };
+        let path = self.dir.join(tree_file_name(file_id));
+        let file = NamedFile::open(self.env.disk(), path.clone(), OpenMode::CreateNew)?;
+        let cache = Arc::clone(&self.blocks.cache);
+        let made = Pager::create(file, self.uuid, meta, cache);
+        let made = made.and_then(|pager| self.sync_dir().map(|()| pager));
+        let pager = Arc::new(made.inspect_err(|_| {
+            crate::sync::sometimes("compact: the file of the trees cannot be made");
+            // Nothing names the file. If it cannot be removed, the next opening does.
+            let _ = self.env.disk().remove(&path);
+        })?);
+        *self.trees.lock() = Some(Arc::clone(&pager));
+        Ok(pager)
+    }
+}
+
+fn file_ids(runs: &[Arc<Sstable>]) -> Vec<FileId> {
+    runs.iter().map(|run| run.file_id()).collect()
+}
+
+fn drop_tables(keyspace: KeyspaceId, dropped: &[FileId]) -> Vec<Change> {
+    dropped.iter().map(|file| Change::DropTable(keyspace, *file)).collect()
+}
+
+pub(super) fn page_runs(nodes: &[NodePointer]) -> PageSet {
+    let run = |node: &NodePointer| PageRun { first: node.page, pages: node.pages.into() };
+    nodes.iter().map(run).collect()
+}
+
+/// Every node of a tree.
+pub(super) fn nodes_of(tree: &Tree) -> Result<Vec<NodePointer>> {
+    struct Nothing;
+    impl crate::btree::Changes for Nothing {
+        fn here(&self) -> Option<(&[u8], Option<&[u8]>)> {
+            None
+        }
+        fn advance(&mut self) -> Result<()> {
+            Ok(())
+        }
+    }
+    let all = [Cut { start: vec![], end: None }];
+    let (mut new, pager) = (tree.pager.write(0), &tree.pager);
+    let root = Some(tree.root);
+    let merged = TreeMerge::run(&**pager, &mut new, root, &mut Nothing, &all, pager.page_bytes())?;
+    Ok(merged.freed)
 }

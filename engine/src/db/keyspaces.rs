@@ -1,13 +1,20 @@
 //! Creating and dropping keyspaces: edits of the manifest.
 
-use super::Db;
+use super::{
+    Db,
+    compact::{nodes_of, page_runs},
+};
 use crate::{
     config::Compression,
     error::{Error, Result},
-    format::manifest::{Change, KeyspaceMeta},
+    format::{
+        manifest::{Change, KeyspaceMeta, PageChange},
+        pages::PageSet,
+    },
     types::KeyspaceId,
     version::KeyspaceVersion,
 };
+use std::sync::Arc;
 
 /// Longest name of a keyspace, in bytes.
 const NAME_BYTES_MAX: usize = 255;
@@ -38,7 +45,8 @@ impl Db {
         let meta = KeyspaceMeta { id, name: name.into(), compression, created_micros };
         manifest.append(&[Change::AddKeyspace(meta), self.next_file()])?;
         self.wal.set_durable_edit(manifest.number());
-        let keyspace = KeyspaceVersion { id, name: name.into(), compression, runs: vec![] };
+        let keyspace =
+            KeyspaceVersion { id, name: name.into(), compression, runs: vec![], tree: None };
         self.versions.install(|version| version.with_keyspace(keyspace));
         Ok(id)
     }
@@ -58,10 +66,26 @@ impl Db {
         // Commits made before must not be lost where the drop is not: they may have saved elsewhere
         // what the keyspace held.
         self.sync()?;
-        manifest.append(&[Change::DropKeyspace(keyspace.id), self.next_file()])?;
+        let mut changes = vec![Change::DropKeyspace(keyspace.id), self.next_file()];
+        let mut freed = PageSet::default();
+        if let Some(tree) = &keyspace.tree {
+            crate::sync::sometimes("keyspaces: drops one that has a tree");
+            freed = page_runs(&nodes_of(tree)?);
+            changes.push(Change::Pages(PageChange {
+                end: manifest.state().trees.end,
+                generation: manifest.state().trees.generation,
+                taken: PageSet::default(),
+                freed: freed.clone(),
+            }));
+        }
+        manifest.append(&changes)?;
         self.wal.set_durable_edit(manifest.number());
         crate::sync::sometimes("keyspaces: one is dropped");
         self.versions.install(|version| version.without_keyspace(keyspace.id));
+        if let Some(tree) = &keyspace.tree {
+            // Under the lock: trees retire in the order of their edits.
+            self.background.add_retired(Arc::clone(tree), freed);
+        }
         drop(manifest);
         self.background.add_obsolete(keyspace.runs.iter().cloned());
         self.background.wake_all();

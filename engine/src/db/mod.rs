@@ -24,6 +24,7 @@ use crate::{
     error::{Error, Result},
     memtable::Memtable,
     metrics::Metrics,
+    pager::Pager,
     sstable::SharedBlocks,
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
     types::SeqNo,
@@ -56,6 +57,8 @@ pub(crate) struct Db {
     /// The next file id.
     pub(crate) file_ids: Arc<AtomicU64>,
     pub(crate) blocks: Arc<SharedBlocks>,
+    /// The file of the trees, once something was merged into one.
+    pub(crate) trees: Mutex<Option<Arc<Pager>>>,
     pub(crate) background: background::Background,
     pub(crate) metrics: Metrics,
     /// No new call is let in.

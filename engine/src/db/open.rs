@@ -18,18 +18,19 @@ use crate::{
     env::{DirLock, Env, NamedFile, OpenMode, PathKind, Poison, Signal},
     error::{Error, Result},
     format::{
-        manifest::{Change, KeyspaceMeta, LogPiece, State},
+        manifest::{Change, KeyspaceMeta, KeyspaceState, LogPiece, State},
         ops::{Op, Ops},
         record::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, record_bytes},
     },
     memtable::Memtable,
     metrics::Metrics,
+    pager::{Pager, tree_file_id, tree_file_name},
     sstable::{SharedBlocks, Sstable},
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
     types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
     upkeep::output::{sstable_id, sstable_name},
     version::{
-        KeyspaceVersion, Sealed, Version,
+        KeyspaceVersion, Sealed, Tree, Version,
         cell::VersionCell,
         manifest::{Manifest, generation_of, is_manifest},
     },
@@ -154,6 +155,7 @@ struct Listing {
     manifests: Vec<String>,
     segments: Vec<String>,
     tables: Vec<String>,
+    trees: Vec<String>,
     others: Vec<String>,
 }
 
@@ -166,6 +168,7 @@ impl Listing {
             manifests: vec![],
             segments: vec![],
             tables: vec![],
+            trees: vec![],
             others: vec![],
         };
         for name in names {
@@ -176,6 +179,8 @@ impl Listing {
                 listing.segments.push(name);
             } else if sstable_id(&name).is_some() {
                 listing.tables.push(name);
+            } else if tree_file_id(&name).is_some() {
+                listing.trees.push(name);
             } else if name != "lost+found" {
                 listing.others.push(name);
             }
@@ -187,7 +192,8 @@ impl Listing {
     fn next_file(&self) -> u64 {
         let segments = self.segments.iter().filter_map(|name| segment_id(name)).map(|id| id.0);
         let tables = self.tables.iter().filter_map(|name| sstable_id(name)).map(|id| id.0);
-        segments.chain(tables).max().map_or(1, |id| id.saturating_add(1))
+        let trees = self.trees.iter().filter_map(|name| tree_file_id(name)).map(|id| id.0);
+        segments.chain(tables).chain(trees).max().map_or(1, |id| id.saturating_add(1))
     }
 }
 
@@ -282,7 +288,7 @@ impl Opening {
                 "data without one",
             )
         };
-        if let Some(name) = listing.tables.first() {
+        if let Some(name) = listing.tables.first().or(listing.trees.first()) {
             return Err(lost(name));
         }
         for name in &listing.segments {
@@ -350,7 +356,7 @@ impl Opening {
         let mut manifest = manifest;
         manifest.roll(state)?;
         let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
-        let tables = (self.open_tables(&manifest, &blocks)?, blocks);
+        let tables = (self.open_tables(&manifest, &blocks, None)?, blocks, None);
         self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
     }
 
@@ -361,7 +367,8 @@ impl Opening {
         let (segments, strays) = self.find_segments(listing, uuid)?;
         let mut recovered = self.replay(&manifest, &segments)?;
         let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
-        let keyspaces = self.open_tables(&manifest, &blocks)?;
+        let pager = self.open_trees(&manifest, &blocks)?;
+        let keyspaces = self.open_tables(&manifest, &blocks, pager.as_ref())?;
 
         // Looking ends, writing begins.
         let next_file = manifest.state().next_file.0.max(listing.next_file());
@@ -405,7 +412,7 @@ impl Opening {
             let memtable = Arc::clone(&recovered.memtables.active);
             sequencer.set_memtable(memtable);
         }
-        let tables = (keyspaces, blocks);
+        let tables = (keyspaces, blocks, pager);
         self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
     }
 
@@ -682,7 +689,9 @@ impl Opening {
         // The newest of the old ones became the spare when the manifest was rolled.
         let old = |name: &&String| generation_of(name).is_some_and(|g| g + 1 < current);
         let manifests = listing.manifests.iter().filter(old);
-        for name in tables.chain(manifests).chain(strays) {
+        let file = manifest.state().trees.file.map(|file| file.file_id);
+        let trees = listing.trees.iter().filter(|name| tree_file_id(name) != file);
+        for name in tables.chain(trees).chain(manifests).chain(strays) {
             crate::sync::sometimes("open: removes a file that nothing names");
             if let Err(error) = self.remove(name) {
                 crate::sync::sometimes("open: cannot remove a file");
@@ -699,7 +708,11 @@ impl Opening {
         sequencer: Sequencer,
         published: Arc<InOrder>,
         recovered: Recovered,
-        (keyspaces, blocks): (Vec<Arc<KeyspaceVersion>>, Arc<SharedBlocks>),
+        (keyspaces, blocks, pager): (
+            Vec<Arc<KeyspaceVersion>>,
+            Arc<SharedBlocks>,
+            Option<Arc<Pager>>,
+        ),
         file_ids: Arc<AtomicU64>,
         lock: Box<dyn DirLock>,
     ) -> Result<Db> {
@@ -724,6 +737,7 @@ impl Opening {
             manifest: Mutex::new(manifest),
             file_ids,
             blocks,
+            trees: Mutex::new(pager),
             background,
             metrics,
             closing: AtomicBool::new(false),
@@ -734,23 +748,44 @@ impl Opening {
         })
     }
 
+    /// The file of the trees, if there is one.
+    fn open_trees(
+        &self,
+        manifest: &Manifest,
+        blocks: &Arc<SharedBlocks>,
+    ) -> Result<Option<Arc<Pager>>> {
+        let trees = &manifest.state().trees;
+        let Some(meta) = trees.file else {
+            return Ok(None);
+        };
+        let file = self.open_named(manifest, &tree_file_name(meta.file_id), OpenMode::Write)?;
+        let (space, cache) = ((trees.free.clone(), trees.end), Arc::clone(&blocks.cache));
+        Pager::open(file, manifest.uuid(), meta, space, cache).map(|pager| Some(Arc::new(pager)))
+    }
+
+    /// Opens a file that the manifest names.
+    fn open_named(&self, manifest: &Manifest, name: &str, mode: OpenMode) -> Result<NamedFile> {
+        let path = self.dir.join(name);
+        match NamedFile::open(self.env.disk(), path.clone(), mode) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                let expected = format!("the file that edit {} names", manifest.number());
+                Err(Error::corruption(path, 0, expected, "no such file"))
+            }
+            other => other,
+        }
+    }
+
     fn open_tables(
         &self,
         manifest: &Manifest,
         blocks: &Arc<SharedBlocks>,
+        pager: Option<&Arc<Pager>>,
     ) -> Result<Vec<Arc<KeyspaceVersion>>> {
         let mut keyspaces = vec![];
         for (id, keyspace) in &manifest.state().keyspaces {
             let mut runs = vec![];
             for (file_id, summary) in &keyspace.tables {
-                let path = self.dir.join(sstable_name(*file_id));
-                let file = match NamedFile::open(self.env.disk(), path.clone(), OpenMode::Read) {
-                    Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                        let expected = format!("the file that edit {} names", manifest.number());
-                        return Err(Error::corruption(path, 0, expected, "no such file"));
-                    }
-                    other => other?,
-                };
+                let file = self.open_named(manifest, &sstable_name(*file_id), OpenMode::Read)?;
                 let (uuid, blocks) = (manifest.uuid(), Arc::clone(blocks));
                 runs.push(Arc::new(Sstable::open(file, summary, &uuid, *id, blocks)?));
             }
@@ -761,10 +796,16 @@ impl Opening {
                 name: keyspace.meta.name.as_str().into(),
                 compression: keyspace.meta.compression,
                 runs,
+                tree: tree_of(keyspace, pager),
             }));
         }
         Ok(keyspaces)
     }
+}
+
+fn tree_of(keyspace: &KeyspaceState, pager: Option<&Arc<Pager>>) -> Option<Arc<Tree>> {
+    let (root, pager) = (keyspace.root?, Arc::clone(pager?));
+    Some(Arc::new(Tree { root, pager }))
 }
 
 /// The log with its last piece ended at `end`, and without pieces that hold nothing.

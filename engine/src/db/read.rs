@@ -2,6 +2,7 @@
 
 use super::Db;
 use crate::{
+    btree,
     error::{Error, Result},
     sstable::Found,
     types::{KeyspaceId, Kind, SeqNo},
@@ -14,6 +15,8 @@ pub(crate) enum Value<'a> {
     Memtable(&'a [u8]),
     /// In a block of an sstable, which it keeps alive.
     Block(Found),
+    /// In a node of the tree, which it keeps alive.
+    Node(btree::Found),
 }
 
 impl Value<'_> {
@@ -22,6 +25,7 @@ impl Value<'_> {
         match self {
             Value::Memtable(bytes) => bytes,
             Value::Block(found) => found.value(),
+            Value::Node(found) => found.value(),
         }
     }
 }
@@ -86,5 +90,10 @@ pub(crate) fn find<'v>(
             return Ok(lives.then_some(Value::Block(found)));
         }
     }
-    Ok(None)
+    match &live.tree {
+        Some(tree) if covered.is_none() => {
+            Ok(btree::get(&*tree.pager, tree.root, key)?.map(Value::Node))
+        }
+        _ => Ok(None),
+    }
 }

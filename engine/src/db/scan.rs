@@ -2,11 +2,12 @@
 
 use super::Db;
 use crate::{
+    btree::TreeCursor,
     error::Result,
     iter::merge::{Direction, Merge, Source, successor},
     sstable::Sstable,
     types::{KeyspaceId, SeqNo},
-    version::Version,
+    version::{Tree, Version},
 };
 use std::{ops::Bound, sync::Arc};
 
@@ -99,7 +100,13 @@ fn sources(version: &Version, visible: SeqNo, keyspace: KeyspaceId) -> Vec<Sourc
     });
     let live = version.keyspace(keyspace);
     let runs = live.into_iter().flat_map(|k| &k.runs).map(run_source);
-    memtables.chain(runs).collect()
+    let tree = live.and_then(|keyspace| keyspace.tree.as_ref()).map(tree_source);
+    memtables.chain(runs).chain(tree).collect()
+}
+
+fn tree_source(tree: &Arc<Tree>) -> Source {
+    let nodes = Arc::clone(&tree.pager);
+    Source { cursor: Box::new(TreeCursor::new(nodes, Some(tree.root))), tombstones: Arc::default() }
 }
 
 pub(crate) fn run_source(run: &Arc<Sstable>) -> Source {

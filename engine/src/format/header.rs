@@ -14,16 +14,19 @@ pub(crate) enum FileKind {
     Wal,
     Sstable,
     Manifest,
+    Tree,
 }
 
 impl FileKind {
-    const ALL: [FileKind; 3] = [FileKind::Wal, FileKind::Sstable, FileKind::Manifest];
+    const ALL: [FileKind; 4] =
+        [FileKind::Wal, FileKind::Sstable, FileKind::Manifest, FileKind::Tree];
 
     fn magic(self) -> &'static [u8; 8] {
         match self {
             FileKind::Wal => b"LDBwal\r\n",
             FileKind::Sstable => b"LDBsst\r\n",
             FileKind::Manifest => b"LDBman\r\n",
+            FileKind::Tree => b"LDBtre\r\n",
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use super::{
     bytes::{Decoder, put_bytes},
+    node::{NodePointer, Root},
+    pages::{PageRun, PageSet, TreeFileMeta, decode_runs, put_runs},
     record::BLOCK_BYTES,
     sstable::{Contents, KeyBounds, SstableSummary},
 };
@@ -51,6 +53,22 @@ pub(crate) enum Change {
     NextKeyspace(KeyspaceId),
     /// The database was closed.
     Clean(bool),
+    /// The file of the trees. Said once.
+    TreeFile(TreeFileMeta),
+    /// The keyspace's tree is this one now.
+    Tree(KeyspaceId, Option<Root>),
+    Pages(PageChange),
+}
+
+/// Which pages of the trees' file are used, and which not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PageChange {
+    /// Pages from here on were never used. Never falls.
+    pub(crate) end: u64,
+    /// Of the newest nodes. Never falls.
+    pub(crate) generation: u64,
+    pub(crate) taken: PageSet,
+    pub(crate) freed: PageSet,
 }
 
 /// Tags from here on may be skipped by a version that does not know them.
@@ -107,6 +125,27 @@ impl Change {
                 body.extend_from_slice(&id.0.to_le_bytes());
                 9
             }
+            Change::TreeFile(meta) => {
+                body.extend_from_slice(&meta.file_id.0.to_le_bytes());
+                body.extend_from_slice(&meta.identity.to_le_bytes());
+                body.extend_from_slice(&meta.page_bytes.to_le_bytes());
+                10
+            }
+            Change::Tree(keyspace, root) => {
+                body.extend_from_slice(&keyspace.0.to_le_bytes());
+                if let Some(Root { pointer, level }) = root {
+                    body.push(*level);
+                    body.extend_from_slice(&pointer.encode());
+                }
+                11
+            }
+            Change::Pages(PageChange { end, generation, taken, freed }) => {
+                body.extend_from_slice(&end.to_le_bytes());
+                body.extend_from_slice(&generation.to_le_bytes());
+                put_runs(&mut body, taken);
+                put_runs(&mut body, freed);
+                12
+            }
         };
         out.push(tag);
         put_bytes(out, &body);
@@ -146,6 +185,27 @@ impl Change {
             7 => Change::NextFile(FileId(d.u64()?)),
             8 => Change::Clean(d.u8()? != 0),
             9 => Change::NextKeyspace(KeyspaceId(d.u32()?)),
+            10 => {
+                let (file_id, identity) = (FileId(d.u64()?), d.u64()?);
+                Change::TreeFile(TreeFileMeta { file_id, identity, page_bytes: d.u32()? })
+            }
+            11 => {
+                let keyspace = KeyspaceId(d.u32()?);
+                let root = match d.is_empty() {
+                    true => None,
+                    false => {
+                        let (level, pointer) = (d.u8()?, NodePointer::decode(&d.array()?)?);
+                        Some(Root { pointer, level })
+                    }
+                };
+                Change::Tree(keyspace, root)
+            }
+            12 => Change::Pages(PageChange {
+                end: d.u64()?,
+                generation: d.u64()?,
+                taken: decode_runs(&mut d)?,
+                freed: decode_runs(&mut d)?,
+            }),
             FIRST_OPTIONAL_TAG.. => return Some(None),
             _ => return None,
         };
@@ -215,12 +275,44 @@ pub(crate) struct State {
     pub(crate) flushed: SeqNo,
     pub(crate) log: Vec<LogPiece>,
     pub(crate) clean: bool,
+    pub(crate) trees: TreesState,
+}
+
+/// What is known of the trees' file.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct TreesState {
+    pub(crate) file: Option<TreeFileMeta>,
+    /// Pages from here on were never used.
+    pub(crate) end: u64,
+    pub(crate) generation: u64,
+    pub(crate) free: PageSet,
+}
+
+impl TreesState {
+    fn apply(&mut self, change: &PageChange) -> Result<(), String> {
+        let PageChange { end, generation, taken, freed } = change;
+        if self.file.is_none() {
+            return Err("pages of no file".into());
+        }
+        if *end < self.end || *generation < self.generation {
+            return Err(format!("the end of all pages falls from {} to {end}", self.end));
+        }
+        // The first page holds the file's header.
+        let first = self.end.max(1);
+        let new = PageRun { first, pages: end.saturating_sub(first) };
+        let fits = self.free.insert(new)
+            && taken.runs().all(|run| self.free.remove(run))
+            && freed.runs().all(|run| run.first > 0 && run.end() <= *end && self.free.insert(run));
+        (self.end, self.generation) = (*end, *generation);
+        fits.then_some(()).ok_or_else(|| format!("taken {taken:?}, freed {freed:?}"))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyspaceState {
     pub(crate) meta: KeyspaceMeta,
     pub(crate) tables: BTreeMap<FileId, SstableSummary>,
+    pub(crate) root: Option<Root>,
 }
 
 impl State {
@@ -231,7 +323,8 @@ impl State {
                 if self.keyspaces.values().any(|k| k.meta.name == meta.name) {
                     return Err(format!("keyspace {:?} added twice", meta.name));
                 }
-                let state = KeyspaceState { meta: meta.clone(), tables: BTreeMap::new() };
+                let state =
+                    KeyspaceState { meta: meta.clone(), tables: BTreeMap::new(), root: None };
                 if self.keyspaces.insert(meta.id, state).is_some() {
                     return Err(format!("keyspace {} added twice", meta.id));
                 }
@@ -261,6 +354,16 @@ impl State {
             Change::NextFile(file) => self.next_file = self.next_file.max(*file),
             Change::NextKeyspace(id) => self.next_keyspace = self.next_keyspace.max(*id),
             Change::Clean(clean) => self.clean = *clean,
+            Change::TreeFile(meta) => {
+                if self.trees.file.replace(*meta).is_some() {
+                    return Err("a second file of trees".into());
+                }
+            }
+            Change::Tree(_, Some(_)) if self.trees.file.is_none() => {
+                return Err("a tree in no file".into());
+            }
+            Change::Tree(keyspace, root) => self.keyspace(*keyspace)?.root = *root,
+            Change::Pages(change) => self.trees.apply(change)?,
         }
         Ok(())
     }
@@ -271,10 +374,31 @@ impl State {
 
     /// The changes that make this state out of nothing.
     pub(crate) fn snapshot(&self) -> Vec<Change> {
-        let mut changes = vec![];
+        let mut changes: Vec<_> = self.trees.file.map(Change::TreeFile).into_iter().collect();
         for (id, keyspace) in &self.keyspaces {
             changes.push(Change::AddKeyspace(keyspace.meta.clone()));
             changes.extend(keyspace.tables.values().map(|t| Change::AddTable(*id, t.clone())));
+            if keyspace.root.is_some() {
+                changes.push(Change::Tree(*id, keyspace.root));
+            }
+        }
+        if self.trees.file.is_some() {
+            let TreesState { end, generation, free, .. } = &self.trees;
+            // Those that are not free are taken: new pages count as free at first.
+            let mut taken = PageSet::default();
+            let mut at = 1;
+            for run in free.runs() {
+                taken.insert(PageRun { first: at, pages: run.first - at });
+                at = run.end();
+            }
+            taken.insert(PageRun { first: at, pages: end.saturating_sub(at) });
+            let (end, generation) = (*end, *generation);
+            changes.push(Change::Pages(PageChange {
+                end,
+                generation,
+                taken,
+                freed: PageSet::default(),
+            }));
         }
         changes.extend([
             Change::Log(self.log.clone()),
@@ -367,6 +491,8 @@ mod tests {
                 largest_seq: SeqNo(9),
             },
         };
+        let pointer = NodePointer { page: 15, pages: 1, generation: 2 };
+        let root = Root { pointer, level: 1 };
         let piece = LogPiece { salt: 1, start: Lsn(4096), end: None, epoch: 2 };
         vec![
             Change::AddKeyspace(meta(0, "default")),
@@ -375,12 +501,24 @@ mod tests {
             Change::AddTable(KeyspaceId(5), table(2, Bound::Included(b"z".to_vec()))),
             Change::AddTable(KeyspaceId(0), table(3, Bound::Excluded(b"z".to_vec()))),
             Change::DropTable(KeyspaceId(5), FileId(1)),
+            Change::TreeFile(TreeFileMeta { file_id: FileId(8), identity: 5, page_bytes: 4096 }),
+            Change::Tree(KeyspaceId(0), Some(root)),
+            Change::Pages(pages(9, 1, &[(1, 8)], &[])),
+            Change::Pages(pages(20, 2, &[(9, 2), (15, 1)], &[(2, 3)])),
+            Change::Tree(KeyspaceId(5), None),
             Change::Log(vec![LogPiece { end: Some(Lsn(8)), ..piece }, piece]),
             Change::Flushed(SeqNo(9)),
             Change::NextFile(FileId(10)),
             Change::DropKeyspace(KeyspaceId(5)),
             Change::Clean(true),
         ]
+    }
+
+    fn pages(end: u64, generation: u64, taken: &[(u64, u64)], freed: &[(u64, u64)]) -> PageChange {
+        let set = |runs: &[(u64, u64)]| {
+            runs.iter().map(|(first, pages)| PageRun { first: *first, pages: *pages }).collect()
+        };
+        PageChange { end, generation, taken: set(taken), freed: set(freed) }
     }
 
     fn state_of(changes: &[Change]) -> State {
@@ -414,14 +552,21 @@ mod tests {
 
     #[test]
     fn changes_that_cannot_follow_are_refused() {
-        let mut state = state_of(&changes());
+        let good = state_of(&changes());
         for bad in [
             Change::DropKeyspace(KeyspaceId(5)),
             Change::DropTable(KeyspaceId(0), FileId(9)),
             Change::Flushed(SeqNo(8)),
             changes()[0].clone(),
+            Change::TreeFile(TreeFileMeta { file_id: FileId(9), identity: 5, page_bytes: 4096 }),
+            // A page that is not free is taken, one that is free is freed, the end falls.
+            Change::Pages(pages(20, 3, &[(1, 1)], &[])),
+            Change::Pages(pages(20, 3, &[], &[(2, 1)])),
+            Change::Pages(pages(19, 3, &[], &[])),
+            Change::Pages(pages(20, 3, &[], &[(20, 1)])),
+            Change::Pages(pages(20, 1, &[], &[])),
         ] {
-            assert!(state.apply(&bad).is_err(), "{bad:?}");
+            assert!(good.clone().apply(&bad).is_err(), "{bad:?}");
         }
     }
 

@@ -7,5 +7,6 @@ pub(crate) mod header;
 pub(crate) mod manifest;
 pub(crate) mod node;
 pub(crate) mod ops;
+pub(crate) mod pages;
 pub(crate) mod record;
 pub(crate) mod sstable;

@@ -36,6 +36,13 @@ pub(crate) struct NodePointer {
     pub(crate) generation: u64,
 }
 
+/// A tree that has entries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Root {
+    pub(crate) pointer: NodePointer,
+    pub(crate) level: u8,
+}
+
 impl NodePointer {
     pub(crate) fn encode(self) -> [u8; POINTER_BYTES] {
         let mut out = [0; POINTER_BYTES];
@@ -62,6 +69,15 @@ pub(crate) struct NodeHeader {
 }
 
 impl NodeHeader {
+    /// What the node says of itself, which was verified before.
+    #[inline]
+    pub(crate) fn of(node: &[u8]) -> Option<NodeHeader> {
+        let mut d = Decoder::new(node.get(8..34)?);
+        let (page, generation, _lsn, pages) = (d.u64()?, d.u64()?, d.u64()?, d.u16()?);
+        let pointer = NodePointer { page, pages, generation };
+        Some(NodeHeader { pointer, level: *node.get(2)? })
+    }
+
     /// Writes the header over the first bytes of a node that is otherwise complete.
     pub(crate) fn seal(&self, node: &mut [u8], identity: u64) {
         let NodePointer { page, pages, generation } = self.pointer;

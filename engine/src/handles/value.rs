@@ -1,6 +1,6 @@
 //! A value that is not copied out.
 
-use crate::{db::read::Value, sstable::Found, version::Version};
+use crate::{btree, db::read::Value, sstable, version::Version};
 use std::{fmt, ops::Deref, sync::Arc};
 
 /// A value where it lies in the database, readable like `&[u8]`. It keeps that place in memory while it
@@ -24,7 +24,8 @@ enum Place {
         bytes: *const [u8],
         _version: Arc<Version>,
     },
-    Block(Found),
+    Block(sstable::Found),
+    Node(btree::Found),
 }
 
 impl ValueRef {
@@ -36,6 +37,7 @@ impl ValueRef {
         let place = match find(&version)? {
             None => return Ok(None),
             Some(Value::Block(found)) => Place::Block(found),
+            Some(Value::Node(found)) => Place::Node(found),
             Some(Value::Memtable(bytes)) => {
                 let bytes = std::ptr::from_ref(bytes);
                 Place::Memtable { bytes, _version: version }
@@ -66,6 +68,7 @@ impl Deref for ValueRef {
             // where something was written and live as long as it does; it is held here.
             Place::Memtable { bytes, .. } => unsafe { &**bytes },
             Place::Block(found) => found.value(),
+            Place::Node(found) => found.value(),
         }
     }
 }

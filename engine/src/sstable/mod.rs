@@ -21,17 +21,19 @@ pub(crate) use builder::{SstableBuilder, SstableOptions};
 pub(crate) use reader::{Found, Sstable};
 
 use crate::{cache::Cache, codec::Decompressors};
+use std::sync::Arc;
 
 /// What the open sstables of a database share.
 pub(crate) struct SharedBlocks {
-    /// Decompressed blocks by the place where their stored form begins.
-    pub(crate) cache: Cache<[u8]>,
+    /// Decompressed blocks by the place where their stored form begins. Nodes of trees share it.
+    pub(crate) cache: Arc<Cache<[u8]>>,
     decompressors: Decompressors,
 }
 
 impl SharedBlocks {
     pub(crate) fn new(cache_bytes: usize) -> SharedBlocks {
-        SharedBlocks { cache: Cache::new(cache_bytes), decompressors: Decompressors::default() }
+        let cache = Arc::new(Cache::new(cache_bytes));
+        SharedBlocks { cache, decompressors: Decompressors::default() }
     }
 }
 

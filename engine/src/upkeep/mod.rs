@@ -1,4 +1,5 @@
-//! Turning memtables into runs, and many runs into one. What to do is decided in [`pick`], which is pure.
+//! Turning memtables into runs, and merging runs down into the tree. What to do is decided in [`pick`], which is pure.
 
+pub(crate) mod merge_down;
 pub(crate) mod output;
 pub(crate) mod pick;

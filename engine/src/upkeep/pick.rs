@@ -6,9 +6,9 @@ use crate::{
     types::{KeyspaceId, SeqNo},
     version::{KeyspaceVersion, Version},
 };
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, ops::Bound, sync::Arc};
 
-/// When more runs than this stand in a keyspace, all are merged into one.
+/// When more runs than this stand in a keyspace, all are merged down into its tree.
 pub(crate) const RUNS_MAX: usize = 8;
 
 /// The keyspace whose runs are to be merged now, if any: the one with the most. Those whose merge failed,
@@ -38,6 +38,20 @@ pub(crate) fn covered(
         });
         let covered: Vec<_> = covered.map(|(_, run)| Arc::clone(run)).collect();
         (!covered.is_empty()).then_some((keyspace.id, covered))
+    })
+}
+
+/// A keyspace of whose tree nothing can be seen any more, because a range delete above covers all keys.
+pub(crate) fn covered_tree(version: &Version, visible: SeqNo) -> Option<&Arc<KeyspaceVersion>> {
+    let all = |tombstones: &RangeTombstones, visible| {
+        tombstones.cover(&[], Bound::Unbounded, SeqNo(0), visible)
+    };
+    version.keyspaces.iter().filter(|k| k.tree.is_some()).find(|keyspace| {
+        keyspace.runs.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))
+            || version.memtables().any(|memtable| {
+                memtable.covering(keyspace.id, &[], visible).is_some()
+                    && all(&memtable.range_tombstones(keyspace.id), visible)
+            })
     })
 }
 

@@ -7,8 +7,10 @@ pub(crate) mod cell;
 pub(crate) mod manifest;
 
 use crate::{
+    btree::Root,
     config::Compression,
     memtable::Memtable,
+    pager::Pager,
     sstable::Sstable,
     types::{FileId, KeyspaceId, Lsn, SeqNo},
 };
@@ -43,6 +45,14 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) compression: Option<Compression>,
     /// The runs, newest first: each holds only newer operations than those behind it.
     pub(crate) runs: Vec<Arc<Sstable>>,
+    /// Older than all runs.
+    pub(crate) tree: Option<Arc<Tree>>,
+}
+
+/// A tree, as it is until the next merge into it. Its pages stay as they are while anybody holds it.
+pub(crate) struct Tree {
+    pub(crate) root: Root,
+    pub(crate) pager: Arc<Pager>,
 }
 
 impl Version {
@@ -98,18 +108,25 @@ impl Version {
         next
     }
 
-    /// This Version with the runs `replaced`, the oldest of the keyspace, merged into `merged`.
-    pub(crate) fn compacted(
+    /// This Version with the runs `merged`, the oldest of the keyspace, merged into its tree, which
+    /// becomes `tree`.
+    pub(crate) fn merged_down(
         &self,
         id: KeyspaceId,
-        replaced: &[FileId],
-        merged: Option<Arc<Sstable>>,
+        merged: &[FileId],
+        tree: Option<Arc<Tree>>,
     ) -> Version {
+        let mut next = self.without_runs(id, merged);
+        if let Some(keyspace) = next.keyspaces.iter_mut().find(|k| k.id == id) {
+            Arc::make_mut(keyspace).tree = tree;
+        }
+        next
+    }
+
+    /// This Version without some runs of a keyspace.
+    pub(crate) fn without_runs(&self, id: KeyspaceId, dropped: &[FileId]) -> Version {
         let mut next = self.clone();
-        next.change_runs(id, |all| {
-            all.retain(|run| !replaced.contains(&run.file_id()));
-            all.extend(merged);
-        });
+        next.change_runs(id, |all| all.retain(|run| !dropped.contains(&run.file_id())));
         next
     }
 

@@ -1,0 +1,295 @@
+//! The file of the trees, in pages: which of them are free, how nodes are read and written. Format:
+//! `docs/formats/tree.md`.
+//!
+//! Invariants:
+//! - a page is written only while no edit names it: it was free in the last one, and no Version that is
+//!   still looked at knew it otherwise
+//! - a node is verified when it is read from disk, against the pointer that led to it
+//! - what is written is durable when [`NewPages::finish`] returns
+//!
+//! Which nodes make a tree is not known here.
+
+use crate::{
+    cache::{Cache, Hint},
+    env::NamedFile,
+    error::{Error, Result},
+    format::{
+        block::Refused,
+        header::{FileHeader, FileKind, HEADER_BYTES, HeaderError},
+        node::{Node, NodeBuilder, NodeHeader, NodePointer},
+        pages::{PageRun, PageSet, TreeFileMeta},
+    },
+    sync::Mutex,
+    types::FileId,
+};
+use std::{path::Path, sync::Arc};
+
+/// The file of the trees, open. All methods may be called from many threads.
+pub(crate) struct Pager {
+    file: NamedFile,
+    meta: TreeFileMeta,
+    cache: Arc<Cache<[u8]>>,
+    space: Mutex<Space>,
+}
+
+struct Space {
+    free: PageSet,
+    /// Pages from here on were never used.
+    end: u64,
+    /// Pages that the file has room for.
+    allocated: u64,
+}
+
+/// What is gathered before it is written.
+const WRITE_BYTES: usize = 1 << 20;
+/// A file grows by an eighth, but by no less and no more than this.
+const GROW_BYTES_MIN: u64 = 64 << 10;
+const GROW_BYTES_MAX: u64 = 64 << 20;
+
+pub(crate) fn tree_file_name(id: FileId) -> String {
+    format!("{id:06}.tree")
+}
+
+/// The file id in the name of a file of trees.
+pub(crate) fn tree_file_id(name: &str) -> Option<FileId> {
+    FileId::in_name(name, "", ".tree", tree_file_name)
+}
+
+impl Pager {
+    /// Makes the file, without nodes, and syncs it; the directory is the caller's to sync.
+    pub(crate) fn create(
+        file: NamedFile,
+        uuid: [u8; 16],
+        meta: TreeFileMeta,
+        cache: Arc<Cache<[u8]>>,
+    ) -> Result<Pager> {
+        let page = u64::from(meta.page_bytes);
+        file.allocate(page)?;
+        let mut first = vec![0; meta.page_bytes as usize];
+        first[..HEADER_BYTES].copy_from_slice(&header_of(meta, uuid).encode());
+        file.write_all_at(&first, 0)?;
+        file.sync_all()?;
+        let space = Space { free: PageSet::default(), end: 1, allocated: 1 };
+        Ok(Pager { file, meta, cache, space: Mutex::new(space) })
+    }
+
+    /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
+    pub(crate) fn open(
+        file: NamedFile,
+        uuid: [u8; 16],
+        meta: TreeFileMeta,
+        (free, end): (PageSet, u64),
+        cache: Arc<Cache<[u8]>>,
+    ) -> Result<Pager> {
+        let len = file.len()?;
+        let allocated = len / u64::from(meta.page_bytes);
+        if allocated < end.max(1) {
+            let wanted = format!("a file of at least {end} pages of {} bytes", meta.page_bytes);
+            return Err(file.corruption(len, wanted, format!("one of {len} bytes")));
+        }
+        let mut bytes = [0; HEADER_BYTES];
+        file.read_exact_at(&mut bytes, 0)?;
+        let wanted = header_of(meta, uuid);
+        match FileHeader::decode(&bytes, FileKind::Tree) {
+            Ok(found) if found == wanted => {}
+            Ok(found) => {
+                return Err(file.corruption(0, format!("{wanted:?}"), format!("{found:?}")));
+            }
+            Err(HeaderError::Corrupt(wanted, found)) => {
+                return Err(file.corruption(0, wanted, found));
+            }
+            Err(HeaderError::Unsupported(what)) => {
+                return Err(Error::Unsupported { file: file.path.to_path_buf(), what });
+            }
+        }
+        Ok(Pager { file, meta, cache, space: Mutex::new(Space { free, end, allocated }) })
+    }
+
+    pub(crate) fn meta(&self) -> TreeFileMeta {
+        self.meta
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// Bytes of a page.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.meta.page_bytes as usize
+    }
+
+    /// Pages from here on were never used.
+    pub(crate) fn end(&self) -> u64 {
+        self.space.lock().end
+    }
+
+    /// Bytes that the file takes, and how many of its pages are free.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        let space = self.space.lock();
+        (space.allocated * u64::from(self.meta.page_bytes), space.free.pages())
+    }
+
+    /// Lets pages be used again: no edit names them, and nobody looks at them any more.
+    pub(crate) fn give_back(&self, runs: impl IntoIterator<Item = PageRun>) {
+        let mut space = self.space.lock();
+        for run in runs {
+            let whole = space.free.insert(run);
+            debug_assert!(whole, "freed twice: {run:?}");
+        }
+    }
+
+    /// Begins to write nodes of one generation.
+    pub(crate) fn write(&self, generation: u64) -> NewPages<'_> {
+        NewPages { pager: self, generation, taken: vec![], bytes: vec![], at: 0 }
+    }
+
+    /// The node's bytes, out of the cache or read and verified.
+    #[inline]
+    pub(crate) fn read(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
+        let file = self.meta.file_id;
+        if let Some(bytes) = self.cache.get(file, cache_key(pointer), &Hint::default())
+            && NodeHeader::of(&bytes) == Some(NodeHeader { pointer, level })
+        {
+            return Ok(bytes);
+        }
+        self.load(pointer, level)
+    }
+
+    #[cold]
+    fn load(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
+        let page_bytes = self.page_bytes();
+        let allocated = self.space.lock().allocated;
+        if pointer.page == 0 || pointer.page.saturating_add(pointer.pages.into()) > allocated {
+            let found = format!("a file of {allocated}");
+            return Err(self.refuse(pointer, Refused::Corrupt("the pages pointed to", found)));
+        }
+        let mut bytes: Arc<[u8]> =
+            std::iter::repeat_n(0, usize::from(pointer.pages) * page_bytes).collect();
+        if let Some(bytes) = Arc::get_mut(&mut bytes) {
+            self.file.read_exact_at(bytes, pointer.page * page_bytes as u64)?;
+        }
+        Node::verify(&bytes, pointer, level, self.meta.identity)
+            .map_err(|why| self.refuse(pointer, why))?;
+        self.cache.insert(self.meta.file_id, cache_key(pointer), bytes.clone(), bytes.len());
+        Ok(bytes)
+    }
+
+    /// The error for a node that makes no sense.
+    #[cold]
+    pub(crate) fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
+        match why {
+            Refused::Corrupt(expected, found) => {
+                let offset = pointer.page.saturating_mul(self.meta.page_bytes.into());
+                self.file.corruption(offset, expected, found)
+            }
+            Refused::Unsupported(what) => {
+                Error::Unsupported { file: self.file.path.to_path_buf(), what }
+            }
+        }
+    }
+
+    /// Takes pages that are free, or new ones. Only one merge at a time does so.
+    fn take(&self, pages: u64) -> Result<u64> {
+        let page_bytes = u64::from(self.meta.page_bytes);
+        let (end, allocated) = {
+            let mut space = self.space.lock();
+            if let Some(page) = space.free.take(pages) {
+                return Ok(page);
+            }
+            (space.end + pages, space.allocated)
+        };
+        let mut grown = allocated;
+        if end > allocated {
+            let step = (allocated * page_bytes / 8).clamp(GROW_BYTES_MIN, GROW_BYTES_MAX);
+            grown = end.max(allocated + step / page_bytes);
+            match self.file.allocate(grown * page_bytes) {
+                // On a disk that is nearly full what is needed may still fit.
+                Err(Error::NoSpace { .. }) if grown > end => {
+                    grown = end;
+                    self.file.allocate(grown * page_bytes)?;
+                }
+                other => other?,
+            }
+        }
+        let mut space = self.space.lock();
+        space.allocated = grown;
+        space.end = end;
+        Ok(end - pages)
+    }
+}
+
+fn header_of(meta: TreeFileMeta, uuid: [u8; 16]) -> FileHeader {
+    let TreeFileMeta { file_id, identity, .. } = meta;
+    FileHeader { kind: FileKind::Tree, uuid, file_id, identity }
+}
+
+/// Pages are used again, but what is cached of one use is not found by the pointers of the next. (Should
+/// generations come round, the node's header tells.)
+fn cache_key(pointer: NodePointer) -> u64 {
+    pointer.page | pointer.generation << 40
+}
+
+/// Nodes being written, into pages that nothing names yet. Dropped without [`NewPages::finish`], it gives
+/// the pages back.
+pub(crate) struct NewPages<'a> {
+    pager: &'a Pager,
+    generation: u64,
+    taken: Vec<PageRun>,
+    /// Nodes that lie one behind the other from page `at` on, not written yet.
+    bytes: Vec<u8>,
+    at: u64,
+}
+
+impl NewPages<'_> {
+    /// Writes a node.
+    pub(crate) fn add(&mut self, node: &NodeBuilder) -> Result<NodePointer> {
+        let page_bytes = self.pager.page_bytes();
+        let pages = node.encoded_len().div_ceil(page_bytes);
+        let Ok(pages) = u16::try_from(pages) else {
+            let why = format!("a node of the tree of {pages} pages");
+            return Err(Error::InvalidArgument { what: "page_size", why });
+        };
+        let page = self.pager.take(pages.into())?;
+        match self.taken.last_mut() {
+            Some(last) if last.end() == page => last.pages += u64::from(pages),
+            _ => self.taken.push(PageRun { first: page, pages: pages.into() }),
+        }
+        let follows = self.at + (self.bytes.len() / page_bytes) as u64 == page;
+        if !follows || self.bytes.len() >= WRITE_BYTES {
+            self.write_out()?;
+        }
+        if self.bytes.is_empty() {
+            self.at = page;
+        }
+        let pointer = NodePointer { page, pages, generation: self.generation };
+        let start = self.bytes.len();
+        node.encode(usize::from(pages) * page_bytes, &mut self.bytes);
+        let header = NodeHeader { pointer, level: node.level() };
+        header.seal(&mut self.bytes[start..], self.pager.meta.identity);
+        Ok(pointer)
+    }
+
+    fn write_out(&mut self) -> Result<()> {
+        if !self.bytes.is_empty() {
+            let offset = self.at * self.pager.page_bytes() as u64;
+            self.pager.file.write_all_at(&self.bytes, offset)?;
+            self.bytes.clear();
+        }
+        Ok(())
+    }
+
+    /// Makes all of it durable, and says which pages it takes. They stay taken.
+    pub(crate) fn finish(mut self) -> Result<PageSet> {
+        self.write_out()?;
+        if !self.taken.is_empty() {
+            self.pager.file.sync_all()?;
+        }
+        Ok(std::mem::take(&mut self.taken).into_iter().collect())
+    }
+}
+
+impl Drop for NewPages<'_> {
+    fn drop(&mut self) {
+        self.pager.give_back(std::mem::take(&mut self.taken));
+    }
+}
