@@ -4,6 +4,7 @@ use crate::{
     config::{Durability, LightningDbConfig},
     db::{
         Db,
+        check::IntegrityReport,
         open::{DEFAULT_KEYSPACE, OpenAs},
         stats::DatabaseStats,
     },
@@ -775,6 +776,27 @@ impl Database {
     pub fn stats(&self) -> Result<DatabaseStats> {
         self.handle().db.check_open()?;
         Ok(self.handle().db.stats())
+    }
+
+    /// Reads every sstable and every tree whole, and compares them with their checksums, with what they say
+    /// of themselves and with each other. Damage is listed in the report, not returned as an error.
+    /// Others may read and write meanwhile; what they write is not checked.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "value")?;
+    /// assert!(db.check_integrity()?.faults.is_empty());
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Io`](crate::Error::Io), if a file cannot be read; [`Closed`](crate::Error::Closed).
+    pub fn check_integrity(&self) -> Result<IntegrityReport> {
+        self.handle().db.check_open()?;
+        self.handle().db.check_integrity()
     }
 
     /// Makes everything durable and closes the database. From then on every handle, snapshot and

@@ -140,7 +140,7 @@ pub enum Error {
 /// }
 /// # tell(&Error::Closed);
 /// ```
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("corruption in {} at offset {offset}: expected {expected}, found {found}", file.display())]
 pub struct Corruption {
     /// The file.

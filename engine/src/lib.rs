@@ -45,7 +45,10 @@ mod wal;
 
 pub use config::{Compression, Durability, LightningDbConfig, MAX_VALUE_BYTES, WalSyncMode};
 pub use database::Database;
-pub use db::stats::{DatabaseStats, KeyspaceStats};
+pub use db::{
+    check::IntegrityReport,
+    stats::{DatabaseStats, KeyspaceStats},
+};
 pub use error::{Corruption, Error, Result};
 pub use handles::{KeyRange, Keyspace, KeyspaceOptions, Scan, Snapshot, ValueRef, WriteBatch};
 pub use types::SeqNo;

@@ -42,8 +42,7 @@ pub(crate) struct Merged {
     pub(crate) root: Option<Root>,
     /// Nodes that the new tree does not reach.
     pub(crate) freed: Vec<NodePointer>,
-    /// How many nodes were written, and how many pages those have.
-    pub(crate) written_nodes: u64,
+    /// How many pages the nodes have that were written.
     pub(crate) written_pages: u64,
 }
 
@@ -84,8 +83,8 @@ impl<'a> TreeMerge<'a> {
             merge.part(Part { pointer, level, lower: &[], upper: None })?;
         }
         merge.put_changes_below(None)?;
-        let (root, written_nodes, written_pages) = merge.packer.finish()?;
-        Ok(Merged { root, freed: merge.freed, written_nodes, written_pages })
+        let (root, written_pages) = merge.packer.finish()?;
+        Ok(Merged { root, freed: merge.freed, written_pages })
     }
 
     /// Forgets cuts that end at or before `key`.

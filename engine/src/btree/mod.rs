@@ -17,7 +17,9 @@ mod merge;
 mod tests;
 
 pub(crate) use crate::format::node::Root;
-pub(crate) use check::{Checked, check};
+#[cfg(test)]
+use check::Checked;
+pub(crate) use check::check;
 pub(crate) use cursor::TreeCursor;
 pub(crate) use merge::{Changes, Cut, Merged, TreeMerge};
 

@@ -262,14 +262,14 @@ fn what_nothing_changes_is_not_written_again() {
     let whole = tree.check();
     let merged = tree.merge(numbered(70_000..70_001), &[]);
     // A leaf that becomes two, and one branch a level.
-    assert!(merged.written_nodes <= 5, "{merged:?}");
-    assert_eq!(merged.written_nodes + whole.leaves + whole.branches, {
+    assert!(merged.written_pages <= 5, "{merged:?}");
+    assert_eq!(merged.written_pages + whole.leaves + whole.branches, {
         let now = tree.check();
         now.leaves + now.branches + merged.freed.len() as u64
     });
     let root = tree.root;
     let merged = tree.merge(BTreeMap::new(), &[]);
-    assert_eq!((merged.written_nodes, merged.root), (0, root));
+    assert_eq!((merged.written_pages, merged.root), (0, root));
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn a_cut_reads_no_leaf_that_it_need_not_and_frees_all() {
     assert!(memory.leaves_read.load(Relaxed) <= 4);
     let after = tree.check();
     assert_eq!(after.entries, 200);
-    let all = before.leaves + before.branches + merged.written_nodes;
+    let all = before.leaves + before.branches + merged.written_pages;
     assert_eq!(merged.freed.len() as u64 + after.leaves + after.branches, all);
     let bounds = (Bound::Included(keys[100].clone()), Bound::Excluded(keys[19_900].clone()));
     assert_eq!(tree.map.range(bounds).count(), 0);

@@ -110,7 +110,7 @@ impl Db {
         };
         let freed = nodes_of(tree)?;
         let mut manifest = self.manifest.lock();
-        let merged = Merged { root: None, freed, written_nodes: 0, written_pages: 0 };
+        let merged = Merged { root: None, freed, written_pages: 0 };
         let pager = Arc::clone(&tree.pager);
         self.install_merge(&mut manifest, keyspace, &[], &pager, merged, PageSet::default())
     }

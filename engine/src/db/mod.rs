@@ -6,9 +6,11 @@
 //! - [`keyspaces`]: creating and dropping them
 //! - [`background`]: flushing, syncing, preparing; what waits and what wakes
 //! - [`compact`]: fewer runs
+//! - [`check`]: whether all is as it should be
 //! - [`close`]: the end
 
 pub(crate) mod background;
+pub(crate) mod check;
 pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod compact;

@@ -47,6 +47,10 @@ pub struct DatabaseStats {
     /// Sstables dropped since opening without being merged, because a newer range delete covers all of
     /// each.
     pub tables_dropped: u64,
+    /// Bytes of the file of the trees, its free pages included. 0 if there is none yet.
+    pub tree_file_bytes: u64,
+    /// Of these, those of free pages.
+    pub tree_free_bytes: u64,
     /// How often a commit waited for a flush since opening.
     pub stalls: u64,
     /// Commits that opening brought back from the log.
@@ -95,6 +99,8 @@ impl Db {
         let mut memtables: Vec<_> = versions.iter().flat_map(|v| v.memtables()).collect();
         memtables.sort_by_key(|m| std::sync::Arc::as_ptr(m));
         memtables.dedup_by_key(|m| std::sync::Arc::as_ptr(m));
+        let (tree_file_bytes, tree_free_bytes) =
+            self.trees.lock().as_ref().map_or((0, 0), |pager| pager.size());
         DatabaseStats {
             visible_seq: self.visible().0,
             durable_lsn: self.wal.durable().0,
@@ -110,6 +116,8 @@ impl Db {
             compactions: self.metrics.compactions.get(),
             compacted_bytes: self.metrics.compacted_bytes.get(),
             tables_dropped: self.metrics.tables_dropped.get(),
+            tree_file_bytes,
+            tree_free_bytes,
             stalls: self.metrics.stalls.get(),
             recovered_commits: self.metrics.recovered_commits.get(),
             pinned_versions: versions.len() as u64 - 1,

@@ -97,10 +97,6 @@ impl PageSet {
         self.runs.iter().map(|(first, pages)| PageRun { first: *first, pages: *pages })
     }
 
-    pub(crate) fn last(&self) -> Option<PageRun> {
-        self.runs.last_key_value().map(|(first, pages)| PageRun { first: *first, pages: *pages })
-    }
-
     /// How many pages.
     pub(crate) fn pages(&self) -> u64 {
         self.runs.values().sum()

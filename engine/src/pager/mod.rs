@@ -123,10 +123,11 @@ impl Pager {
         self.space.lock().end
     }
 
-    /// Bytes that the file takes, and how many of its pages are free.
+    /// Bytes that the file takes, and of these those of pages that are free.
     pub(crate) fn size(&self) -> (u64, u64) {
-        let space = self.space.lock();
-        (space.allocated * u64::from(self.meta.page_bytes), space.free.pages())
+        let (space, page_bytes) = (self.space.lock(), u64::from(self.meta.page_bytes));
+        let unused = space.free.pages() + space.allocated - space.end;
+        (space.allocated * page_bytes, unused * page_bytes)
     }
 
     /// Lets pages be used again: no edit names them, and nobody looks at them any more.
@@ -186,6 +187,13 @@ impl Pager {
                 Error::Unsupported { file: self.file.path.to_path_buf(), what }
             }
         }
+    }
+
+    /// The error for a node that two pointers lead to.
+    #[cold]
+    pub(crate) fn used_twice(&self, pointer: NodePointer) -> Error {
+        let found = format!("pages from {} on used twice", pointer.page);
+        self.refuse(pointer, Refused::Corrupt("pages with one use", found))
     }
 
     /// Takes pages that are free, or new ones. Only one merge at a time does so.

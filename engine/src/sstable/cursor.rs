@@ -85,13 +85,11 @@ impl SstableCursor {
     }
 
     /// The number of the present block.
-    #[cfg(test)]
     pub(super) fn block_no(&self) -> usize {
         self.held.block_no
     }
 
     /// Whether a point get in the present block finds this key.
-    #[cfg(test)]
     pub(super) fn is_found(&self, hash: u64, key: &[u8]) -> bool {
         let found = self.block().and_then(|block| block.find(hash, key));
         matches!(found, Some(Some(_)))

@@ -166,7 +166,6 @@ impl Sstable {
     }
 
     /// Reads the whole file and compares it with what it says of itself.
-    #[cfg(test)]
     pub(crate) fn check(self: &Arc<Self>) -> Result<()> {
         let mut cursor = self.cursor();
         use crate::iter::Cursor;

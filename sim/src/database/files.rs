@@ -22,6 +22,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The files of the database's directory, by what they are.
 struct Listed {
     tables: Vec<String>,
+    trees: Vec<String>,
     segment_bytes: u64,
     manifests: Vec<String>,
     others: Vec<String>,
@@ -29,11 +30,18 @@ struct Listed {
 
 impl Listed {
     fn of(files: BTreeMap<String, u64>) -> Listed {
-        let mut listed =
-            Listed { tables: vec![], segment_bytes: 0, manifests: vec![], others: vec![] };
+        let mut listed = Listed {
+            tables: vec![],
+            trees: vec![],
+            segment_bytes: 0,
+            manifests: vec![],
+            others: vec![],
+        };
         for (name, bytes) in files {
             if name.ends_with(".sst") {
                 listed.tables.push(name);
+            } else if name.ends_with(".tree") {
+                listed.trees.push(name);
             } else if name.starts_with("wal-") {
                 listed.segment_bytes += bytes;
             } else if name.starts_with("manifest-") {
@@ -45,12 +53,14 @@ impl Listed {
         listed
     }
 
-    /// What is there besides `tables` sstables, segments of so many bytes, one manifest and its
-    /// spare; or what of it is missing.
-    fn wrong(&self, tables: u64, segment_bytes: u64) -> Option<String> {
+    /// What is there besides `tables` sstables, `trees` files of trees, segments of so many bytes, one
+    /// manifest and its spare; or what of it is missing.
+    fn wrong(&self, tables: u64, trees: u64, segment_bytes: u64) -> Option<String> {
         let current = self.manifests.iter().filter(|name| *name != "manifest-spare").count();
         if self.tables.len() as u64 != tables {
             Some(format!("sstables {:?}, but {tables} are in use", self.tables))
+        } else if self.trees.len() as u64 != trees {
+            Some(format!("files of trees {:?}, but {trees} are in use", self.trees))
         } else if self.segment_bytes != segment_bytes {
             let there = self.segment_bytes;
             Some(format!("log segments of {there} bytes, but {segment_bytes} are in use"))
@@ -89,9 +99,10 @@ impl Session {
             }
             let stats = process.checked_read("stats", self.db.stats())?;
             let tables = stats.keyspaces.iter().map(|keyspace| keyspace.tables).sum();
-            let Some(wrong) = process.listed().wrong(tables, stats.wal_file_bytes) else {
+            let trees = u64::from(stats.tree_file_bytes > 0);
+            let Some(wrong) = process.listed().wrong(tables, trees, stats.wal_file_bytes) else {
                 process.world().count("directories without a file too many");
-                return Ok(());
+                return self.check_pages();
             };
             if process.world().now() > deadline {
                 process.world().violate("I-13", format!("after {SETTLES_WITHIN:?}: {wrong}"));
@@ -99,6 +110,18 @@ impl Session {
             }
             process.boot.env.clock().sleep(LOOK_AGAIN);
         }
+    }
+
+    /// Every page of the trees' file has a use, or is free.
+    fn check_pages(&self) -> Result<(), Over> {
+        let process = &self.process;
+        let report = process.checked_read("check_integrity", self.db.check_integrity())?;
+        if let Some(fault) = report.faults.first() {
+            process.world().violate("I-13", format!("check_integrity: {fault}"));
+            return Err(Over);
+        }
+        process.world().count("integrity checks");
+        Ok(())
     }
 
     /// Right after opening: the sstables that are in use are those that closing left.
@@ -170,15 +193,19 @@ mod tests {
         };
         let good =
             [("wal-000001", 20), ("000002.sst", 5), ("manifest-000001", 9), ("manifest-spare", 9)];
-        assert_eq!(files(&good).wrong(1, 20), None);
-        for (name, bytes) in
-            [("wal-000009", 1), ("000009.sst", 5), ("manifest-000002", 9), ("left.tmp", 0)]
-        {
+        assert_eq!(files(&good).wrong(1, 0, 20), None);
+        for (name, bytes) in [
+            ("wal-000009", 1),
+            ("000009.sst", 5),
+            ("000009.tree", 5),
+            ("manifest-000002", 9),
+            ("left", 0),
+        ] {
             let mut more = good.to_vec();
             more.push((name, bytes));
-            assert!(files(&more).wrong(1, 20).is_some(), "{name} is not seen");
+            assert!(files(&more).wrong(1, 0, 20).is_some(), "{name} is not seen");
         }
-        assert!(files(&good[1..]).wrong(1, 20).is_some());
-        assert!(files(&good).wrong(2, 20).is_some());
+        assert!(files(&good[1..]).wrong(1, 0, 20).is_some());
+        assert!(files(&good).wrong(2, 0, 20).is_some());
     }
 }

@@ -49,12 +49,13 @@ pub(super) struct Packer<'a> {
     page_bytes: usize,
     levels: Vec<Level>,
     last: Last,
-    written: (u64, u64),
+    /// How many pages.
+    written: u64,
 }
 
 impl<'a> Packer<'a> {
     pub(super) fn new(new: &'a mut dyn NewNodes, page_bytes: usize) -> Packer<'a> {
-        Packer { new, page_bytes, levels: vec![], last: Last::default(), written: (0, 0) }
+        Packer { new, page_bytes, levels: vec![], last: Last::default(), written: 0 }
     }
 
     fn level(&mut self, level: u8) -> &mut Level {
@@ -161,13 +162,12 @@ impl<'a> Packer<'a> {
     fn write(&mut self, pending: Pending) -> Result<()> {
         let Pending { lower, node } = pending;
         let pointer = self.new.write(&node)?;
-        self.written.0 += 1;
-        self.written.1 += u64::from(pointer.pages);
+        self.written += u64::from(pointer.pages);
         self.add_child(node.level() + 1, &lower, pointer)
     }
 
-    /// Writes all that is left, and returns the root; how many nodes and pages were written.
-    pub(super) fn finish(&mut self) -> Result<(Option<Root>, u64, u64)> {
+    /// Writes all that is left, and returns the root, and how many pages were written in all.
+    pub(super) fn finish(&mut self) -> Result<(Option<Root>, u64)> {
         let mut level = 0u8;
         while usize::from(level) < self.levels.len() {
             let is_top = usize::from(level) + 1 == self.levels.len();
@@ -175,12 +175,12 @@ impl<'a> Packer<'a> {
             if is_top && level > 0 && at.full.is_none() && at.open.node.len() == 1 {
                 let pointer = at.open.node.first_child();
                 let root = pointer.map(|pointer| Root { pointer, level: level - 1 });
-                return Ok((root, self.written.0, self.written.1));
+                return Ok((root, self.written));
             }
             self.flush(level)?;
             level += 1;
         }
-        Ok((None, self.written.0, self.written.1))
+        Ok((None, self.written))
     }
 }
 
