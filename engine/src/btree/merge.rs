@@ -44,6 +44,8 @@ pub(crate) struct Merged {
     pub(crate) freed: Vec<NodePointer>,
     /// How many pages the nodes have that were written.
     pub(crate) written_pages: u64,
+    /// Changes from this key on were not taken over.
+    pub(crate) stopped_at: Option<Vec<u8>>,
 }
 
 /// A merge under way.
@@ -54,6 +56,9 @@ pub(crate) struct TreeMerge<'a> {
     cuts: &'a [Cut],
     packer: Packer<'a>,
     freed: Vec<NodePointer>,
+    /// When so many pages are written, the rest is left to another merge.
+    pages_max: u64,
+    stopped_at: Option<Vec<u8>>,
 }
 
 /// A part of the old tree: all of its keys that are at least `lower` and less than `upper`.
@@ -67,7 +72,8 @@ struct Part<'k> {
 
 impl<'a> TreeMerge<'a> {
     /// Merges `changes` into the tree under `root`, without the keys within `cuts`. Nodes have
-    /// `page_bytes` bytes, or a few times as many where entries are large.
+    /// `page_bytes` bytes, or a few times as many where entries are large. When about `pages_max` pages are
+    /// written, the rest of the changes is left; cuts are all done.
     pub(crate) fn run(
         nodes: &'a dyn Nodes,
         new: &'a mut dyn NewNodes,
@@ -75,16 +81,19 @@ impl<'a> TreeMerge<'a> {
         changes: &'a mut dyn Changes,
         cuts: &'a [Cut],
         page_bytes: usize,
+        pages_max: u64,
     ) -> Result<Merged> {
         debug_assert!(page_bytes.is_multiple_of(PAGE_BYTES_MIN));
         let packer = Packer::new(new, page_bytes);
-        let mut merge = TreeMerge { nodes, changes, cuts, packer, freed: vec![] };
+        let (freed, stopped_at) = (vec![], None);
+        let mut merge = TreeMerge { nodes, changes, cuts, packer, freed, pages_max, stopped_at };
         if let Some(Root { pointer, level }) = root {
             merge.part(Part { pointer, level, lower: &[], upper: None })?;
         }
         merge.put_changes_below(None)?;
         let (root, written_pages) = merge.packer.finish()?;
-        Ok(Merged { root, freed: merge.freed, written_pages })
+        let TreeMerge { freed, stopped_at, .. } = merge;
+        Ok(Merged { root, freed, written_pages, stopped_at })
     }
 
     /// Forgets cuts that end at or before `key`.
@@ -97,7 +106,7 @@ impl<'a> TreeMerge<'a> {
     fn part(&mut self, part: Part<'_>) -> Result<()> {
         self.pass_cuts(part.lower);
         let is_below = |key: &[u8]| part.upper.is_none_or(|upper| key < upper);
-        let changes = self.changes.here().is_some_and(|(key, _)| is_below(key));
+        let changes = self.change().is_some_and(|(key, _)| is_below(key));
         let cut = self.cuts.first().filter(|cut| is_below(&cut.start));
         let gone = cut.is_some_and(|cut| {
             let to_the_end = match (cut.end.as_deref(), part.upper) {
@@ -149,7 +158,7 @@ impl<'a> TreeMerge<'a> {
             let entry = whole.ok_or_else(|| held.refuse(self.nodes, index))?;
             self.put_changes_below(Some(&key))?;
             self.pass_cuts(&key);
-            let replaced = self.changes.here().is_some_and(|(changed, _)| changed == key);
+            let replaced = self.change().is_some_and(|(changed, _)| changed == key);
             if !replaced && !self.cuts.first().is_some_and(|cut| cut.holds(&key)) {
                 self.packer.add(&key, entry.value)?;
             }
@@ -157,10 +166,19 @@ impl<'a> TreeMerge<'a> {
         self.put_changes_below(upper)
     }
 
+    /// The next change to take over.
+    fn change(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        self.changes.here().filter(|_| self.stopped_at.is_none())
+    }
+
     /// Takes over the changes whose keys are less than `upper`.
     fn put_changes_below(&mut self, upper: Option<&[u8]>) -> Result<()> {
         while let Some((key, value)) = self.changes.here() {
-            if upper.is_some_and(|upper| key >= upper) {
+            if self.stopped_at.is_some() || upper.is_some_and(|upper| key >= upper) {
+                break;
+            }
+            if self.packer.written() >= self.pages_max {
+                self.stopped_at = Some(key.to_vec());
                 break;
             }
             if let Some(value) = value {

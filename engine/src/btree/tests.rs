@@ -110,12 +110,24 @@ impl<'a> Tree<'a> {
                 None => self.map.remove(key),
             };
         }
+        self.run(changes.into_iter().collect(), cuts, u64::MAX)
+    }
+
+    /// One merge, which may leave changes.
+    fn run(&mut self, changes: Vec<Change>, cuts: &[Cut], pages_max: u64) -> Merged {
         self.writer.generation += 1;
-        let mut list = List { changes: changes.into_iter().collect(), at: 0 };
+        let mut list = List { changes, at: 0 };
         let (memory, root) = (&**self.memory, self.root);
-        let merged =
-            TreeMerge::run(memory, &mut self.writer, root, &mut list, cuts, PAGE_BYTES_MIN)
-                .unwrap();
+        let merged = TreeMerge::run(
+            memory,
+            &mut self.writer,
+            root,
+            &mut list,
+            cuts,
+            PAGE_BYTES_MIN,
+            pages_max,
+        );
+        let merged = merged.unwrap();
         self.root = merged.root;
         for freed in &merged.freed {
             assert!(self.writer.live.remove(&freed.page), "freed twice: {freed:?}");
@@ -231,6 +243,40 @@ fn a_tree_holds_what_was_merged_into_it() {
         }
         tree.merge(BTreeMap::new(), &[Cut { start: vec![], end: None }]);
         assert_eq!((tree.root, tree.check()), (None, Checked::default()));
+    }
+}
+
+#[test]
+fn a_merge_in_slices_comes_to_the_same() {
+    for seed in 0..20 {
+        let random = &mut Random(seed);
+        let (memory, in_slices) = (Arc::new(Memory::default()), Arc::new(Memory::default()));
+        let (mut whole, mut sliced) = (Tree::new(&memory), Tree::new(&in_slices));
+        for _ in 0..4 {
+            let change = |random: &mut Random| {
+                let value = (random.below(4) > 0).then(|| value(random));
+                (key(random), value)
+            };
+            let changes: BTreeMap<_, _> = (0..1500).map(|_| change(random)).collect();
+            let cuts = cuts(random);
+            whole.merge(changes.clone(), &cuts);
+            let mut left: Vec<Change> = changes.into_iter().collect();
+            let mut slices = 0;
+            // Cuts are done by the first.
+            let mut cuts = &cuts[..];
+            loop {
+                slices += 1;
+                let merged = sliced.run(left.clone(), cuts, 40);
+                let Some(from) = merged.stopped_at else { break };
+                left.retain(|(key, _)| *key >= from);
+                assert!(!left.is_empty());
+                cuts = &[];
+            }
+            assert!(slices > 2, "{slices}");
+            sliced.map.clone_from(&whole.map);
+            sliced.check();
+            sliced.read_all(random);
+        }
     }
 }
 

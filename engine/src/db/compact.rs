@@ -1,31 +1,31 @@
 //! Fewer runs: dropping those that a range delete covers whole, merging those of a keyspace down into its
 //! tree.
 
-use super::{
-    Db,
-    background::{RETRY, whole},
-    scan,
-};
+use super::{Db, background::RETRY, scan};
 use crate::{
     btree::{Cut, Merged, TreeMerge},
     env::{NamedFile, OpenMode},
     error::Result,
     format::{
-        manifest::{Change, PageChange},
+        manifest::{Change, MergedDown, PageChange},
         node::NodePointer,
         pages::{PageRun, PageSet, TreeFileMeta},
     },
+    iter::merge::{Direction, Merge},
     pager::{Pager, tree_file_name},
     sstable::Sstable,
     sync::Ordering::SeqCst,
-    types::{FileId, KeyspaceId},
+    types::{FileId, KeyspaceId, SeqNo},
     upkeep::{
         merge_down::{RunChanges, cuts},
         pick,
     },
-    version::{KeyspaceVersion, Tree, manifest::Manifest},
+    version::{KeyspaceVersion, Merging, Tree, manifest::Manifest},
 };
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
+
+/// What one slice of a merge writes, about: it is what a merge needs of space, and holds of memory.
+const SLICE_BYTES_MAX: usize = 64 << 20;
 
 /// What there is to do.
 enum Work {
@@ -101,40 +101,62 @@ impl Db {
         Ok(())
     }
 
-    /// Lets go of a tree of which nothing is left to see. Needs no space.
+    /// Lets go of a tree of which nothing is left to see, and of the runs that are being merged into it.
+    /// Needs no space.
     fn drop_tree(&self, keyspace: &KeyspaceVersion) -> Result<()> {
         crate::sync::sometimes("compact: drops a covered tree");
         self.sync()?; // as for runs
-        let Some(tree) = &keyspace.tree else {
-            return Ok(());
-        };
-        let freed = nodes_of(tree)?;
+        let pager = self.trees()?;
+        let freed = keyspace.tree.as_deref().map(nodes_of).transpose()?.unwrap_or_default();
+        let merged = Merged { root: None, freed, written_pages: 0, stopped_at: None };
+        let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
-        let merged = Merged { root: None, freed, written_pages: 0 };
-        let pager = Arc::clone(&tree.pager);
-        self.install_merge(&mut manifest, keyspace, &[], &pager, merged, PageSet::default())
+        self.install_merge(&mut manifest, keyspace, merging, &pager, merged, PageSet::default())
     }
 
-    /// Merges the runs that stand in the keyspace now into its tree. All of them, so that tombstones end
-    /// here.
+    /// Merges the runs that stand in the keyspace now into its tree, or goes on with those of the last
+    /// time: one slice. All of them together, so that tombstones end here.
     fn merge_down(&self, keyspace: &KeyspaceVersion) -> Result<()> {
         let pager = self.trees()?;
-        let sources = keyspace.runs.iter().map(scan::run_source).collect();
-        let cuts = cuts(keyspace.runs.iter().map(|run| &**run.range_tombstones()));
+        let (runs, from, cuts) = match &keyspace.merging {
+            Some(merging) => {
+                crate::sync::sometimes("compact: goes on with the next slice");
+                (keyspace.split_runs().0, Bound::Included(merging.from.to_vec()), vec![])
+            }
+            None => {
+                let cuts = cuts(keyspace.runs.iter().map(|run| &**run.range_tombstones()));
+                (&keyspace.runs[..], Bound::Unbounded, cuts)
+            }
+        };
+        let sources = runs.iter().map(scan::run_source).collect();
+        let bounds = (from, Bound::Unbounded);
+        let merge = Merge::new(sources, SeqNo::MAX, Direction::Forward, bounds);
         let given_up = || self.background.stopped();
-        let mut changes = RunChanges::new(whole(sources), &given_up)?;
+        let mut changes = RunChanges::new(merge, &given_up)?;
         // Only this thread writes nodes.
         let generation = self.manifest.lock().state().trees.generation + 1;
         let mut new = pager.write(generation);
         let root = keyspace.tree.as_ref().map(|tree| tree.root);
-        let merged =
-            TreeMerge::run(&*pager, &mut new, root, &mut changes, &cuts, pager.page_bytes())?;
+        let page_bytes = pager.page_bytes();
+        let pages_max = self.config.memtable_size.min(SLICE_BYTES_MAX) / page_bytes;
+        let merged = TreeMerge::run(
+            &*pager,
+            &mut new,
+            root,
+            &mut changes,
+            &cuts,
+            page_bytes,
+            pages_max.max(1) as u64,
+        )?;
         let taken = new.finish()?;
-        self.metrics.compacted_bytes.add(merged.written_pages * pager.page_bytes() as u64);
+        self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
+        let done = merged.stopped_at.is_none();
         let mut manifest = self.manifest.lock();
-        self.install_merge(&mut manifest, keyspace, &keyspace.runs, &pager, merged, taken)?;
-        crate::sync::sometimes("compact: merges all runs down");
-        self.metrics.compactions.add(1);
+        self.install_merge(&mut manifest, keyspace, runs, &pager, merged, taken)?;
+        if done {
+            crate::sync::sometimes("compact: merges all runs down");
+            self.metrics.compactions.add(1);
+        }
         Ok(())
     }
 
@@ -154,9 +176,15 @@ impl Db {
             pager.give_back(taken.runs());
             return Ok(());
         }
-        let dropped = file_ids(runs);
+        let ids = file_ids(runs);
         let freed = page_runs(&merged.freed);
-        let mut changes = drop_tables(keyspace.id, &dropped);
+        let mut changes = match &merged.stopped_at {
+            None => drop_tables(keyspace.id, &ids),
+            Some(from) => {
+                let (from, tables) = (from.clone(), ids.iter().copied().collect());
+                vec![Change::MergedDown(keyspace.id, MergedDown { from, tables })]
+            }
+        };
         if manifest.state().trees.file.is_none() {
             changes.push(Change::TreeFile(pager.meta()));
         }
@@ -175,8 +203,11 @@ impl Db {
         }
         self.wal.set_durable_edit(manifest.number());
         let tree = merged.root.map(|root| Arc::new(Tree { root, pager: Arc::clone(pager) }));
-        self.versions.install(|v| v.merged_down(keyspace.id, &dropped, tree));
-        self.background.add_obsolete(runs.iter().cloned());
+        let merging = merged.stopped_at.map(|from| Merging { runs: ids.len(), from: from.into() });
+        if merging.is_none() {
+            self.background.add_obsolete(runs.iter().cloned());
+        }
+        self.versions.install(|v| v.merged_down(keyspace.id, &ids, tree, merging));
         if let Some(tree) = &keyspace.tree {
             self.background.add_retired(Arc::clone(tree), freed);
         }
@@ -238,6 +269,7 @@ pub(super) fn nodes_of(tree: &Tree) -> Result<Vec<NodePointer>> {
     let all = [Cut { start: vec![], end: None }];
     let (mut new, pager) = (tree.pager.write(0), &tree.pager);
     let root = Some(tree.root);
-    let merged = TreeMerge::run(&**pager, &mut new, root, &mut Nothing, &all, pager.page_bytes())?;
+    let merged =
+        TreeMerge::run(&**pager, &mut new, root, &mut Nothing, &all, pager.page_bytes(), 1)?;
     Ok(merged.freed)
 }

@@ -45,8 +45,9 @@ impl Db {
         let meta = KeyspaceMeta { id, name: name.into(), compression, created_micros };
         manifest.append(&[Change::AddKeyspace(meta), self.next_file()])?;
         self.wal.set_durable_edit(manifest.number());
-        let keyspace =
-            KeyspaceVersion { id, name: name.into(), compression, runs: vec![], tree: None };
+        let (runs, tree, merging) = (vec![], None, None);
+        let name = name.into();
+        let keyspace = KeyspaceVersion { id, name, compression, runs, tree, merging };
         self.versions.install(|version| version.with_keyspace(keyspace));
         Ok(id)
     }

@@ -18,7 +18,7 @@ use crate::{
     env::{DirLock, Env, NamedFile, OpenMode, PathKind, Poison, Signal},
     error::{Error, Result},
     format::{
-        manifest::{Change, KeyspaceMeta, KeyspaceState, LogPiece, State},
+        manifest::{Change, KeyspaceMeta, KeyspaceState, LogPiece, MergedDown, State},
         ops::{Op, Ops},
         record::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, record_bytes},
     },
@@ -30,7 +30,7 @@ use crate::{
     types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
     upkeep::output::{sstable_id, sstable_name},
     version::{
-        KeyspaceVersion, Sealed, Tree, Version,
+        KeyspaceVersion, Merging, Sealed, Tree, Version,
         cell::VersionCell,
         manifest::{Manifest, generation_of, is_manifest},
     },
@@ -791,16 +791,32 @@ impl Opening {
             }
             // Runs do not overlap in SeqNos.
             runs.sort_by_key(|run| std::cmp::Reverse(run.summary().contents.largest_seq));
+            let merging = merging_of(keyspace, &runs).ok_or_else(|| {
+                let name = format!("manifest-{:06}", manifest.generation());
+                let found = format!("{:?}", keyspace.merged_down);
+                Error::corruption(self.dir.join(name), 0, "a merge of the oldest tables", found)
+            })?;
             keyspaces.push(Arc::new(KeyspaceVersion {
                 id: *id,
                 name: keyspace.meta.name.as_str().into(),
                 compression: keyspace.meta.compression,
                 runs,
                 tree: tree_of(keyspace, pager),
+                merging,
             }));
         }
         Ok(keyspaces)
     }
+}
+
+/// `None`: what is being merged are not the oldest runs.
+fn merging_of(keyspace: &KeyspaceState, runs: &[Arc<Sstable>]) -> Option<Option<Merging>> {
+    let Some(MergedDown { from, tables }) = &keyspace.merged_down else {
+        return Some(None);
+    };
+    let oldest = &runs[runs.len().checked_sub(tables.len())?..];
+    let same = oldest.iter().all(|run| tables.contains(&run.file_id()));
+    same.then(|| Some(Merging { runs: oldest.len(), from: from.as_slice().into() }))
 }
 
 fn tree_of(keyspace: &KeyspaceState, pager: Option<&Arc<Pager>>) -> Option<Arc<Tree>> {

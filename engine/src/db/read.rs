@@ -79,7 +79,7 @@ pub(crate) fn find<'v>(
     let Some(live) = version.keyspace(keyspace) else {
         return Ok(None);
     };
-    for run in &live.runs {
+    for run in live.runs_for(key) {
         let bounds = &run.summary().contents.bounds;
         if !bounds.as_ref().is_some_and(|bounds| bounds.contains(key)) {
             continue;

@@ -4,10 +4,13 @@ use super::Db;
 use crate::{
     btree::TreeCursor,
     error::Result,
-    iter::merge::{Direction, Merge, Source, successor},
+    iter::{
+        clipped::Clipped,
+        merge::{Direction, Merge, Source, successor},
+    },
     sstable::Sstable,
     types::{KeyspaceId, SeqNo},
-    version::{Tree, Version},
+    version::{KeyspaceVersion, Tree, Version},
 };
 use std::{ops::Bound, sync::Arc};
 
@@ -99,7 +102,7 @@ fn sources(version: &Version, visible: SeqNo, keyspace: KeyspaceId) -> Vec<Sourc
         tombstones: memtable.range_tombstones(keyspace),
     });
     let live = version.keyspace(keyspace);
-    let runs = live.into_iter().flat_map(|k| &k.runs).map(run_source);
+    let runs = live.into_iter().flat_map(|keyspace| run_sources(keyspace));
     let tree = live.and_then(|keyspace| keyspace.tree.as_ref()).map(tree_source);
     memtables.chain(runs).chain(tree).collect()
 }
@@ -107,6 +110,20 @@ fn sources(version: &Version, visible: SeqNo, keyspace: KeyspaceId) -> Vec<Sourc
 fn tree_source(tree: &Arc<Tree>) -> Source {
     let nodes = Arc::clone(&tree.pager);
     Source { cursor: Box::new(TreeCursor::new(nodes, Some(tree.root))), tombstones: Arc::default() }
+}
+
+/// The runs of a keyspace, newest first, each as far as it counts.
+pub(crate) fn run_sources(keyspace: &KeyspaceVersion) -> impl Iterator<Item = Source> + '_ {
+    let (merging, above) = keyspace.split_runs();
+    let from = keyspace.merging.as_ref().map(|merging| &merging.from);
+    let clipped = merging.iter().zip(from.into_iter().cycle()).map(|(run, from)| Source {
+        cursor: Box::new(Clipped::new(run.cursor(), Arc::clone(from))),
+        tombstones: match run.range_tombstones() {
+            none if none.is_empty() => Arc::clone(none),
+            some => Arc::new(some.clipped(from)),
+        },
+    });
+    above.iter().map(run_source).chain(clipped)
 }
 
 pub(crate) fn run_source(run: &Arc<Sstable>) -> Source {

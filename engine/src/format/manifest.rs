@@ -11,7 +11,10 @@ use crate::{
     config::Compression,
     types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
 };
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 /// A stretch of the log between two recoveries. All but the last have ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,15 @@ pub(crate) enum Change {
     /// The keyspace's tree is this one now.
     Tree(KeyspaceId, Option<Root>),
     Pages(PageChange),
+    MergedDown(KeyspaceId, MergedDown),
+}
+
+/// How far a merge into the tree has come that is made in slices. It ends with the last of its tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MergedDown {
+    /// Of the tables only the keys from here on count; what they held below is in the tree.
+    pub(crate) from: Vec<u8>,
+    pub(crate) tables: BTreeSet<FileId>,
 }
 
 /// Which pages of the trees' file are used, and which not any more.
@@ -139,6 +151,12 @@ impl Change {
                 }
                 11
             }
+            Change::MergedDown(keyspace, MergedDown { from, tables }) => {
+                body.extend_from_slice(&keyspace.0.to_le_bytes());
+                put_bytes(&mut body, from);
+                tables.iter().for_each(|file| body.extend_from_slice(&file.0.to_le_bytes()));
+                13
+            }
             Change::Pages(PageChange { end, generation, taken, freed }) => {
                 body.extend_from_slice(&end.to_le_bytes());
                 body.extend_from_slice(&generation.to_le_bytes());
@@ -199,6 +217,14 @@ impl Change {
                     }
                 };
                 Change::Tree(keyspace, root)
+            }
+            13 => {
+                let (keyspace, from) = (KeyspaceId(d.u32()?), d.bytes()?.to_vec());
+                let mut tables = BTreeSet::new();
+                while !d.is_empty() {
+                    tables.insert(FileId(d.u64()?)).then_some(())?;
+                }
+                Change::MergedDown(keyspace, MergedDown { from, tables })
             }
             12 => Change::Pages(PageChange {
                 end: d.u64()?,
@@ -313,6 +339,7 @@ pub(crate) struct KeyspaceState {
     pub(crate) meta: KeyspaceMeta,
     pub(crate) tables: BTreeMap<FileId, SstableSummary>,
     pub(crate) root: Option<Root>,
+    pub(crate) merged_down: Option<MergedDown>,
 }
 
 impl State {
@@ -323,8 +350,8 @@ impl State {
                 if self.keyspaces.values().any(|k| k.meta.name == meta.name) {
                     return Err(format!("keyspace {:?} added twice", meta.name));
                 }
-                let state =
-                    KeyspaceState { meta: meta.clone(), tables: BTreeMap::new(), root: None };
+                let (tables, root, merged_down) = (BTreeMap::new(), None, None);
+                let state = KeyspaceState { meta: meta.clone(), tables, root, merged_down };
                 if self.keyspaces.insert(meta.id, state).is_some() {
                     return Err(format!("keyspace {} added twice", meta.id));
                 }
@@ -343,8 +370,12 @@ impl State {
                 }
             }
             Change::DropTable(keyspace, file) => {
-                let tables = &mut self.keyspace(*keyspace)?.tables;
-                tables.remove(file).ok_or_else(|| format!("unknown table {file} dropped"))?;
+                let state = self.keyspace(*keyspace)?;
+                state.tables.remove(file).ok_or_else(|| format!("unknown table {file} dropped"))?;
+                if let Some(merge) = &mut state.merged_down {
+                    merge.tables.remove(file);
+                }
+                state.merged_down.take_if(|merge| merge.tables.is_empty());
             }
             Change::Log(pieces) => self.log.clone_from(pieces),
             Change::Flushed(seq) if *seq < self.flushed => {
@@ -364,6 +395,18 @@ impl State {
             }
             Change::Tree(keyspace, root) => self.keyspace(*keyspace)?.root = *root,
             Change::Pages(change) => self.trees.apply(change)?,
+            Change::MergedDown(keyspace, merge) => {
+                let state = self.keyspace(*keyspace)?;
+                let tables = merge.tables.iter().all(|file| state.tables.contains_key(file));
+                let goes_on = state
+                    .merged_down
+                    .as_ref()
+                    .is_none_or(|old| old.tables == merge.tables && old.from < merge.from);
+                if !tables || !goes_on || merge.tables.is_empty() {
+                    return Err(format!("{merge:?} cannot follow {:?}", state.merged_down));
+                }
+                state.merged_down = Some(merge.clone());
+            }
         }
         Ok(())
     }
@@ -380,6 +423,9 @@ impl State {
             changes.extend(keyspace.tables.values().map(|t| Change::AddTable(*id, t.clone())));
             if keyspace.root.is_some() {
                 changes.push(Change::Tree(*id, keyspace.root));
+            }
+            if let Some(merge) = &keyspace.merged_down {
+                changes.push(Change::MergedDown(*id, merge.clone()));
             }
         }
         if self.trees.file.is_some() {

@@ -1,6 +1,7 @@
 //! Sorted sequences of entries: what every place that holds data offers ([`Cursor`]), the range
 //! tombstones it carries ([`RangeTombstones`]), and the merge of many places into one view.
 
+pub(crate) mod clipped;
 pub(crate) mod merge;
 pub(crate) mod tombstones;
 

@@ -114,6 +114,14 @@ impl RangeTombstones {
         false
     }
 
+    /// What of them lies at or behind `from`.
+    pub(crate) fn clipped(&self, from: &[u8]) -> RangeTombstones {
+        let behind = |f: &&Fragment| f.end.as_deref().is_none_or(|end| end > from);
+        let clip =
+            |f: &Fragment| Fragment { start: f.start.as_slice().max(from).to_vec(), ..f.clone() };
+        RangeTombstones { fragments: self.fragments.iter().filter(behind).map(clip).collect() }
+    }
+
     /// The fragments as range deletes again, each with its newest SeqNo only: what a file
     /// carries, which no snapshot reads at an older SeqNo.
     pub(crate) fn newest(&self) -> impl Iterator<Item = RangeTombstone> + '_ {

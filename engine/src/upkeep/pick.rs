@@ -11,15 +11,19 @@ use std::{cmp::Reverse, collections::BTreeMap, ops::Bound, sync::Arc};
 /// When more runs than this stand in a keyspace, all are merged down into its tree.
 pub(crate) const RUNS_MAX: usize = 8;
 
-/// The keyspace whose runs are to be merged now, if any: the one with the most. Those whose merge failed,
-/// by the number of the try, come after all others and take turns, so that what is wrong with them holds
-/// up no other.
+/// The keyspace whose runs are to be merged now, if any: one that is being merged, else the one with the
+/// most. Those whose merge failed, by the number of the try, come after all others and take turns, so that
+/// what is wrong with them holds up no other.
 pub(crate) fn crowded<'v>(
     version: &'v Version,
     failed: &BTreeMap<KeyspaceId, u64>,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
-    let crowded = version.keyspaces.iter().filter(|k| k.runs.len() > RUNS_MAX);
-    crowded.min_by_key(|k| (failed.get(&k.id).copied().unwrap_or(0), Reverse(k.runs.len())))
+    let wanted = |k: &&Arc<KeyspaceVersion>| k.merging.is_some() || k.runs.len() > RUNS_MAX;
+    let crowded = version.keyspaces.iter().filter(wanted);
+    crowded.min_by_key(|k| {
+        let failures = failed.get(&k.id).copied().unwrap_or(0);
+        (failures, k.merging.is_none(), Reverse(k.runs.len()))
+    })
 }
 
 /// Runs of a keyspace of which nothing can be seen any more, because a newer range delete in one of the
@@ -30,7 +34,8 @@ pub(crate) fn covered(
     visible: SeqNo,
 ) -> Option<(KeyspaceId, Vec<Arc<Sstable>>)> {
     version.keyspaces.iter().find_map(|keyspace| {
-        let runs = &keyspace.runs;
+        // Those being merged end soon anyway.
+        let (_, runs) = keyspace.split_runs();
         let covered = runs.iter().enumerate().filter(|(i, run)| {
             let above = runs[..*i].iter();
             above.clone().any(|newer| covers(newer.range_tombstones(), run, SeqNo::MAX))
@@ -46,8 +51,10 @@ pub(crate) fn covered_tree(version: &Version, visible: SeqNo) -> Option<&Arc<Key
     let all = |tombstones: &RangeTombstones, visible| {
         tombstones.cover(&[], Bound::Unbounded, SeqNo(0), visible)
     };
-    version.keyspaces.iter().filter(|k| k.tree.is_some()).find(|keyspace| {
-        keyspace.runs.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))
+    let has_tree = |k: &&Arc<KeyspaceVersion>| k.tree.is_some() || k.merging.is_some();
+    version.keyspaces.iter().filter(has_tree).find(|keyspace| {
+        // Of those being merged, the tree may hold what is newer than their range deletes.
+        keyspace.split_runs().1.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))
             || version.memtables().any(|memtable| {
                 memtable.covering(keyspace.id, &[], visible).is_some()
                     && all(&memtable.range_tombstones(keyspace.id), visible)

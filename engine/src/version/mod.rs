@@ -47,12 +47,41 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) runs: Vec<Arc<Sstable>>,
     /// Older than all runs.
     pub(crate) tree: Option<Arc<Tree>>,
+    /// A merge of runs into the tree that is made in slices.
+    pub(crate) merging: Option<Merging>,
+}
+
+/// How far a merge of runs into the tree has come.
+#[derive(Clone)]
+pub(crate) struct Merging {
+    /// How many of the oldest runs are merged.
+    pub(crate) runs: usize,
+    /// Of these runs only the keys from here on count; what they held below is in the tree.
+    pub(crate) from: Arc<[u8]>,
 }
 
 /// A tree, as it is until the next merge into it. Its pages stay as they are while anybody holds it.
 pub(crate) struct Tree {
     pub(crate) root: Root,
     pub(crate) pager: Arc<Pager>,
+}
+
+impl KeyspaceVersion {
+    /// The runs that are being merged into the tree, and those above them.
+    pub(crate) fn split_runs(&self) -> (&[Arc<Sstable>], &[Arc<Sstable>]) {
+        let merging = self.merging.as_ref().map_or(0, |merging| merging.runs);
+        let (above, below) = self.runs.split_at(self.runs.len().saturating_sub(merging));
+        (below, above)
+    }
+
+    /// The runs in which `key` may be.
+    #[inline]
+    pub(crate) fn runs_for(&self, key: &[u8]) -> &[Arc<Sstable>] {
+        match &self.merging {
+            Some(merging) if key < &*merging.from => self.split_runs().1,
+            _ => &self.runs,
+        }
+    }
 }
 
 impl Version {
@@ -109,16 +138,21 @@ impl Version {
     }
 
     /// This Version with the runs `merged`, the oldest of the keyspace, merged into its tree, which
-    /// becomes `tree`.
+    /// becomes `tree`: all of them, or as far as `merging` says.
     pub(crate) fn merged_down(
         &self,
         id: KeyspaceId,
         merged: &[FileId],
         tree: Option<Arc<Tree>>,
+        merging: Option<Merging>,
     ) -> Version {
-        let mut next = self.without_runs(id, merged);
+        let mut next = match &merging {
+            None => self.without_runs(id, merged),
+            Some(_) => self.clone(),
+        };
         if let Some(keyspace) = next.keyspaces.iter_mut().find(|k| k.id == id) {
-            Arc::make_mut(keyspace).tree = tree;
+            let keyspace = Arc::make_mut(keyspace);
+            (keyspace.tree, keyspace.merging) = (tree, merging);
         }
         next
     }

@@ -58,6 +58,11 @@ impl<'a> Packer<'a> {
         Packer { new, page_bytes, levels: vec![], last: Last::default(), written: 0 }
     }
 
+    /// How many pages were written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
     fn level(&mut self, level: u8) -> &mut Level {
         while self.levels.len() <= level.into() {
             let next = self.levels.len() as u8;
