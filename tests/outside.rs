@@ -22,3 +22,8 @@ pub(crate) fn is_log(path: &Path) -> bool {
 pub(crate) fn is_table(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "sst")
 }
+
+/// Whether the path is that of the file of the trees.
+pub(crate) fn is_tree(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "tree")
+}

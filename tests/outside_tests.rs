@@ -3,7 +3,7 @@
 
 use crate::{
     files::{Scratch, contents_of_files},
-    outside::{Outside, is_log, is_table, under},
+    outside::{Outside, is_log, is_table, is_tree, under},
 };
 use lightning_db::{
     Database, Durability, Error, Keyspace, LightningDbConfig, WriteBatch, env::OsEnv,
@@ -131,7 +131,7 @@ fn closing_does_not_wait_for_a_merge() {
         let written = Arc::clone(&written);
         move |call: Call, path: &Path| {
             let merging = std::thread::current().name() == Some("lightning-compact");
-            if merging && is_table(path) && call == Call::Write {
+            if merging && is_tree(path) && call == Call::Write {
                 written.fetch_add(1, SeqCst);
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -317,7 +317,7 @@ fn merges_that_fail_do_not_hold_up_flushes() {
     let scratch = Scratch::in_memory();
     let rule = |call: Call, path: &Path| {
         let merging = std::thread::current().name() == Some("lightning-compact");
-        match merging && call == Call::Create && is_table(path) {
+        match merging && call == Call::Create && is_tree(path) {
             true => no_space(),
             false => Ok(()),
         }

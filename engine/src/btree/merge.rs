@@ -59,6 +59,7 @@ pub(crate) struct TreeMerge<'a> {
     /// When so many pages are written, the rest is left to another merge.
     pages_max: u64,
     stopped_at: Option<Vec<u8>>,
+    any_taken: bool,
 }
 
 /// A part of the old tree: all of its keys that are at least `lower` and less than `upper`.
@@ -85,8 +86,9 @@ impl<'a> TreeMerge<'a> {
     ) -> Result<Merged> {
         debug_assert!(page_bytes.is_multiple_of(PAGE_BYTES_MIN));
         let packer = Packer::new(new, page_bytes);
-        let (freed, stopped_at) = (vec![], None);
-        let mut merge = TreeMerge { nodes, changes, cuts, packer, freed, pages_max, stopped_at };
+        let (freed, stopped_at, any_taken) = (vec![], None, false);
+        let mut merge =
+            TreeMerge { nodes, changes, cuts, packer, freed, pages_max, stopped_at, any_taken };
         if let Some(Root { pointer, level }) = root {
             merge.part(Part { pointer, level, lower: &[], upper: None })?;
         }
@@ -177,13 +179,15 @@ impl<'a> TreeMerge<'a> {
             if self.stopped_at.is_some() || upper.is_some_and(|upper| key >= upper) {
                 break;
             }
-            if self.packer.written() >= self.pages_max {
+            // Entries in front of the first change may fill as many pages: each merge gets on.
+            if self.packer.written() >= self.pages_max && self.any_taken {
                 self.stopped_at = Some(key.to_vec());
                 break;
             }
             if let Some(value) = value {
                 self.packer.add(key, value)?;
             }
+            self.any_taken = true;
             self.changes.advance()?;
         }
         Ok(())

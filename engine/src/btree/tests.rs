@@ -280,6 +280,23 @@ fn a_merge_in_slices_comes_to_the_same() {
     }
 }
 
+/// A leaf of more pages than a slice may have.
+#[test]
+fn every_slice_gets_on() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = Tree::new(&memory);
+    let entry = |n: u8| (vec![n], Some(vec![n; 15_000]));
+    tree.merge((0..20).map(|n| entry(n * 10)).collect(), &[]);
+    let mut left: Vec<Change> = (0..10).map(|n| entry(n * 20 + 15)).collect();
+    let expected: Vec<_> = left.iter().map(|(key, _)| key.clone()).collect();
+    while let Some(from) = tree.run(left.clone(), &[], 1).stopped_at {
+        let before = left.len();
+        left.retain(|(key, _)| *key >= from);
+        assert!(left.len() < before);
+    }
+    assert!(expected.iter().all(|key| tree.get(key).is_some()));
+}
+
 fn numbered(numbers: impl Iterator<Item = u64>) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
     let key = |n: u64| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes();
     let entry = |n| ([key(n), key(n + 1), key(n + 2)].concat(), Some(vec![7; 150]));
