@@ -213,6 +213,8 @@ impl FaultPlan {
             stall: rate(dice, 0.2, 0.0005..0.01),
         };
         plan.damage = Damage::draw(seed);
+        // Through a mapping, what cannot be read would be a signal.
+        plan.map_refused |= plan.damage.latent_error > 0.0;
         plan.clock = ClockFaults::draw(seed);
         plan
     }

@@ -6,7 +6,7 @@
 
 use crate::Skew;
 use lightning_db::env::{
-    Clock, DirLock, Disk, Env, Event, File, FileMap, OpenMode, PathKind, Task,
+    Clock, DirLock, Disk, Env, Event, File, FileMap, OpenMode, PathKind, ReadMap, Task,
 };
 use std::{
     io,
@@ -398,5 +398,12 @@ impl<E: Env> File for FaultyFile<E> {
         }
         self.below.allows(Call::Map, &self.path, 0)?;
         self.file.map(len)
+    }
+    fn map_read(&self, len: u64) -> io::Result<Option<Box<dyn ReadMap>>> {
+        if !self.below.rule.allows_maps() {
+            return Ok(None);
+        }
+        self.below.allows(Call::Map, &self.path, 0)?;
+        self.file.map_read(len)
     }
 }

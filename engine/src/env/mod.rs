@@ -239,6 +239,38 @@ pub trait File: Send + Sync {
     /// A writable mapping of the first `len` bytes, all allocated and written before; `None`
     /// where writing through it could fail (the caller then uses `write_at`).
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>>;
+    /// The first `len` bytes mapped for reading, all within the file; `None` where that cannot be done
+    /// (the caller then uses `read_at`), as it is unless a file says otherwise.
+    fn map_read(&self, _len: u64) -> io::Result<Option<Box<dyn ReadMap>>> {
+        Ok(None)
+    }
+}
+
+/// A mapping of a file for reading. What is written to the file later shows in it.
+///
+/// A place that the device cannot read, and one that is cut off by another program, end the process with a
+/// signal when they are looked at: who cannot accept that reads with [`File::read_at`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// use lightning_db::env::{Env, FileExt, OpenMode, OsEnv};
+/// let env = OsEnv::new();
+/// let file = env.disk().open(&dir.path().join("file"), OpenMode::CreateNew)?;
+/// file.write_all_at(b"some data", 0)?;
+/// if let Some(map) = file.map_read(9)? {
+///     // SAFETY: nobody writes to the file or cuts it meanwhile.
+///     assert_eq!(unsafe { map.bytes(5, 4) }, Some(&b"data"[..]));
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub trait ReadMap: Send + Sync {
+    /// `len` bytes at `offset`; `None` if they do not lie within the mapping.
+    ///
+    /// # Safety
+    /// While the slice is in use nobody writes these bytes of the file, in whichever way, and nobody cuts
+    /// it.
+    #[expect(unsafe_code, reason = "a file can change: the caller sees to it that it does not")]
+    unsafe fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]>;
 }
 
 /// A writable shared mapping of a file: what is written is at once in the page cache, so it

@@ -8,9 +8,10 @@ use crate::{
     scheduler::{self, can_suspend},
     trace::content_hash,
 };
-use lightning_db::env::{File, FileMap, OpenMode};
+use lightning_db::env::{File, FileMap, OpenMode, ReadMap};
 use lightning_faults::Dice;
-use std::{io, sync::Arc};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, io, sync::Arc};
 
 pub(super) struct SimFile {
     pub(super) shared: Arc<Shared>,
@@ -183,6 +184,61 @@ impl File for SimFile {
             let (shared, inode) = (self.shared.clone(), self.inode);
             Ok(Some(Box::new(SimMap { shared, inode, len }) as Box<dyn FileMap>))
         })
+    }
+
+    fn map_read(&self, len: u64) -> io::Result<Option<Box<dyn ReadMap>>> {
+        self.on_file("map", Kind::Read, &[len], |state, _| {
+            let inode = state.inode(self.inode)?;
+            if self.shared.plan.map_refused || inode.len() < len || len == 0 {
+                return Ok(None);
+            }
+            inode.handles += 1;
+            let (shared, inode, copies) = (self.shared.clone(), self.inode, Mutex::default());
+            Ok(Some(Box::new(SimReadMap { shared, inode, len, copies }) as Box<dyn ReadMap>))
+        })
+    }
+}
+
+/// What was read of a place: each different state of it once.
+type Copies = BTreeMap<(u64, usize), Vec<Box<[u8]>>>;
+
+/// A mapping for reading. What it gave out stays as it was: whoever reads while the file changes reads what
+/// no longer counts, as the checks of what is read then tell.
+struct SimReadMap {
+    shared: Arc<Shared>,
+    inode: u64,
+    len: u64,
+    copies: Mutex<Copies>,
+}
+
+impl Drop for SimReadMap {
+    fn drop(&mut self) {
+        self.shared.state.lock().release(self.inode, 0, 1);
+    }
+}
+
+impl ReadMap for SimReadMap {
+    #[expect(
+        unsafe_code,
+        reason = "a slice that lives as long as the mapping, out of a list that grows"
+    )]
+    unsafe fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        if offset.checked_add(len as u64)? > self.len {
+            return None;
+        }
+        let mut now = vec![0; len];
+        if let Ok(inode) = self.shared.state.lock().inode(self.inode) {
+            inode.read(&mut now, offset);
+        }
+        let mut copies = self.copies.lock();
+        let states = copies.entry((offset, len)).or_default();
+        if states.last().is_none_or(|last| **last != now[..]) {
+            states.push(now.into());
+        }
+        let last: *const [u8] = &raw const **states.last()?;
+        // SAFETY: nothing is ever taken out of the list, and a box stays where it is when the list grows: the
+        // slice lives as long as `self`.
+        Some(unsafe { &*last })
     }
 }
 

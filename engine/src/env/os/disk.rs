@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_types, reason = "the one home of the system's files")]
 #![expect(clippy::disallowed_methods, reason = "the one home of the system's files")]
 
-use crate::env::{DirLock, Disk, File, FileMap, OpenMode, PathKind};
+use crate::env::{DirLock, Disk, File, FileMap, OpenMode, PathKind, ReadMap};
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 use std::{
     fs, io,
@@ -138,6 +138,34 @@ impl File for OsFile {
         let map = MmapOptions::new().len(len).map_raw(&self.0)?;
         Ok(Some(Box::new(OsMap(map))))
     }
+
+    fn map_read(&self, len: u64) -> io::Result<Option<Box<dyn ReadMap>>> {
+        let whole = usize::try_from(len).ok().filter(|len| *len > 0);
+        let Some(whole) = whole else { return Ok(None) };
+        if self.len()? < len {
+            return Ok(None);
+        }
+        let map = MmapOptions::new().len(whole).map_raw_read_only(&self.0)?;
+        // Point reads come in any order. Advice only.
+        let _ = map.advise(Advice::Random);
+        Ok(Some(Box::new(OsReadMap(map))))
+    }
+}
+
+struct OsReadMap(MmapRaw);
+
+impl ReadMap for OsReadMap {
+    #[inline]
+    #[expect(unsafe_code, reason = "a slice of shared memory; that it stays is the caller's")]
+    unsafe fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]> {
+        let start = usize::try_from(offset).ok()?;
+        if start.checked_add(len)? > self.0.len() {
+            return None;
+        }
+        // SAFETY: the range lies within the mapping, which is valid while `self` lives, and nobody writes
+        // these bytes while the slice is in use (contract).
+        Some(unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(start), len) })
+    }
 }
 
 struct OsMap(MmapRaw);
@@ -189,6 +217,28 @@ impl OsMap {
 mod tests {
     use super::*;
     use crate::env::FileExt;
+
+    #[test]
+    fn a_mapping_for_reading_shows_what_is_written_and_ends_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.open(&dir.path().join("f"), OpenMode::CreateNew).unwrap();
+        assert!(file.map_read(0).unwrap().is_none() && file.map_read(1).unwrap().is_none());
+        file.write_all_at(&[1; 10_000], 0).unwrap();
+        assert!(file.map_read(10_001).unwrap().is_none());
+        let map = file.map_read(10_000).unwrap().expect("a mapping");
+        let read = |offset, len| {
+            #[expect(unsafe_code, reason = "as the pager does")]
+            // SAFETY: nobody writes while the slice is in use.
+            unsafe { map.bytes(offset, len) }.map(<[u8]>::to_vec)
+        };
+        assert_eq!(read(4000, 200), Some(vec![1; 200]));
+        file.write_all_at(&[2; 100], 4000).unwrap();
+        assert_eq!(read(4000, 200), Some([vec![2; 100], vec![1; 100]].concat()));
+        assert_eq!(read(9_999, 1), Some(vec![1]));
+        for (offset, len) in [(9_999, 2), (10_001, 0), (u64::MAX, 1), (1, usize::MAX)] {
+            assert_eq!(read(offset, len), None, "{offset} {len}");
+        }
+    }
 
     /// Writers go on while pages are made present and taken out, as they do while the log is synced. (Where the
     /// file system gives no mapping there is nothing to test.)
