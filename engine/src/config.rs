@@ -143,6 +143,11 @@ pub struct LightningDbConfig {
     /// Bytes of a page of the tree, from 4 KiB to 64 KiB: what a read takes in at once. What it was when
     /// the first tree was written stays.
     pub page_size: usize,
+    /// Bytes of the file of the trees that are read in place, through a mapping, at most: a larger file is
+    /// read through the cache. `None`: as many as there are. `Some(0)`: none. A place of a mapped file that
+    /// the device cannot read, or that another program cuts off, ends the process with a signal, where a
+    /// read would return an error. Default: `None`.
+    pub mmap_size: Option<usize>,
     /// Has no effect: there is one log, the good one. Here so that configurations compile.
     pub improved_wal: bool,
     /// Has no effect: there is one log, the good one. Here so that configurations compile.
@@ -171,6 +176,7 @@ impl Default for LightningDbConfig {
             max_key_size: 1024,
             max_memory: 2 << 30,
             page_size: 4096,
+            mmap_size: None,
             improved_wal: true,
             use_improved_wal: true,
             use_optimized_transactions: true,
@@ -211,6 +217,11 @@ impl LightningDbConfig {
             true => Compression::from_u32(self.compression_type).unwrap_or(Compression::None),
             false => Compression::None,
         }
+    }
+
+    /// How much of the file of the trees is mapped, at most.
+    pub(crate) fn map_bytes_max(&self) -> u64 {
+        self.mmap_size.map_or(u64::MAX, |bytes| bytes as u64)
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

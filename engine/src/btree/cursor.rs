@@ -1,9 +1,9 @@
 //! A position in the entries of a tree.
 
-use super::{Held, Nodes, Root};
+use super::{Bytes, Held, Nodes, Root, refuse};
 use crate::{
     error::Result,
-    format::node::NodePointer,
+    format::node::{Node, NodePointer},
     iter::{Cursor, Entry},
     types::{Kind, SeqNo},
 };
@@ -11,14 +11,40 @@ use std::{ops::Range, sync::Arc};
 
 /// A [`Cursor`] over a tree. Its entries are older than all others, so that their SeqNo is 0.
 pub(crate) struct TreeCursor {
-    nodes: Arc<dyn Nodes + Send + Sync>,
+    nodes: Arc<Source>,
     root: Option<Root>,
-    /// From the root to the leaf: each node, and which of its children or entries the cursor is at.
-    path: Vec<(Held, usize)>,
+    /// From the root to the leaf.
+    path: Vec<Step>,
     key: Vec<u8>,
     /// Where in the leaf the value is. `None`: unpositioned.
     value: Option<Range<usize>>,
 }
+
+/// A node, and which of its children or entries the cursor is at.
+struct Step {
+    pointer: NodePointer,
+    level: u8,
+    index: usize,
+    /// `None`: it is read in place.
+    copy: Option<Arc<[u8]>>,
+}
+
+impl Step {
+    fn bytes<'s>(&'s self, nodes: &'s Source) -> Option<&'s [u8]> {
+        match &self.copy {
+            Some(bytes) => Some(bytes),
+            None => nodes.in_place(self.pointer, self.level),
+        }
+    }
+
+    fn node<'s>(&'s self, nodes: &'s Source) -> Result<Node<'s>> {
+        let node = self.bytes(nodes).and_then(Node::of);
+        node.ok_or_else(|| refuse(nodes, self.pointer, None, self.index))
+    }
+}
+
+/// Where nodes are read from.
+type Source = dyn Nodes + Send + Sync;
 
 /// The first or the last.
 #[derive(Clone, Copy, PartialEq)]
@@ -28,7 +54,7 @@ enum End {
 }
 
 impl TreeCursor {
-    pub(crate) fn new(nodes: Arc<dyn Nodes + Send + Sync>, root: Option<Root>) -> TreeCursor {
+    pub(crate) fn new(nodes: Arc<Source>, root: Option<Root>) -> TreeCursor {
         TreeCursor { nodes, root, path: vec![], key: vec![], value: None }
     }
 
@@ -43,15 +69,17 @@ impl TreeCursor {
             let held = Held::read(&*self.nodes, pointer, level)?;
             let node = held.node(&*self.nodes)?;
             let index = choose(node).ok_or_else(|| held.refuse(&*self.nodes, 0))?;
-            if level > 0 {
-                let child = node.child(index);
-                pointer = child.ok_or_else(|| held.refuse(&*self.nodes, index))?;
-            }
-            self.path.push((held, index));
+            let child = if level > 0 { node.child(index) } else { Some(pointer) };
+            let child = child.ok_or_else(|| held.refuse(&*self.nodes, index))?;
+            let copy = match held.bytes {
+                Bytes::InPlace(_) => None,
+                Bytes::Copied(bytes) => Some(bytes),
+            };
+            self.path.push(Step { pointer: held.pointer, level, index, copy });
             if level == 0 {
                 return Ok(());
             }
-            level -= 1;
+            (pointer, level) = (child, level - 1);
         }
     }
 
@@ -93,16 +121,16 @@ impl TreeCursor {
     /// of the next leaf.
     fn stand(&mut self) -> Result<()> {
         self.value = None;
-        let Some((held, index)) = self.path.last() else {
+        let Some(step) = self.path.last() else {
             return Ok(());
         };
-        let node = held.node(&*self.nodes)?;
-        if *index >= node.len() {
+        let (node, index) = (step.node(&*self.nodes)?, step.index);
+        if index >= node.len() {
             return self.walk(End::First);
         }
         self.key.clear();
-        let whole = node.append_key(*index, &mut self.key).and_then(|()| node.entry(*index));
-        let entry = whole.ok_or_else(|| held.refuse(&*self.nodes, *index))?;
+        let whole = node.append_key(index, &mut self.key).and_then(|()| node.entry(index));
+        let entry = whole.ok_or_else(|| refuse(&*self.nodes, step.pointer, Some(node), index))?;
         self.value = Some(entry.value_at..entry.value_at + entry.value.len());
         Ok(())
     }
@@ -110,22 +138,23 @@ impl TreeCursor {
     /// To the neighbouring leaf: the next at its first entry, or the one before at its last.
     fn walk(&mut self, to: End) -> Result<()> {
         self.value = None;
-        let mut level = 0u8;
         self.path.pop();
-        while let Some((held, index)) = self.path.pop() {
-            let node = held.node(&*self.nodes)?;
+        while let Some(mut step) = self.path.pop() {
+            let node = step.node(&*self.nodes)?;
             let next = match to {
-                End::First => Some(index + 1).filter(|next| *next < node.len()),
-                End::Last => index.checked_sub(1),
+                End::First => Some(step.index + 1).filter(|next| *next < node.len()),
+                End::Last => step.index.checked_sub(1),
             };
             if let Some(next) = next {
                 let child = node.child(next);
-                let pointer = child.ok_or_else(|| held.refuse(&*self.nodes, next))?;
-                self.path.push((held, next));
-                self.to_end(pointer, level, to)?;
+                let child =
+                    child.ok_or_else(|| refuse(&*self.nodes, step.pointer, Some(node), next))?;
+                let level = step.level - 1;
+                step.index = next;
+                self.path.push(step);
+                self.to_end(child, level, to)?;
                 return self.stand();
             }
-            level += 1;
         }
         Ok(())
     }
@@ -155,8 +184,8 @@ impl Cursor for TreeCursor {
     }
 
     fn next(&mut self) -> Result<()> {
-        if let (Some(_), Some((_, index))) = (&self.value, self.path.last_mut()) {
-            *index += 1;
+        if let (Some(_), Some(step)) = (&self.value, self.path.last_mut()) {
+            step.index += 1;
             return self.stand();
         }
         Ok(())
@@ -170,8 +199,8 @@ impl Cursor for TreeCursor {
     }
 
     fn entry(&self) -> Option<Entry<'_>> {
-        let (held, _) = self.path.last()?;
-        let value = held.bytes.get(self.value.clone()?)?;
+        let bytes = self.path.last()?.bytes(&*self.nodes)?;
+        let value = bytes.get(self.value.clone()?)?;
         Some(Entry { key: &self.key, seq: SeqNo(0), kind: Kind::Put, value })
     }
 }
@@ -179,9 +208,9 @@ impl Cursor for TreeCursor {
 impl TreeCursor {
     fn prev_from_here(&mut self) -> Result<()> {
         match self.path.last_mut() {
-            Some((_, 0)) => self.walk(End::Last),
-            Some((_, index)) => {
-                *index -= 1;
+            Some(Step { index: 0, .. }) => self.walk(End::Last),
+            Some(step) => {
+                step.index -= 1;
                 self.stand()
             }
             None => Ok(()),

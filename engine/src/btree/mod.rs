@@ -31,12 +31,38 @@ use crate::{
     },
     pager::{NewPages, Pager},
 };
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
+
+/// A node's bytes.
+#[derive(Debug)]
+pub(crate) enum Bytes<'a> {
+    /// Where they lie in the file.
+    InPlace(&'a [u8]),
+    /// A copy.
+    Copied(Arc<[u8]>),
+}
+
+impl Deref for Bytes<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::InPlace(bytes) => bytes,
+            Bytes::Copied(bytes) => bytes,
+        }
+    }
+}
 
 /// Where nodes are read from.
 pub(crate) trait Nodes {
     /// The node's bytes, verified.
-    fn read(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>>;
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>>;
+
+    /// The same of a node that was read before and is not a copy.
+    fn in_place(&self, _pointer: NodePointer, _level: u8) -> Option<&[u8]> {
+        None
+    }
 
     /// The error for a node that was verified and still makes no sense.
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error;
@@ -50,8 +76,8 @@ pub(crate) trait NewNodes {
 
 impl Nodes for Pager {
     #[inline]
-    fn read(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
-        Pager::read(self, pointer, level)
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
+        Pager::read(self, pointer, level).map(Bytes::Copied)
     }
 
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
@@ -66,47 +92,77 @@ impl NewNodes for NewPages<'_> {
 }
 
 /// A node and where it was read from.
-struct Held {
+struct Held<'a> {
     pointer: NodePointer,
-    bytes: Arc<[u8]>,
+    bytes: Bytes<'a>,
 }
 
-impl Held {
-    fn read(nodes: &dyn Nodes, pointer: NodePointer, level: u8) -> Result<Held> {
+impl<'a> Held<'a> {
+    #[inline]
+    fn read<N: Nodes + ?Sized>(nodes: &'a N, pointer: NodePointer, level: u8) -> Result<Held<'a>> {
         Ok(Held { pointer, bytes: nodes.read(pointer, level)? })
     }
 
-    fn node(&self, nodes: &dyn Nodes) -> Result<Node<'_>> {
+    #[inline]
+    fn node<N: Nodes + ?Sized>(&self, nodes: &N) -> Result<Node<'_>> {
         Node::of(&self.bytes).ok_or_else(|| self.refuse(nodes, 0))
     }
 
     /// The error for an entry or child that makes no sense.
     #[cold]
-    fn refuse(&self, nodes: &dyn Nodes, index: usize) -> Error {
-        let why = match Node::of(&self.bytes) {
-            Some(node) => node.refuse(index),
-            None => Refused::Corrupt("a node", "other bytes".into()),
-        };
-        nodes.refuse(self.pointer, why)
+    fn refuse<N: Nodes + ?Sized>(&self, nodes: &N, index: usize) -> Error {
+        refuse(nodes, self.pointer, Node::of(&self.bytes), index)
     }
+}
+
+/// The error for an entry or child of a node, if it is one, that makes no sense.
+#[cold]
+fn refuse<N: Nodes + ?Sized>(
+    nodes: &N,
+    pointer: NodePointer,
+    node: Option<Node<'_>>,
+    index: usize,
+) -> Error {
+    let why = match node {
+        Some(node) => node.refuse(index),
+        None => Refused::Corrupt("a node", "other bytes".into()),
+    };
+    nodes.refuse(pointer, why)
 }
 
 /// A value as it lies in its node.
 #[derive(Debug)]
-pub(crate) struct Found {
-    node: Arc<[u8]>,
+pub(crate) struct Found<'a> {
+    node: Bytes<'a>,
     at: usize,
     len: usize,
 }
 
-impl Found {
+impl Found<'_> {
+    #[inline]
     pub(crate) fn value(&self) -> &[u8] {
         &self.node[self.at..self.at + self.len]
     }
 }
 
+impl<'a> Found<'a> {
+    /// The same, if it holds a copy of its node; else the value where it lies.
+    pub(crate) fn copied(self) -> std::result::Result<Found<'static>, &'a [u8]> {
+        let Found { node, at, len } = self;
+        match node {
+            Bytes::Copied(node) => Ok(Found { node: Bytes::Copied(node), at, len }),
+            Bytes::InPlace(node) => Err(&node[at..at + len]),
+        }
+    }
+}
+
 /// The value of a key.
-pub(crate) fn get(nodes: &dyn Nodes, root: Root, key: &[u8]) -> Result<Option<Found>> {
+#[inline]
+pub(crate) fn get<'a, N: Nodes + ?Sized>(
+    nodes: &'a N,
+    root: Root,
+    key: &[u8],
+) -> Result<Option<Found<'a>>> {
     let (mut pointer, mut level) = (root.pointer, root.level);
     loop {
         let held = Held::read(nodes, pointer, level)?;

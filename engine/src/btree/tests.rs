@@ -27,11 +27,11 @@ struct Memory {
 }
 
 impl Nodes for Memory {
-    fn read(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
         self.leaves_read.fetch_add(u64::from(level == 0), Relaxed);
         let bytes = self.nodes.lock().unwrap().get(&pointer.page).cloned().expect("a node");
         Node::verify(&bytes, pointer, level, IDENTITY).map_err(|why| self.refuse(pointer, why))?;
-        Ok(bytes)
+        Ok(Bytes::Copied(bytes))
     }
 
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {

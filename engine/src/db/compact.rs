@@ -3,7 +3,7 @@
 
 use super::{Db, background::RETRY, scan};
 use crate::{
-    btree::{Cut, Merged, TreeMerge},
+    btree::{Cut, Merged, Nodes, TreeMerge},
     env::{NamedFile, OpenMode},
     error::Result,
     format::{
@@ -139,8 +139,12 @@ impl Db {
         let root = keyspace.tree.as_ref().map(|tree| tree.root);
         let page_bytes = pager.page_bytes();
         let pages_max = self.config.memtable_size.min(SLICE_BYTES_MAX) / page_bytes;
+        let nodes: &dyn Nodes = match &keyspace.tree {
+            Some(tree) => &**tree,
+            None => &*pager,
+        };
         let merged = TreeMerge::run(
-            &*pager,
+            nodes,
             &mut new,
             root,
             &mut changes,
@@ -202,7 +206,7 @@ impl Db {
             return Err(error);
         }
         self.wal.set_durable_edit(manifest.number());
-        let tree = merged.root.map(|root| Arc::new(Tree { root, pager: Arc::clone(pager) }));
+        let tree = merged.root.map(|root| Arc::new(Tree::new(root, pager)));
         let merging = merged.stopped_at.map(|from| Merging { runs: ids.len(), from: from.into() });
         if merging.is_none() {
             self.background.add_obsolete(runs.iter().cloned());
@@ -230,7 +234,7 @@ impl Db {
         let path = self.dir.join(tree_file_name(file_id));
         let file = NamedFile::open(self.env.disk(), path.clone(), OpenMode::CreateNew)?;
         let cache = Arc::clone(&self.blocks.cache);
-        let made = Pager::create(file, self.uuid, meta, cache);
+        let made = Pager::create(file, self.uuid, meta, cache, self.config.map_bytes_max());
         let made = made.and_then(|pager| self.sync_dir().map(|()| pager));
         let pager = Arc::new(made.inspect_err(|_| {
             crate::sync::sometimes("compact: the file of the trees cannot be made");

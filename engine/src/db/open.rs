@@ -760,7 +760,9 @@ impl Opening {
         };
         let file = self.open_named(manifest, &tree_file_name(meta.file_id), OpenMode::Write)?;
         let (space, cache) = ((trees.free.clone(), trees.end), Arc::clone(&blocks.cache));
-        Pager::open(file, manifest.uuid(), meta, space, cache).map(|pager| Some(Arc::new(pager)))
+        let map_bytes_max = self.config.map_bytes_max();
+        let pager = Pager::open(file, manifest.uuid(), meta, space, cache, map_bytes_max)?;
+        Ok(Some(Arc::new(pager)))
     }
 
     /// Opens a file that the manifest names.
@@ -820,8 +822,7 @@ fn merging_of(keyspace: &KeyspaceState, runs: &[Arc<Sstable>]) -> Option<Option<
 }
 
 fn tree_of(keyspace: &KeyspaceState, pager: Option<&Arc<Pager>>) -> Option<Arc<Tree>> {
-    let (root, pager) = (keyspace.root?, Arc::clone(pager?));
-    Some(Arc::new(Tree { root, pager }))
+    Some(Arc::new(Tree::new(keyspace.root?, pager?)))
 }
 
 /// The log with its last piece ended at `end`, and without pieces that hold nothing.

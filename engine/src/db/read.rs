@@ -15,8 +15,8 @@ pub(crate) enum Value<'a> {
     Memtable(&'a [u8]),
     /// In a block of an sstable, which it keeps alive.
     Block(Found),
-    /// In a node of the tree, which it keeps alive.
-    Node(btree::Found),
+    /// In a node of a tree of the Version.
+    Node(btree::Found<'a>),
 }
 
 impl Value<'_> {
@@ -92,7 +92,7 @@ pub(crate) fn find<'v>(
     }
     match &live.tree {
         Some(tree) if covered.is_none() => {
-            Ok(btree::get(&*tree.pager, tree.root, key)?.map(Value::Node))
+            Ok(btree::get(&**tree, tree.root, key)?.map(Value::Node))
         }
         _ => Ok(None),
     }

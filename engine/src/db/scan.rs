@@ -108,7 +108,7 @@ fn sources(version: &Version, visible: SeqNo, keyspace: KeyspaceId) -> Vec<Sourc
 }
 
 fn tree_source(tree: &Arc<Tree>) -> Source {
-    let nodes = Arc::clone(&tree.pager);
+    let nodes = Arc::clone(tree);
     Source { cursor: Box::new(TreeCursor::new(nodes, Some(tree.root))), tombstones: Arc::default() }
 }
 

@@ -392,6 +392,10 @@ impl NamedFile {
         self.file.write_all_at(buf, offset).map_err(|e| self.error("write", e))
     }
 
+    pub(crate) fn map_read(&self, len: u64) -> Result<Option<Box<dyn ReadMap>>> {
+        self.file.map_read(len).map_err(|e| self.error("map", e))
+    }
+
     pub(crate) fn sync_data(&self) -> Result<()> {
         self.file.sync_data().map_err(|e| self.error("sync", e))
     }

@@ -19,13 +19,13 @@ use std::{fmt, ops::Deref, sync::Arc};
 pub struct ValueRef(Place);
 
 enum Place {
-    /// Bytes of a memtable that the Version holds.
-    Memtable {
+    /// Bytes of a memtable, or of a mapped tree, that the Version holds.
+    Version {
         bytes: *const [u8],
         _version: Arc<Version>,
     },
     Block(sstable::Found),
-    Node(btree::Found),
+    Node(btree::Found<'static>),
 }
 
 impl ValueRef {
@@ -34,22 +34,22 @@ impl ValueRef {
         version: Arc<Version>,
         find: impl FnOnce(&Version) -> Result<Option<Value<'_>>, E>,
     ) -> Result<Option<ValueRef>, E> {
-        let place = match find(&version)? {
+        let bytes = match find(&version)? {
             None => return Ok(None),
-            Some(Value::Block(found)) => Place::Block(found),
-            Some(Value::Node(found)) => Place::Node(found),
-            Some(Value::Memtable(bytes)) => {
-                let bytes = std::ptr::from_ref(bytes);
-                Place::Memtable { bytes, _version: version }
-            }
+            Some(Value::Block(found)) => return Ok(Some(ValueRef(Place::Block(found)))),
+            Some(Value::Node(found)) => match found.copied() {
+                Ok(found) => return Ok(Some(ValueRef(Place::Node(found)))),
+                Err(in_place) => std::ptr::from_ref(in_place),
+            },
+            Some(Value::Memtable(bytes)) => std::ptr::from_ref(bytes),
         };
-        Ok(Some(ValueRef(place)))
+        Ok(Some(ValueRef(Place::Version { bytes, _version: version })))
     }
 }
 
 #[expect(unsafe_code, reason = "the pointer is to memory that the Version beside it keeps")]
-// SAFETY: the bytes belong to a memtable of the Version, which is Send and Sync, and are never
-// written again.
+// SAFETY: the bytes belong to a memtable of the Version, or to a node of one of its trees, and are not
+// written while it is held. The Version is Send and Sync.
 unsafe impl Send for ValueRef {}
 #[expect(unsafe_code, reason = "the pointer is to memory that the Version beside it keeps")]
 // SAFETY: as for Send.
@@ -65,8 +65,9 @@ impl Deref for ValueRef {
                 reason = "the lifetime is the Version's, held beside the pointer"
             )]
             // SAFETY: `find` borrowed the bytes from `version`, whose memtables are immutable
-            // where something was written and live as long as it does; it is held here.
-            Place::Memtable { bytes, .. } => unsafe { &**bytes },
+            // where something was written and live as long as it does, as do the mappings of its trees, whose
+            // pages are not written before it is gone; it is held here.
+            Place::Version { bytes, .. } => unsafe { &**bytes },
             Place::Block(found) => found.value(),
             Place::Node(found) => found.value(),
         }

@@ -24,12 +24,19 @@ use crate::{
 };
 use std::{path::Path, sync::Arc};
 
+mod mapped;
+pub(crate) use mapped::Mapped;
+
 /// The file of the trees, open. All methods may be called from many threads.
 pub(crate) struct Pager {
     file: NamedFile,
     meta: TreeFileMeta,
     cache: Arc<Cache<[u8]>>,
     space: Mutex<Space>,
+    /// The newest mapping. Trees keep the one that was the newest when they were made.
+    mapped: Mutex<Option<Arc<Mapped>>>,
+    /// No more bytes than this are mapped.
+    map_bytes_max: u64,
 }
 
 struct Space {
@@ -62,6 +69,7 @@ impl Pager {
         uuid: [u8; 16],
         meta: TreeFileMeta,
         cache: Arc<Cache<[u8]>>,
+        map_bytes_max: u64,
     ) -> Result<Pager> {
         let page = u64::from(meta.page_bytes);
         file.allocate(page)?;
@@ -70,7 +78,8 @@ impl Pager {
         file.write_all_at(&first, 0)?;
         file.sync_all()?;
         let space = Space { free: PageSet::default(), end: 1, allocated: 1 };
-        Ok(Pager { file, meta, cache, space: Mutex::new(space) })
+        let (space, mapped) = (Mutex::new(space), Mutex::new(None));
+        Ok(Pager { file, meta, cache, space, mapped, map_bytes_max })
     }
 
     /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
@@ -80,6 +89,7 @@ impl Pager {
         meta: TreeFileMeta,
         (free, end): (PageSet, u64),
         cache: Arc<Cache<[u8]>>,
+        map_bytes_max: u64,
     ) -> Result<Pager> {
         let len = file.len()?;
         let allocated = len / u64::from(meta.page_bytes);
@@ -102,7 +112,61 @@ impl Pager {
                 return Err(Error::Unsupported { file: file.path.to_path_buf(), what });
             }
         }
-        Ok(Pager { file, meta, cache, space: Mutex::new(Space { free, end, allocated }) })
+        let (space, mapped) = (Mutex::new(Space { free, end, allocated }), Mutex::new(None));
+        let pager = Pager { file, meta, cache, space, mapped, map_bytes_max };
+        pager.map_all();
+        Ok(pager)
+    }
+
+    /// Maps the whole file, unless it is mapped already or is not to be: then its nodes are read through
+    /// the cache.
+    fn map_all(&self) {
+        let mut mapped = self.mapped.lock();
+        let pages = self.space.lock().allocated;
+        let bytes = pages * u64::from(self.meta.page_bytes);
+        if bytes > self.map_bytes_max || mapped.as_ref().is_some_and(|m| m.pages() >= pages) {
+            return;
+        }
+        match self.file.map_read(bytes) {
+            Ok(Some(map)) => *mapped = Some(Arc::new(Mapped::new(map, self.page_bytes(), pages))),
+            Ok(None) => crate::sync::sometimes("pager: the file cannot be mapped"),
+            Err(error) => tracing::warn!(%error, "cannot map the file of the trees"),
+        }
+    }
+
+    /// The file as it is mapped now, if it is.
+    pub(crate) fn mapped(&self) -> Option<Arc<Mapped>> {
+        self.mapped.lock().clone()
+    }
+
+    /// The node where it lies, verified when it is first looked at. `None`: it is not mapped.
+    #[inline]
+    pub(crate) fn read_mapped<'m>(
+        &self,
+        mapped: &'m Mapped,
+        pointer: NodePointer,
+        level: u8,
+    ) -> Result<Option<&'m [u8]>> {
+        match mapped.verified(pointer, level) {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.verify_mapped(mapped, pointer, level),
+        }
+    }
+
+    #[cold]
+    fn verify_mapped<'m>(
+        &self,
+        mapped: &'m Mapped,
+        pointer: NodePointer,
+        level: u8,
+    ) -> Result<Option<&'m [u8]>> {
+        let Some(bytes) = mapped.bytes(pointer).filter(|_| pointer.page > 0) else {
+            return Ok(None);
+        };
+        Node::verify(bytes, pointer, level, self.meta.identity)
+            .map_err(|why| self.refuse(pointer, why))?;
+        mapped.set_verified(pointer.page);
+        Ok(Some(bytes))
     }
 
     pub(crate) fn meta(&self) -> TreeFileMeta {
@@ -279,6 +343,9 @@ impl NewPages<'_> {
 
     fn write_out(&mut self) -> Result<()> {
         if !self.bytes.is_empty() {
+            if let Some(mapped) = &*self.pager.mapped.lock() {
+                mapped.forget(self.at, (self.bytes.len() / self.pager.page_bytes()) as u64);
+            }
             let offset = self.at * self.pager.page_bytes() as u64;
             self.pager.file.write_all_at(&self.bytes, offset)?;
             self.bytes.clear();
@@ -291,6 +358,7 @@ impl NewPages<'_> {
         self.write_out()?;
         if !self.taken.is_empty() {
             self.pager.file.sync_all()?;
+            self.pager.map_all();
         }
         Ok(std::mem::take(&mut self.taken).into_iter().collect())
     }

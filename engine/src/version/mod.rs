@@ -7,10 +7,12 @@ pub(crate) mod cell;
 pub(crate) mod manifest;
 
 use crate::{
-    btree::Root,
+    btree::{Bytes, Nodes, Root},
     config::Compression,
+    error::{Error, Result},
+    format::{block::Refused, node::NodePointer},
     memtable::Memtable,
-    pager::Pager,
+    pager::{Mapped, Pager},
     sstable::Sstable,
     types::{FileId, KeyspaceId, Lsn, SeqNo},
 };
@@ -64,6 +66,36 @@ pub(crate) struct Merging {
 pub(crate) struct Tree {
     pub(crate) root: Root,
     pub(crate) pager: Arc<Pager>,
+    /// The file as it was mapped when the tree was made: it has all pages of the tree.
+    mapped: Option<Arc<Mapped>>,
+}
+
+impl Tree {
+    pub(crate) fn new(root: Root, pager: &Arc<Pager>) -> Tree {
+        Tree { root, pager: Arc::clone(pager), mapped: pager.mapped() }
+    }
+}
+
+impl Nodes for Tree {
+    #[inline]
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
+        if let Some(mapped) = &self.mapped
+            && let Some(bytes) = self.pager.read_mapped(mapped, pointer, level)?
+        {
+            return Ok(Bytes::InPlace(bytes));
+        }
+        self.pager.read(pointer, level).map(Bytes::Copied)
+    }
+
+    #[inline]
+    fn in_place(&self, pointer: NodePointer, level: u8) -> Option<&[u8]> {
+        let mapped = self.mapped.as_deref()?;
+        self.pager.read_mapped(mapped, pointer, level).ok().flatten()
+    }
+
+    fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
+        self.pager.refuse(pointer, why)
+    }
 }
 
 impl KeyspaceVersion {

@@ -1,0 +1,74 @@
+//! The file of the trees as it lies in the page cache, read in place.
+
+use crate::{
+    env::ReadMap,
+    format::node::{NodeHeader, NodePointer},
+    sync::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+};
+
+const WORD_BITS: u64 = u64::BITS as u64;
+
+/// A mapping of the first pages of the file, and which nodes in it were verified.
+pub(crate) struct Mapped {
+    map: Box<dyn ReadMap>,
+    page_bytes: u64,
+    pages: u64,
+    /// A bit for each page: the node that begins there was verified since the page was written.
+    verified: Box<[AtomicU64]>,
+}
+
+impl Mapped {
+    pub(super) fn new(map: Box<dyn ReadMap>, page_bytes: usize, pages: u64) -> Mapped {
+        let words = (0..pages.div_ceil(WORD_BITS)).map(|_| AtomicU64::new(0));
+        Mapped { map, page_bytes: page_bytes as u64, pages, verified: words.collect() }
+    }
+
+    /// How many pages are mapped.
+    pub(super) fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// The pages pointed to, as they are. `None`: they are not mapped.
+    #[inline]
+    #[expect(unsafe_code, reason = "the one place where nodes are read in place")]
+    pub(super) fn bytes(&self, pointer: NodePointer) -> Option<&[u8]> {
+        let len = u64::from(pointer.pages).checked_mul(self.page_bytes)?;
+        let offset = pointer.page.checked_mul(self.page_bytes)?;
+        // SAFETY: `pointer` was found in a tree that a Version names, and whoever reads a tree holds its
+        // Version. Pages are written only when no Version names a tree that has them (`Background::retired`,
+        // `Pager::give_back`), and the file of the trees is never cut while it is open. A pointer that is
+        // wrong leads to bytes that may change meanwhile; they are compared with their checksum and header
+        // before anything in them is believed, and every access to them is checked.
+        unsafe { self.map.bytes(offset, usize::try_from(len).ok()?) }
+    }
+
+    /// The node, if it was verified since its pages were written.
+    #[inline]
+    pub(super) fn verified(&self, pointer: NodePointer, level: u8) -> Option<&[u8]> {
+        let word = self.verified.get((pointer.page / WORD_BITS) as usize)?;
+        // Acquire: who set the bit had read the node.
+        if word.load(Acquire) >> (pointer.page % WORD_BITS) & 1 == 0 {
+            return None;
+        }
+        let bytes = self.bytes(pointer)?;
+        (NodeHeader::of(bytes) == Some(NodeHeader { pointer, level })).then_some(bytes)
+    }
+
+    pub(super) fn set_verified(&self, page: u64) {
+        if let Some(word) = self.verified.get((page / WORD_BITS) as usize) {
+            word.fetch_or(1 << (page % WORD_BITS), Release);
+        }
+    }
+
+    /// The pages are about to be written.
+    pub(super) fn forget(&self, page: u64, pages: u64) {
+        for page in page..page.saturating_add(pages).min(self.pages) {
+            if let Some(word) = self.verified.get((page / WORD_BITS) as usize) {
+                word.fetch_and(!(1 << (page % WORD_BITS)), Relaxed);
+            }
+        }
+    }
+}
