@@ -25,6 +25,8 @@ use crate::{
 use std::{path::Path, sync::Arc};
 
 mod mapped;
+#[cfg(test)]
+mod tests;
 pub(crate) use mapped::Mapped;
 
 /// The file of the trees, open. All methods may be called from many threads.

@@ -1,0 +1,105 @@
+//! For the failures that show what is not in the tree: a node that is read from a page that was used again,
+//! or is believed without its checksum, in place or through the cache.
+
+use super::*;
+use crate::env::{Disk as _, Env, OpenMode, OsEnv};
+use std::sync::Arc;
+
+const UUID: [u8; 16] = [7; 16];
+const META: TreeFileMeta = TreeFileMeta { file_id: FileId(3), identity: 99, page_bytes: 4096 };
+
+fn open(dir: &tempfile::TempDir, mode: OpenMode) -> NamedFile {
+    let path = dir.path().join(tree_file_name(META.file_id));
+    NamedFile::open(OsEnv::new().disk(), path, mode).unwrap()
+}
+
+fn cache() -> Arc<Cache<[u8]>> {
+    Arc::new(Cache::new(1 << 20))
+}
+
+/// A leaf with one entry.
+fn write(pager: &Pager, generation: u64, value: &[u8]) -> NodePointer {
+    let mut new = pager.write(generation);
+    let mut node = NodeBuilder::new(0);
+    node.add(b"key", value);
+    let pointer = new.add(&node).unwrap();
+    assert_eq!(new.finish().unwrap().pages(), u64::from(pointer.pages));
+    pointer
+}
+
+fn value(bytes: &[u8]) -> Vec<u8> {
+    Node::of(bytes).and_then(|node| node.entry(0)).expect("an entry").value.to_vec()
+}
+
+/// The value by both ways, which must not differ, or the error.
+fn read(pager: &Pager, pointer: NodePointer) -> Result<Vec<u8>> {
+    let copied = pager.read(pointer, 0).map(|bytes| value(&bytes));
+    let mapped = pager.mapped().expect("a mapping");
+    let in_place =
+        pager.read_mapped(&mapped, pointer, 0).map(|bytes| value(bytes.expect("mapped")));
+    assert_eq!(format!("{copied:?}"), format!("{in_place:?}"));
+    in_place
+}
+
+#[test]
+fn a_page_that_is_used_again_is_another_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = open(&dir, OpenMode::CreateNew);
+    let pager = Pager::create(file, UUID, META, cache(), u64::MAX).unwrap();
+    let first = write(&pager, 1, b"first");
+    assert_eq!(read(&pager, first).unwrap(), b"first");
+    let large = write(&pager, 2, &[5; 9000]);
+    assert_eq!(read(&pager, large).unwrap(), [5; 9000]);
+    pager.give_back([PageRun { first: first.page, pages: 1 }]);
+    let second = write(&pager, 3, b"second");
+    assert_eq!(second.page, first.page);
+    assert_eq!(read(&pager, second).unwrap(), b"second");
+    let mapped = pager.mapped().unwrap();
+    let stale = pager.read_mapped(&mapped, first, 0).unwrap_err();
+    assert!(matches!(stale, Error::Corruption(_)), "{stale}");
+    // What is verified at one level is not believed at another.
+    assert!(pager.read_mapped(&mapped, second, 1).is_err());
+}
+
+#[test]
+fn a_mapping_is_verified_anew_when_its_pages_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let pager =
+        Pager::create(open(&dir, OpenMode::CreateNew), UUID, META, cache(), u64::MAX).unwrap();
+    let node = write(&pager, 1, b"value");
+    let mapped = pager.mapped().unwrap();
+    assert!(mapped.verified(node, 0).is_none());
+    assert!(pager.read_mapped(&mapped, node, 0).unwrap().is_some());
+    assert!(mapped.verified(node, 0).is_some());
+    mapped.forget(node.page, 1);
+    assert!(mapped.verified(node, 0).is_none());
+    let file = open(&dir, OpenMode::Write);
+    file.write_all_at(&[1], node.page * 4096 + 4000).unwrap();
+    let why = pager.read_mapped(&mapped, node, 0).unwrap_err().to_string();
+    assert!(why.contains("checksum") && why.contains(&(node.page * 4096).to_string()), "{why}");
+    assert!(mapped.verified(node, 0).is_none());
+}
+
+#[test]
+fn what_is_not_mapped_is_read_through_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = open(&dir, OpenMode::CreateNew);
+    let pager = Pager::create(file, UUID, META, cache(), 0).unwrap();
+    let node = write(&pager, 1, b"value");
+    assert!(pager.mapped().is_none());
+    assert_eq!(value(&pager.read(node, 0).unwrap()), b"value");
+    let (end, meta) = (pager.end(), pager.meta());
+    drop(pager);
+    let space = || (PageSet::default(), end);
+    let reopened =
+        |max| Pager::open(open(&dir, OpenMode::Write), UUID, meta, space(), cache(), max);
+    assert!(reopened(100).unwrap().mapped().is_none());
+    let pager = reopened(u64::MAX).unwrap();
+    assert_eq!(read(&pager, node).unwrap(), b"value");
+    let mapped = pager.mapped().unwrap();
+    for page in [0, mapped.pages(), u64::MAX >> 16] {
+        let pointer = NodePointer { page, ..node };
+        assert!(pager.read_mapped(&mapped, pointer, 0).is_ok_and(|bytes| bytes.is_none()));
+        assert!(pager.read(pointer, 0).is_err());
+    }
+}
