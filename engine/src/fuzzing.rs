@@ -10,6 +10,7 @@ use crate::{
         block::Block,
         header::{FileHeader, FileKind, HEADER_BYTES},
         manifest::{EDIT_HEADER_BYTES, FoundEdit, State, encode_edit},
+        node::{NODE_HEADER_BYTES, Node, NodeHeader, NodePointer, PAGE_BYTES_MIN},
         ops::Ops,
         record::{RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, Switch},
         sstable::{
@@ -25,7 +26,7 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     ("wal_record", wal_record),
     ("wal_payload", wal_payload),
     ("file_headers", file_headers),
@@ -34,6 +35,7 @@ pub const TARGETS: [Target; 8] = [
     ("sstable_meta", sstable_meta),
     ("sstable_footer", sstable_footer),
     ("compressed_block", compressed_block),
+    ("tree_node", tree_node),
 ];
 
 /// `bytes`, cut or padded to `N`.
@@ -219,6 +221,37 @@ pub fn compressed_block(bytes: &[u8]) {
         done.map(|()| out)
     };
     assert_eq!(fill(0), fill(0xff), "every byte is filled, and every time the same");
+}
+
+/// A node of a tree: its level, 8 bytes to look for, and what stands behind its header.
+pub fn tree_node(bytes: &[u8]) {
+    const IDENTITY: u64 = 7;
+    let Some((level, bytes)) = bytes.split_first() else { return };
+    let (wanted, body) = bytes.split_at(bytes.len().min(8));
+    let body = &body[..body.len().min(16 * PAGE_BYTES_MIN)];
+    let mut node = [&[0; NODE_HEADER_BYTES], body].concat();
+    node.resize(node.len().next_multiple_of(PAGE_BYTES_MIN), 0);
+    let pages = (node.len() / PAGE_BYTES_MIN) as u16;
+    let (pointer, level) = (NodePointer { page: 9, pages, generation: 5 }, level % 4);
+    NodeHeader { pointer, level }.seal(&mut node, IDENTITY);
+    let other = NodePointer { generation: 6, ..pointer };
+    assert!(Node::verify(&node, other, level, IDENTITY).is_err());
+    let Ok(found) = Node::verify(&node, pointer, level, IDENTITY) else { return };
+    if let Some((at, _)) = found.search(wanted) {
+        assert!(at <= found.len());
+    }
+    let sound = found.check().is_ok();
+    for index in 0..found.len().min(1000) {
+        let (mut key, entry) = (vec![], (level == 0).then(|| found.entry(index)).flatten());
+        let key = found.append_key(index, &mut key).map(|()| key);
+        assert!(key.as_ref().is_none_or(|key| key.len() <= node.len()));
+        assert!(entry.is_none_or(|entry| entry.value_at + entry.value.len() <= node.len()));
+        drop((found.child(index), found.refuse(index)));
+        if let (true, 0, Some(key)) = (sound, level, key) {
+            assert_eq!(found.search(&key), Some((index, true)));
+            assert!(entry.is_some());
+        }
+    }
 }
 
 #[cfg(test)]

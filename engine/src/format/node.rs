@@ -374,6 +374,10 @@ impl<'a> Node<'a> {
                 let found = format!("key {index} not greater than the one before");
                 return Err(Refused::Corrupt("keys in order", found));
             }
+            if self.search(&key) != Some((index, true)) {
+                let found = format!("key {index}, which none finds");
+                return Err(Refused::Corrupt("keys that a search finds", found));
+            }
             std::mem::swap(&mut last, &mut key);
         }
         match self.level() > 0 && (0..self.len()).any(|index| self.child(index).is_none()) {

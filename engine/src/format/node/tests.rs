@@ -178,3 +178,17 @@ fn a_builder_splits_in_the_middle() {
     assert_eq!(behind.first_key(), (middle as u32).to_be_bytes());
     assert_eq!((builder.level(), behind.is_empty()), (0, false));
 }
+
+/// A key that is in the node and that no search finds is as bad as one that is lost.
+#[test]
+fn a_key_that_no_search_finds_is_refused() {
+    let entries = ["ab", "ac"].map(|key| (key.as_bytes().to_vec(), b"value".to_vec()));
+    let mut node = leaf(&entries.into());
+    assert!(verified(&node).check().is_ok());
+    // Behind the prefix `a` the first head has one byte of a key; what follows is to be 0.
+    node[FIXED_BYTES] = 1;
+    let found = Node::of(&node).expect("a node");
+    let mut key = vec![];
+    assert_eq!((found.append_key(0, &mut key), key.as_slice()), (Some(()), &b"ab"[..]));
+    assert!(matches!(found.check(), Err(Refused::Corrupt("keys that a search finds", _))));
+}
