@@ -16,5 +16,6 @@ mod outside;
 mod outside_tests;
 mod random;
 mod seeds;
+mod space;
 mod sweep;
 mod threads;

@@ -757,6 +757,32 @@ impl Database {
         self.handle().db.sync()
     }
 
+    /// Brings everything that was committed before the call to where reading is fastest, and gives space
+    /// back that nothing uses. Reads and writes go on meanwhile. Space that is in use by snapshots and
+    /// iterators follows after they are gone. Nothing need call this: the same happens by itself once
+    /// nothing was written for half a minute.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// for i in 0..1000_u32 {
+    ///     db.put(i.to_be_bytes(), "value")?;
+    /// }
+    /// db.compact()?;
+    /// assert_eq!(db.stats()?.keyspaces[0].tables, 0);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What a flush or merge of this moment fails with, such as [`NoSpace`](crate::Error::NoSpace): it is
+    /// tried again in the background; [`Poisoned`](crate::Error::Poisoned),
+    /// [`Closed`](crate::Error::Closed).
+    pub fn compact(&self) -> Result<()> {
+        self.handle().db.compact()
+    }
+
     /// Numbers about the database. See [`DatabaseStats`].
     ///
     /// ```

@@ -152,7 +152,7 @@ impl Planned {
             Call::Create | Call::CreateDir | Call::Rename | Call::Remove => {
                 (site::WRITE_ERROR, self.plan.write_error)
             }
-            Call::Write | Call::SetLen | Call::Allocate => {
+            Call::Write | Call::SetLen | Call::Allocate | Call::Punch => {
                 (site::WRITE_ERROR, self.plan.write_error)
             }
             Call::Sync | Call::SyncDir => (site::SYNC_ERROR, self.plan.sync_error),

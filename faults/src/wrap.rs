@@ -46,6 +46,8 @@ pub enum Call {
     SetLen,
     /// Reserving space for a file.
     Allocate,
+    /// Giving space of a file back.
+    Punch,
     /// Mapping a file.
     Map,
 }
@@ -391,6 +393,11 @@ impl<E: Env> File for FaultyFile<E> {
         let space = self.below.growth(&*self.file, len)?;
         self.below.allows(Call::Allocate, &self.path, space)?;
         self.file.allocate(len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        // What lies below a file's length is taken to have its space: nothing is counted as freed.
+        self.below.allows(Call::Punch, &self.path, 0)?;
+        self.file.punch(offset, len)
     }
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
         if !self.below.rule.allows_maps() {

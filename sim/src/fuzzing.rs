@@ -241,6 +241,7 @@ impl Input<'_> {
                 Operation::Reread { held, space: self.space(), read: self.read() }
             }
             14 if self.chance(2) => Operation::Keyspace,
+            14 if self.chance(3) => Operation::Compact,
             14 => Operation::Checkpoint,
             _ => Operation::Sleep { nanos: 1 << self.below(28) },
         })
@@ -361,11 +362,12 @@ mod tests {
                 ["\"commit\"", "\"put\"", "\"put_batch\"", "\"delete\"", "\"delete_range\""];
             let more =
                 ["\"delete_batch\"", "\"read\"", "\"reread\"", "\"snapshot\"", "\"keyspace\""];
-            let rest = ["\"checkpoint\"", "\"sleep\"", "\"full\"", "power_loss", "killed"];
+            let rest =
+                ["\"checkpoint\"", "\"compact\"", "\"sleep\"", "\"full\"", "power_loss", "killed"];
             let all = named.into_iter().chain(more).chain(rest);
             kinds.extend(all.filter(|kind| text.contains(kind)));
         }
-        assert_eq!(kinds.len(), 15, "{kinds:?}");
+        assert_eq!(kinds.len(), 16, "{kinds:?}");
         let all =
             |count: fn(&crate::schedule::Size) -> usize| sizes.iter().map(count).sum::<usize>();
         assert!(all(|size| size.operations) >= 2000, "{sizes:?}");

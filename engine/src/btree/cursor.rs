@@ -83,7 +83,7 @@ impl TreeCursor {
         }
     }
 
-    fn to_end(&mut self, pointer: NodePointer, level: u8, end: End) -> Result<()> {
+    fn go_to_end(&mut self, pointer: NodePointer, level: u8, end: End) -> Result<()> {
         self.descend(pointer, level, |node| match end {
             End::First => Some(0),
             End::Last => node.len().checked_sub(1),
@@ -95,7 +95,7 @@ impl TreeCursor {
         let Some(Root { pointer, level }) = self.root else {
             return Ok(());
         };
-        self.to_end(pointer, level, end)?;
+        self.go_to_end(pointer, level, end)?;
         self.stand()
     }
 
@@ -152,7 +152,7 @@ impl TreeCursor {
                 let level = step.level - 1;
                 step.index = next;
                 self.path.push(step);
-                self.to_end(child, level, to)?;
+                self.go_to_end(child, level, to)?;
                 return self.stand();
             }
         }

@@ -5,14 +5,12 @@ use super::*;
 use crate::{
     format::node::{NodeHeader, PAGE_BYTES_MIN},
     iter::Cursor,
+    sync::Mutex,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 const IDENTITY: u64 = 3;
@@ -22,14 +20,14 @@ type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Nodes in memory, each where no other is.
 #[derive(Default)]
 struct Memory {
-    nodes: Mutex<HashMap<u64, Arc<[u8]>>>,
+    nodes: Mutex<BTreeMap<u64, Arc<[u8]>>>,
     leaves_read: AtomicU64,
 }
 
 impl Nodes for Memory {
     fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
         self.leaves_read.fetch_add(u64::from(level == 0), Relaxed);
-        let bytes = self.nodes.lock().unwrap().get(&pointer.page).cloned().expect("a node");
+        let bytes = self.nodes.lock().get(&pointer.page).cloned().expect("a node");
         Node::verify(&bytes, pointer, level, IDENTITY).map_err(|why| self.refuse(pointer, why))?;
         Ok(Bytes::Copied(bytes))
     }
@@ -54,7 +52,7 @@ impl NewNodes for Writer<'_> {
         let mut bytes = vec![];
         node.encode(pages * PAGE_BYTES_MIN, &mut bytes);
         NodeHeader { pointer, level: node.level() }.seal(&mut bytes, IDENTITY);
-        self.memory.nodes.lock().unwrap().insert(pointer.page, bytes.into());
+        self.memory.nodes.lock().insert(pointer.page, bytes.into());
         self.live.insert(pointer.page);
         self.next_page += pages as u64;
         Ok(pointer)
@@ -131,7 +129,7 @@ impl<'a> Tree<'a> {
         self.root = merged.root;
         for freed in &merged.freed {
             assert!(self.writer.live.remove(&freed.page), "freed twice: {freed:?}");
-            self.memory.nodes.lock().unwrap().remove(&freed.page);
+            self.memory.nodes.lock().remove(&freed.page);
         }
         merged
     }

@@ -45,7 +45,7 @@ pub(crate) struct Background {
     flush_wanted: Arc<Signal>,
     pub(super) compact_wanted: Arc<Signal>,
     /// Moved by every flush and merge, successful or not.
-    done: Arc<Signal>,
+    pub(super) done: Arc<Signal>,
     /// Moved by `stop`: what a thread that only lets time pass waits for.
     pub(super) ended: Arc<Signal>,
     state: Mutex<State>,
@@ -62,6 +62,10 @@ struct State {
     /// hold up flushes.
     unmerged: BTreeMap<KeyspaceId, u64>,
     failed_merges: u64,
+    /// How many wait until all runs are merged: however few there are.
+    settling: u64,
+    /// Unused space of the trees is to be given back.
+    untidy: bool,
     /// Dropped by a durable edit; to be removed once no Version names them.
     obsolete: Vec<Arc<Sstable>>,
     /// Trees that a merge has replaced, oldest first, and the pages that the next one does not have.
@@ -177,7 +181,7 @@ impl Background {
     /// deletes may have one memtable more.
     pub(crate) fn wait_for_flush(&self, db: &Db, deletes_only: bool) -> Result<()> {
         let max = (db.config.max_memory / 4 / db.config.memtable_size).clamp(1, 4);
-        let failures = self.state.lock().failures;
+        let failures = self.failures();
         let room = || db.versions.load().sealed.len() < max;
         if room() {
             return Ok(());
@@ -191,18 +195,53 @@ impl Background {
             if let Err(refused) = db.poison.check().and_then(|()| db.check_open()) {
                 return Some(Err(refused));
             }
-            let state = self.state.lock();
-            if state.failures == failures {
-                return None;
-            }
-            let full = matches!(state.failure, Some(Error::NoSpace { .. }));
-            drop(state);
+            let failure = self.failure_since(failures)?;
+            let full = matches!(failure, Error::NoSpace { .. });
             if full && deletes_only && db.versions.load().sealed.len() == max {
                 crate::sync::sometimes("background: deletes go on while a flush has no space");
                 return Some(Ok(()));
             }
-            Some(Err(self.state.lock().failure.clone().unwrap_or(Error::Closed)))
+            Some(Err(failure))
         })
+    }
+
+    /// How much background work has failed since opening.
+    pub(super) fn failures(&self) -> u64 {
+        self.state.lock().failures
+    }
+
+    /// How the last of it failed, if any has since there were so many failures.
+    pub(super) fn failure_since(&self, failures: u64) -> Option<Error> {
+        let state = self.state.lock();
+        let failed = state.failures != failures;
+        failed.then(|| state.failure.clone().unwrap_or(Error::Closed))
+    }
+
+    /// Begins to merge all runs, however few, or lets one of those go who asked for it.
+    pub(super) fn settle(&self, begins: bool) {
+        let mut state = self.state.lock();
+        state.settling = if begins { state.settling + 1 } else { state.settling - 1 };
+        drop(state);
+        self.compact_wanted.notify();
+    }
+
+    pub(super) fn is_settling(&self) -> bool {
+        self.state.lock().settling > 0
+    }
+
+    /// Asks for the unused space of the trees to be given back once all runs are merged.
+    pub(super) fn wants_space_back(&self) {
+        self.state.lock().untidy = true;
+        self.compact_wanted.notify();
+    }
+
+    pub(super) fn is_untidy(&self) -> bool {
+        self.state.lock().untidy
+    }
+
+    pub(super) fn tidied_up(&self) {
+        self.state.lock().untidy = false;
+        self.done.notify();
     }
 
     pub(super) fn failed(&self, what: &'static str, error: Error) {

@@ -179,7 +179,10 @@ impl Db {
                     self.wal.is_too_small();
                     self.sync_through(end)?;
                 }
-                Wanted::Memtable(full) => self.seal_memtable(need, &full)?,
+                Wanted::Memtable(full) => {
+                    let capacity = Memtable::capacity_for(need.entries, need.arena_bytes);
+                    self.seal(&full, capacity, need.deletes_only)?;
+                }
             }
         }
     }
@@ -304,13 +307,17 @@ impl Db {
         Ok(())
     }
 
-    /// Puts a memtable with room for `need` in place of the one that is full.
-    fn seal_memtable(&self, need: &Need, full: &Arc<Memtable>) -> Result<()> {
-        self.background.wait_for_flush(self, need.deletes_only)?;
+    /// Puts a memtable of at least `capacity` bytes in the place of `full`, unless another one is there.
+    pub(super) fn seal(
+        &self,
+        full: &Arc<Memtable>,
+        capacity: usize,
+        deletes_only: bool,
+    ) -> Result<()> {
+        self.background.wait_for_flush(self, deletes_only)?;
         if !Arc::ptr_eq(&self.sequencer.lock().target.memtable, full) {
             return Ok(()); // another commit was faster
         }
-        let capacity = Memtable::capacity_for(need.entries, need.arena_bytes);
         let next = self.background.new_memtable(&self.config, capacity)?;
         let mut sequencer = self.sequencer.lock();
         self.poison.check()?;

@@ -1,7 +1,12 @@
 //! Fewer runs: dropping those that a range delete covers whole, merging those of a keyspace down into its
 //! tree.
 
-use super::{Db, background::RETRY, scan};
+use super::{
+    Db,
+    background::RETRY,
+    scan,
+    settle::{IDLE_LOOK, Idling},
+};
 use crate::{
     btree::{Cut, Merged, Nodes, TreeMerge},
     env::{NamedFile, OpenMode},
@@ -32,23 +37,31 @@ enum Work {
     Drop(KeyspaceId, Vec<Arc<Sstable>>),
     DropTree(Arc<KeyspaceVersion>),
     Merge(Arc<KeyspaceVersion>),
+    TidyUp,
     End,
 }
 
 impl Db {
-    /// Drops covered runs and trees, and merges the runs of a keyspace down when there are too many.
+    /// Drops covered runs and trees, and merges the runs of a keyspace down when there are too many, or when
+    /// everything is to settle.
     pub(super) fn run_compact(&self) {
         let background = &self.background;
+        let mut idling = Idling::default();
         loop {
-            let work = background.compact_wanted.wait(|| {
+            let work = background.compact_wanted.wait_for(IDLE_LOOK, || {
                 if background.stopped() {
                     return Some(Work::End);
                 }
                 self.poison.check().ok()?;
                 self.work()
             });
+            let Some(work) = work else {
+                self.look_idle(&mut idling);
+                continue;
+            };
             let done = match &work {
                 Work::End => return,
+                Work::TidyUp => self.tidy_up().map(|()| background.tidied_up()),
                 Work::Drop(keyspace, runs) => self.drop_runs(*keyspace, runs),
                 Work::DropTree(keyspace) => self.drop_tree(keyspace),
                 Work::Merge(keyspace) => {
@@ -58,7 +71,12 @@ impl Db {
                 }
             };
             if let Err(error) = done {
-                background.failed("merge of runs", error);
+                let what = if matches!(work, Work::TidyUp) {
+                    "giving space back"
+                } else {
+                    "merge of runs"
+                };
+                background.failed(what, error);
                 let stopped = || background.stopped().then_some(());
                 background.ended.wait_for(RETRY, stopped);
             }
@@ -76,7 +94,12 @@ impl Db {
         if let Some(keyspace) = pick::covered_tree(&version, visible) {
             return Some(Work::DropTree(Arc::clone(keyspace)));
         }
-        pick::crowded(&version, &self.background.unmerged()).cloned().map(Work::Merge)
+        let (unmerged, settling) = (self.background.unmerged(), self.background.is_settling());
+        if let Some(keyspace) = pick::crowded(&version, &unmerged, settling) {
+            return Some(Work::Merge(Arc::clone(keyspace)));
+        }
+        (settling && version.sealed.is_empty() && self.background.is_untidy())
+            .then_some(Work::TidyUp)
     }
 
     /// Lets go of runs of which nothing is left to see. Readers of older Versions keep them.

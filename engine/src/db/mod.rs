@@ -6,6 +6,7 @@
 //! - [`keyspaces`]: creating and dropping them
 //! - [`background`]: flushing, syncing, preparing; what waits and what wakes
 //! - [`compact`]: fewer runs
+//! - [`settle`]: none, and no unused space
 //! - [`check`]: whether all is as it should be
 //! - [`close`]: the end
 
@@ -18,6 +19,7 @@ pub(crate) mod keyspaces;
 pub(crate) mod open;
 pub(crate) mod read;
 pub(crate) mod scan;
+pub(crate) mod settle;
 pub(crate) mod stats;
 
 use crate::{

@@ -236,6 +236,12 @@ pub trait File: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves space for the first `len` bytes and extends the file to at least that.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Gives the space of `len` bytes at `offset` back, as far as that can be done: what is read there
+    /// afterwards is zeros or what was there, and a write there needs space again. The file stays as
+    /// long as it is. Unless a file says otherwise, nothing is done.
+    fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// A writable mapping of the first `len` bytes, all allocated and written before; `None`
     /// where writing through it could fail (the caller then uses `write_at`).
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>>;
@@ -406,6 +412,10 @@ impl NamedFile {
 
     pub(crate) fn allocate(&self, len: u64) -> Result<()> {
         self.file.allocate(len).map_err(|e| self.error("allocate", e))
+    }
+
+    pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.file.punch(offset, len).map_err(|e| self.error("give back space of", e))
     }
 
     pub(crate) fn error(&self, op: &'static str, source: io::Error) -> Error {

@@ -43,6 +43,8 @@ pub(crate) struct Pager {
 
 struct Space {
     free: PageSet,
+    /// Free as well, and without space in the file, so that to write there may fail for want of it.
+    hollow: PageSet,
     /// Pages from here on were never used.
     end: u64,
     /// Pages that the file has room for.
@@ -79,7 +81,8 @@ impl Pager {
         first[..HEADER_BYTES].copy_from_slice(&header_of(meta, uuid).encode());
         file.write_all_at(&first, 0)?;
         file.sync_all()?;
-        let space = Space { free: PageSet::default(), end: 1, allocated: 1 };
+        let space =
+            Space { free: PageSet::default(), hollow: PageSet::default(), end: 1, allocated: 1 };
         let (space, mapped) = (Mutex::new(space), Mutex::new(None));
         Ok(Pager { file, meta, cache, space, mapped, map_bytes_max })
     }
@@ -114,7 +117,9 @@ impl Pager {
                 return Err(Error::Unsupported { file: file.path.to_path_buf(), what });
             }
         }
-        let (space, mapped) = (Mutex::new(Space { free, end, allocated }), Mutex::new(None));
+        // Which of the free pages have no space is not known: it makes no difference to what is written.
+        let space = Space { free, hollow: PageSet::default(), end, allocated };
+        let (space, mapped) = (Mutex::new(space), Mutex::new(None));
         let pager = Pager { file, meta, cache, space, mapped, map_bytes_max };
         pager.map_all();
         Ok(pager)
@@ -189,11 +194,12 @@ impl Pager {
         self.space.lock().end
     }
 
-    /// Bytes that the file takes, and of these those of pages that are free.
+    /// Bytes that the file takes, and of these those of pages that are free. What was given back it does
+    /// not take.
     pub(crate) fn size(&self) -> (u64, u64) {
         let (space, page_bytes) = (self.space.lock(), u64::from(self.meta.page_bytes));
         let unused = space.free.pages() + space.allocated - space.end;
-        (space.allocated * page_bytes, unused * page_bytes)
+        ((space.allocated - space.hollow.pages()) * page_bytes, unused * page_bytes)
     }
 
     /// Lets pages be used again: no edit names them, and nobody looks at them any more.
@@ -203,6 +209,31 @@ impl Pager {
             let whole = space.free.insert(run);
             debug_assert!(whole, "freed twice: {run:?}");
         }
+    }
+
+    /// Gives the space of free pages back to the file system. Where it cannot be done they stay as they are.
+    pub(crate) fn give_up_space(&self) -> Result<()> {
+        let page_bytes = u64::from(self.meta.page_bytes);
+        // Nobody takes what is being given up, so it is not among the free meanwhile.
+        let (free, unused) = {
+            let mut space = self.space.lock();
+            let unused = PageRun { first: space.end, pages: space.allocated - space.end };
+            space.allocated = space.end;
+            (std::mem::take(&mut space.free), unused)
+        };
+        let mut punched = Ok(());
+        for run in free.runs().chain(Some(unused).filter(|run| run.pages > 0)) {
+            let done = self.file.punch(run.first * page_bytes, run.pages * page_bytes);
+            let mut space = self.space.lock();
+            let whole = match &done {
+                _ if run == unused => true,
+                Ok(()) => space.hollow.insert(run),
+                Err(_) => space.free.insert(run),
+            };
+            debug_assert!(whole, "freed twice: {run:?}");
+            punched = punched.and(done);
+        }
+        punched
     }
 
     /// Begins to write nodes of one generation.
@@ -267,7 +298,8 @@ impl Pager {
         let page_bytes = u64::from(self.meta.page_bytes);
         let (end, allocated) = {
             let mut space = self.space.lock();
-            if let Some(page) = space.free.take(pages) {
+            let hollow = |space: &mut Space| space.hollow.take(pages);
+            if let Some(page) = space.free.take(pages).or_else(|| hollow(&mut space)) {
                 return Ok(page);
             }
             (space.end + pages, space.allocated)

@@ -2,7 +2,7 @@
 //! or is believed without its checksum, in place or through the cache.
 
 use super::*;
-use crate::env::{Disk as _, Env, OpenMode, OsEnv};
+use crate::env::{Env, OpenMode, OsEnv};
 use std::sync::Arc;
 
 const UUID: [u8; 16] = [7; 16];

@@ -12,13 +12,15 @@ use std::{cmp::Reverse, collections::BTreeMap, ops::Bound, sync::Arc};
 pub(crate) const RUNS_MAX: usize = 8;
 
 /// The keyspace whose runs are to be merged now, if any: one that is being merged, else the one with the
-/// most. Those whose merge failed, by the number of the try, come after all others and take turns, so that
+/// most; when settling, however few. Those whose merge failed, by the number of the try, come after all others and take turns, so that
 /// what is wrong with them holds up no other.
 pub(crate) fn crowded<'v>(
     version: &'v Version,
     failed: &BTreeMap<KeyspaceId, u64>,
+    settling: bool,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
-    let wanted = |k: &&Arc<KeyspaceVersion>| k.merging.is_some() || k.runs.len() > RUNS_MAX;
+    let max = if settling { 0 } else { RUNS_MAX };
+    let wanted = |k: &&Arc<KeyspaceVersion>| k.merging.is_some() || k.runs.len() > max;
     let crowded = version.keyspaces.iter().filter(wanted);
     crowded.min_by_key(|k| {
         let failures = failed.get(&k.id).copied().unwrap_or(0);

@@ -227,6 +227,7 @@ impl Alone {
             Operation::Reread { held, space, read } => self.reread(*held, *space, read),
             Operation::Keyspace => self.own_keyspace(),
             Operation::Checkpoint => told("checkpoint", self.db.checkpoint()),
+            Operation::Compact => told("compact", self.db.compact()),
             Operation::Sleep { nanos } => {
                 self.env.clock().sleep(Duration::from_nanos(*nanos));
                 Ok(())

@@ -7,10 +7,12 @@ use super::{
     verbs::{Readable, Seen},
     workload::Turn,
 };
-use lightning_db::{Durability, Error, Result, Snapshot, WriteBatch, env::Env};
+use lightning_db::{Database, Durability, Error, Result, Snapshot, WriteBatch, env::Env};
 use lightning_faults::Dice;
 use std::{sync::Arc, time::Duration};
 
+/// After this time a sleeping client says that it is alive.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// Snapshots that a client holds at once.
 const HELD: usize = 3;
 
@@ -83,9 +85,18 @@ impl Client {
             Operation::Snapshot => self.snapshot(),
             Operation::Reread { held, space, read } => self.reread(*held, *space, read),
             Operation::Keyspace => self.keyspace(),
-            Operation::Checkpoint => self.checkpoint(),
+            Operation::Checkpoint => self.make_durable("a checkpoint", Database::checkpoint),
+            Operation::Compact => self.make_durable("a compaction", Database::compact),
             Operation::Sleep { nanos } => {
-                self.session.process.boot.env.clock().sleep(Duration::from_nanos(*nanos));
+                let (env, mut left) =
+                    (&self.session.process.boot.env, Duration::from_nanos(*nanos));
+                // A thread that only sleeps for long looks like one that hangs.
+                while !left.is_zero() {
+                    let part = left.min(LONGEST_SLEEP);
+                    env.clock().sleep(part);
+                    left -= part;
+                    world.record("slept", &[], || format!("{left:?} are left"));
+                }
                 Ok(())
             }
         }
@@ -369,15 +380,20 @@ impl Client {
         }
     }
 
-    fn checkpoint(&self) -> Result<(), Over> {
+    /// A call after which all is durable that was acknowledged before.
+    fn make_durable(
+        &self,
+        what: &'static str,
+        call: impl Fn(&Database) -> lightning_db::Result<()>,
+    ) -> Result<(), Over> {
         let process = &self.session.process;
         let seq = process.model.lock().acknowledged_seq();
-        match self.session.db.checkpoint() {
+        match call(&self.session.db) {
             Ok(()) => {
                 process.model.lock().durable(seq);
                 Ok(())
             }
-            Err(error) => process.check_error("I-9", "a checkpoint", &error),
+            Err(error) => process.check_error("I-9", what, &error),
         }
     }
 }
@@ -410,6 +426,7 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::Snapshot => "verb snapshot",
         Operation::Keyspace => "verb keyspace, drop_keyspace",
         Operation::Checkpoint => "verb checkpoint",
+        Operation::Compact => "verb compact",
         Operation::Sleep { .. } => "sleeps",
         Operation::Read { read, .. } | Operation::Reread { read, .. } => match read {
             Read::Get(_) => "verb get",

@@ -296,6 +296,8 @@ pub enum Operation {
     Keyspace,
     /// `checkpoint`
     Checkpoint,
+    /// `compact`
+    Compact,
     /// Waits.
     Sleep {
         /// How long.

@@ -99,6 +99,7 @@ pub(super) struct Mix {
     pub(super) reread: u64,
     pub(super) keyspace: u64,
     pub(super) checkpoint: u64,
+    pub(super) compact: u64,
     pub(super) sleep: u64,
 }
 
@@ -143,6 +144,7 @@ impl Shape {
                 reread: dice.below(8),
                 keyspace: dice.pick(&[0, 1, 3, 10]),
                 checkpoint: dice.pick(&[0, 1, 3]),
+                compact: dice.pick(&[0, 0, 1, 2]),
                 sleep: dice.below(12),
             },
             batch: dice.pick(&[1, 3, 10]),
@@ -206,6 +208,7 @@ impl Shape {
         self.own_durability = 0.0;
         self.mix.keyspace = 0;
         self.mix.checkpoint = 0;
+        self.mix.compact = 0;
         self.mix.sleep = 40;
         self.ops = self.ops.max(200);
         self.value_bytes = self.value_bytes.min(100);

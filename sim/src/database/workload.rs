@@ -163,7 +163,7 @@ impl<'a> Drawing<'a> {
     fn operation(&mut self) -> Operation {
         type Kind<'k> = fn(&mut Drawing<'k>) -> Operation;
         let mix = &self.shape.mix;
-        let kinds: [(u64, Kind<'a>); 8] = [
+        let kinds: [(u64, Kind<'a>); 9] = [
             (mix.commit, Drawing::commit),
             (mix.single, Drawing::single),
             (mix.read, |d| Operation::Read { space: d.space(), read: d.read() }),
@@ -174,7 +174,8 @@ impl<'a> Drawing<'a> {
             }),
             (mix.keyspace, |_| Operation::Keyspace),
             (mix.checkpoint, |_| Operation::Checkpoint),
-            (mix.sleep, |d| Operation::Sleep { nanos: d.dice.skewed(1_000..100_000_000) }),
+            (mix.compact, |_| Operation::Compact),
+            (mix.sleep, Drawing::sleep),
         ];
         let mut at = self.dice.below(kinds.iter().map(|(weight, _)| weight).sum());
         for (weight, kind) in kinds {
@@ -184,6 +185,12 @@ impl<'a> Drawing<'a> {
             }
         }
         Operation::Checkpoint // only if all weights are 0
+    }
+
+    fn sleep(&mut self) -> Operation {
+        // Some so long that the database takes itself for idle.
+        let longest = if self.dice.chance(0.03) { 60_000_000_000 } else { 100_000_000 };
+        Operation::Sleep { nanos: self.dice.skewed(1_000..longest) }
     }
 
     fn space(&mut self) -> Place {

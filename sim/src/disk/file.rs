@@ -168,6 +168,24 @@ impl File for SimFile {
         })
     }
 
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.on_file("punch", Kind::Write, &[offset, len], |state, dice| {
+            if len == 0 {
+                return Err(invalid());
+            }
+            if self.mode == OpenMode::Read {
+                return Err(bad_descriptor());
+            }
+            // A file system that cannot do it keeps the space.
+            if dice.chance(0.75) {
+                let before = state.used_by(self.inode);
+                state.inode(self.inode)?.punch(offset, len);
+                state.used_bytes -= before - state.used_by(self.inode);
+            }
+            Ok(())
+        })
+    }
+
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
         self.on_file("map", Kind::Read, &[len], |state, _| {
             let inode = state.inode(self.inode)?;

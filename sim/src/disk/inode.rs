@@ -143,6 +143,16 @@ impl Inode {
         self.allocated.extend(blocks(offset, len, SPACE_BLOCK));
     }
 
+    /// Takes the space of the whole blocks within a range away; zeros are read there.
+    pub(super) fn punch(&mut self, offset: u64, len: u64) {
+        let end = (offset + len).min(self.len());
+        if offset < end {
+            self.write(offset, &vec![0; (end - offset) as usize]);
+        }
+        let (first, last) = (offset.div_ceil(SPACE_BLOCK), (offset + len) / SPACE_BLOCK);
+        self.allocated.retain(|block| !(first..last).contains(block));
+    }
+
     pub(super) fn allocated_bytes(&self) -> u64 {
         self.allocated.len() as u64 * SPACE_BLOCK
     }

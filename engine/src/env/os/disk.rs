@@ -124,6 +124,16 @@ impl File for OsFile {
         }
     }
 
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        use rustix::{fs::FallocateFlags, io::Errno};
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.0, flags, offset, len) {
+            // A file system without it keeps the space.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) | Ok(()) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
         // Only where overwriting an allocated block needs no new one, so that a store to the
         // mapping cannot meet a full disk, which would be a signal. Measured on ext4.

@@ -1,0 +1,99 @@
+//! Space comes back: what was deleted takes none for long, whether somebody asks for it or not.
+
+use crate::outside::Outside;
+use lightning_db::{Database, LightningDbConfig, Result, env::OsEnv};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+const ENTRIES: u64 = 40_000;
+const LIVE_EVERY: u64 = 10;
+const VALUE: [u8; 150] = [7; 150];
+
+fn config() -> LightningDbConfig {
+    LightningDbConfig { memtable_size: 1 << 20, wal_segment_size: 1 << 20, ..Default::default() }
+}
+
+fn key(number: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+    key[16..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Puts many entries, has them settled, and deletes nine of ten.
+fn fill_and_empty(db: &Database) -> Result<()> {
+    for number in 0..ENTRIES {
+        db.put(key(number), VALUE)?;
+    }
+    db.compact()?;
+    (0..ENTRIES).filter(|n| n % LIVE_EVERY != 0).try_for_each(|number| db.delete(key(number)))
+}
+
+/// Bytes of the disk that the files take whose names end like this.
+fn taken(dir: &Path, ending: &str) -> u64 {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let files = files.filter(|file| file.file_name().to_string_lossy().ends_with(ending));
+    files.map(|file| file.metadata().unwrap().blocks() * 512).sum()
+}
+
+/// The settled data take little more than their bytes: one entry has 24 of key and 150 of value.
+fn assert_small(db: &Database, dir: &Path) -> Result<()> {
+    let live = ENTRIES / LIVE_EVERY * 174;
+    assert_eq!(taken(dir, ".sst"), 0);
+    let tree = taken(dir, ".tree");
+    assert!(tree > live / 2 && tree * 10 < live * 13, "{tree} bytes for {live}");
+    assert_eq!(db.stats()?.keyspaces[0].tables, 0);
+    let report = db.check_integrity()?;
+    assert!(report.faults.is_empty() && report.entries == ENTRIES / LIVE_EVERY, "{report:?}");
+    for number in 0..ENTRIES {
+        let expected = (number % LIVE_EVERY == 0).then_some(&VALUE[..]);
+        assert_eq!(db.get(key(number))?.as_deref(), expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn compacting_gives_the_space_of_deletes_back_at_once() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let db = Database::create(&path, config())?;
+    fill_and_empty(&db)?;
+    assert!(taken(&path, ".tree") > ENTRIES * 174);
+    db.compact()?;
+    assert_small(&db, &path)?;
+    // What was given up is used again.
+    for number in 0..ENTRIES {
+        db.put(key(number), VALUE)?;
+    }
+    db.compact()?;
+    let report = db.check_integrity()?;
+    assert!(report.faults.is_empty() && report.entries == ENTRIES, "{report:?}");
+    db.close()?;
+    drop(db);
+    let db = Database::open(&path, config())?;
+    assert_eq!(db.scan(None, None)?.count() as u64, ENTRIES);
+    db.delete_range(..)?;
+    db.compact()?;
+    assert!(taken(&path, ".tree") <= 8192 && db.check_integrity()?.faults.is_empty());
+    Ok(())
+}
+
+/// Nobody asks for anything; a minute of the database's time is half a second of ours.
+#[test]
+fn idling_gives_the_space_of_deletes_back() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let env = Outside::with_speed(OsEnv::new(), 100);
+    let db = Database::create_with_env(env, &path, config())?;
+    fill_and_empty(&db)?;
+    let began = Instant::now();
+    let limit = ENTRIES / LIVE_EVERY * 174 * 13 / 10;
+    while taken(&path, ".sst") > 0 || taken(&path, ".tree") > limit {
+        assert!(began.elapsed() < Duration::from_secs(60), "not within 100 minutes of idling");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_small(&db, &path)
+}
