@@ -12,39 +12,43 @@
 //! Only then readers see anything, so nothing they see can be taken back. Interrupted anywhere, the
 //! next recovery finds the same commits.
 
+mod directory;
+mod live;
+
 use super::{Db, Sequencer, Target, background::Background, commit::insert};
 use crate::{
     config::{LightningDbConfig, WalSyncMode},
-    env::{DirLock, Env, NamedFile, OpenMode, PathKind, Poison, Signal},
+    env::{DirLock, Env, Poison, Signal},
     error::{Error, Result},
     format::{
-        manifest::{Change, KeyspaceMeta, KeyspaceState, LogPiece, MergedDown, State},
+        manifest::{Change, KeyspaceMeta, LogPiece, State},
         ops::{Op, Ops},
         record::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, record_bytes},
     },
     memtable::Memtable,
     metrics::Metrics,
-    pager::{Pager, tree_file_id, tree_file_name},
-    sstable::{SharedBlocks, Sstable},
+    pager::{Pager, tree_file_id},
+    sstable::SharedBlocks,
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
     types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
-    upkeep::output::{sstable_id, sstable_name},
+    upkeep::output::sstable_id,
     version::{
-        KeyspaceVersion, Merging, Sealed, Tree, Version,
+        KeyspaceVersion, Sealed, Version,
         cell::VersionCell,
-        manifest::{Manifest, generation_of, is_manifest},
+        manifest::{Manifest, generation_of},
     },
     wal::{
         LogStart, Segment, SegmentPlan, Stamp, Tail, Wal,
         replay::{self, FoundFile, FoundSegment},
-        segment::{segment_id, segment_name},
+        segment::segment_name,
     },
 };
 use std::{
-    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use directory::{Listing, lock_directory};
 
 /// What may happen if there is no database, or if there is one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,119 +85,6 @@ impl Db {
             }
         };
         opened.map_err(Error::unpoisoned)
-    }
-}
-
-fn lock_directory(env: &Arc<dyn Env>, dir: &Path, open_as: OpenAs) -> Result<Box<dyn DirLock>> {
-    let disk = env.disk();
-    let kind = disk.kind(dir).map_err(|e| Error::io("look at", dir, e))?;
-    match (kind, open_as) {
-        (PathKind::Directory, _) => {}
-        (PathKind::File, _) => {
-            return Err(Error::NotADatabase {
-                path: dir.into(),
-                why: "it is not a directory".into(),
-            });
-        }
-        (PathKind::Missing, OpenAs::Existing) => {
-            return Err(Error::NotFound { path: dir.into(), why: "there is no such directory" });
-        }
-        (PathKind::Missing, _) => create_directory(env, dir)?,
-    }
-    let lock = disk.lock_dir(dir).map_err(|e| Error::io("lock", dir, e))?;
-    let lock = lock.ok_or_else(|| Error::Locked { path: dir.into() })?;
-    if open_as != OpenAs::Existing {
-        // Whoever created the directory, or one above it, may have been killed before its entry
-        // was durable.
-        sync_parent(env, dir)?;
-        let above = dir.ancestors().skip(1).filter(|a| !a.as_os_str().is_empty());
-        for ancestor in above {
-            match sync_parent(env, ancestor) {
-                // Not ours, so not created by us either.
-                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {}
-                other => other?,
-            }
-        }
-    }
-    Ok(lock)
-}
-
-/// Creates a directory, and its parents where they are missing, each durable in its own parent.
-fn create_directory(env: &Arc<dyn Env>, dir: &Path) -> Result<()> {
-    if let Some(parent) = parent(dir) {
-        let kind = env.disk().kind(parent).map_err(|e| Error::io("look at", parent, e))?;
-        if kind == PathKind::Missing {
-            create_directory(env, parent)?;
-        }
-    }
-    match env.disk().create_dir(dir) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => {
-            Err(Error::io("create the directory", dir, e))
-        }
-        _ => sync_parent(env, dir),
-    }
-}
-
-fn parent(dir: &Path) -> Option<&Path> {
-    match dir.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Some(Path::new(".")),
-        other => other,
-    }
-}
-
-fn sync_parent(env: &Arc<dyn Env>, dir: &Path) -> Result<()> {
-    let Some(parent) = parent(dir) else {
-        return Ok(());
-    };
-    env.disk().sync_dir(parent).map_err(|e| Error::io("sync the directory", parent, e))
-}
-
-/// What lies in the directory, by name.
-struct Listing {
-    /// The highest generation of a manifest.
-    manifest: Option<u64>,
-    manifests: Vec<String>,
-    segments: Vec<String>,
-    tables: Vec<String>,
-    trees: Vec<String>,
-    others: Vec<String>,
-}
-
-impl Listing {
-    fn read(env: &Arc<dyn Env>, dir: &Path) -> Result<Listing> {
-        let mut names = env.disk().list(dir).map_err(|e| Error::io("list", dir, e))?;
-        names.sort();
-        let mut listing = Listing {
-            manifest: None,
-            manifests: vec![],
-            segments: vec![],
-            tables: vec![],
-            trees: vec![],
-            others: vec![],
-        };
-        for name in names {
-            if is_manifest(&name) {
-                listing.manifest = listing.manifest.max(generation_of(&name));
-                listing.manifests.push(name);
-            } else if segment_id(&name).is_some() {
-                listing.segments.push(name);
-            } else if sstable_id(&name).is_some() {
-                listing.tables.push(name);
-            } else if tree_file_id(&name).is_some() {
-                listing.trees.push(name);
-            } else if name != "lost+found" {
-                listing.others.push(name);
-            }
-        }
-        Ok(listing)
-    }
-
-    /// The first file id that no name in the directory uses.
-    fn next_file(&self) -> u64 {
-        let segments = self.segments.iter().filter_map(|name| segment_id(name)).map(|id| id.0);
-        let tables = self.tables.iter().filter_map(|name| sstable_id(name)).map(|id| id.0);
-        let trees = self.trees.iter().filter_map(|name| tree_file_id(name)).map(|id| id.0);
-        segments.chain(tables).chain(trees).max().map_or(1, |id| id.saturating_add(1))
     }
 }
 
@@ -747,82 +638,6 @@ impl Opening {
             _lock: lock,
         })
     }
-
-    /// The file of the trees, if there is one.
-    fn open_trees(
-        &self,
-        manifest: &Manifest,
-        blocks: &Arc<SharedBlocks>,
-    ) -> Result<Option<Arc<Pager>>> {
-        let trees = &manifest.state().trees;
-        let Some(meta) = trees.file else {
-            return Ok(None);
-        };
-        let file = self.open_named(manifest, &tree_file_name(meta.file_id), OpenMode::Write)?;
-        let (space, cache) = ((trees.free.clone(), trees.end), Arc::clone(&blocks.cache));
-        let map_bytes_max = self.config.map_bytes_max();
-        let pager = Pager::open(file, manifest.uuid(), meta, space, cache, map_bytes_max)?;
-        Ok(Some(Arc::new(pager)))
-    }
-
-    /// Opens a file that the manifest names.
-    fn open_named(&self, manifest: &Manifest, name: &str, mode: OpenMode) -> Result<NamedFile> {
-        let path = self.dir.join(name);
-        match NamedFile::open(self.env.disk(), path.clone(), mode) {
-            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                let expected = format!("the file that edit {} names", manifest.number());
-                Err(Error::corruption(path, 0, expected, "no such file"))
-            }
-            other => other,
-        }
-    }
-
-    fn open_tables(
-        &self,
-        manifest: &Manifest,
-        blocks: &Arc<SharedBlocks>,
-        pager: Option<&Arc<Pager>>,
-    ) -> Result<Vec<Arc<KeyspaceVersion>>> {
-        let mut keyspaces = vec![];
-        for (id, keyspace) in &manifest.state().keyspaces {
-            let mut runs = vec![];
-            for (file_id, summary) in &keyspace.tables {
-                let file = self.open_named(manifest, &sstable_name(*file_id), OpenMode::Read)?;
-                let (uuid, blocks) = (manifest.uuid(), Arc::clone(blocks));
-                runs.push(Arc::new(Sstable::open(file, summary, &uuid, *id, blocks)?));
-            }
-            // Runs do not overlap in SeqNos.
-            runs.sort_by_key(|run| std::cmp::Reverse(run.summary().contents.largest_seq));
-            let merging = merging_of(keyspace, &runs).ok_or_else(|| {
-                let name = format!("manifest-{:06}", manifest.generation());
-                let found = format!("{:?}", keyspace.merged_down);
-                Error::corruption(self.dir.join(name), 0, "a merge of the oldest tables", found)
-            })?;
-            keyspaces.push(Arc::new(KeyspaceVersion {
-                id: *id,
-                name: keyspace.meta.name.as_str().into(),
-                compression: keyspace.meta.compression,
-                runs,
-                tree: tree_of(keyspace, pager),
-                merging,
-            }));
-        }
-        Ok(keyspaces)
-    }
-}
-
-/// `None`: what is being merged are not the oldest runs.
-fn merging_of(keyspace: &KeyspaceState, runs: &[Arc<Sstable>]) -> Option<Option<Merging>> {
-    let Some(MergedDown { from, tables }) = &keyspace.merged_down else {
-        return Some(None);
-    };
-    let oldest = &runs[runs.len().checked_sub(tables.len())?..];
-    let same = oldest.iter().all(|run| tables.contains(&run.file_id()));
-    same.then(|| Some(Merging { runs: oldest.len(), from: from.as_slice().into() }))
-}
-
-fn tree_of(keyspace: &KeyspaceState, pager: Option<&Arc<Pager>>) -> Option<Arc<Tree>> {
-    Some(Arc::new(Tree::new(keyspace.root?, pager?)))
 }
 
 /// The log with its last piece ended at `end`, and without pieces that hold nothing.
