@@ -4,7 +4,7 @@ use crate::{
     config::{Durability, LightningDbConfig},
     db::{
         Db,
-        check::IntegrityReport,
+        check::{CheckProgress, IntegrityReport},
         open::{DEFAULT_KEYSPACE, OpenAs},
         stats::DatabaseStats,
     },
@@ -821,8 +821,20 @@ impl Database {
     /// # Errors
     /// [`Io`](crate::Error::Io), if a file cannot be read; [`Closed`](crate::Error::Closed).
     pub fn check_integrity(&self) -> Result<IntegrityReport> {
+        self.check_integrity_with(|_| {})
+    }
+
+    /// Like [`check_integrity`](Database::check_integrity), and tells again and again how far it is.
+    /// See [`CheckProgress`].
+    ///
+    /// # Errors
+    /// As [`check_integrity`](Database::check_integrity).
+    pub fn check_integrity_with(
+        &self,
+        mut progress: impl FnMut(CheckProgress),
+    ) -> Result<IntegrityReport> {
         self.handle().db.check_open()?;
-        self.handle().db.check_integrity()
+        self.handle().db.check_integrity(&mut progress)
     }
 
     /// Makes everything durable and closes the database. From then on every handle, snapshot and

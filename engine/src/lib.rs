@@ -46,7 +46,7 @@ mod wal;
 pub use config::{Compression, Durability, LightningDbConfig, MAX_VALUE_BYTES, WalSyncMode};
 pub use database::Database;
 pub use db::{
-    check::IntegrityReport,
+    check::{CheckProgress, IntegrityReport, TreeReport},
     stats::{DatabaseStats, KeyspaceStats},
 };
 pub use error::{Corruption, Error, Result};

@@ -21,6 +21,8 @@ pub(crate) enum Failure {
     NotFound(String),
     /// The database said no, while doing what is named (or speaking for itself).
     Engine(Option<String>, Error),
+    /// What is on disk is not what was written.
+    Corrupt(String),
     /// Anything else: input that cannot be read, output that cannot be written.
     Other(String),
 }
@@ -32,6 +34,7 @@ impl Failure {
             Failure::Hangup => 0,
             Failure::Usage(_) => USAGE,
             Failure::NotFound(_) => NOT_FOUND,
+            Failure::Corrupt(_) => CORRUPTION,
             Failure::Other(_) => 1,
             Failure::Engine(_, error) if error.is_corruption() => CORRUPTION,
             Failure::Engine(_, error) => match error {
@@ -67,7 +70,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Hangup => f.write_str("nobody reads the output"),
-            Failure::Usage(why) | Failure::NotFound(why) | Failure::Other(why) => f.write_str(why),
+            Failure::Usage(why)
+            | Failure::NotFound(why)
+            | Failure::Corrupt(why)
+            | Failure::Other(why) => f.write_str(why),
             Failure::Engine(None, error) => error.fmt(f),
             Failure::Engine(Some(doing), error) => write!(f, "{doing}: {error}"),
         }

@@ -42,6 +42,8 @@ enum Command {
     Keyspaces(commands::keyspaces::Args),
     Stats(commands::stats::Args),
     Inspect(commands::inspect::Args),
+    Check(commands::check::Args),
+    Compact(commands::compact::Args),
 }
 
 fn run(command: Command) -> Result<()> {
@@ -58,6 +60,8 @@ fn run(command: Command) -> Result<()> {
         Command::Keyspaces(args) => commands::keyspaces::run(args),
         Command::Stats(args) => commands::stats::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Check(args) => commands::check::run(args),
+        Command::Compact(args) => commands::compact::run(args),
     }
 }
 

@@ -85,6 +85,19 @@ impl Nodes for Pager {
     }
 }
 
+/// Nodes as they are in the file, whatever is cached of them.
+pub(crate) struct FromFile<'a>(pub(crate) &'a Pager);
+
+impl Nodes for FromFile<'_> {
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
+        self.0.read_file(pointer, level).map(Bytes::Copied)
+    }
+
+    fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
+        self.0.refuse(pointer, why)
+    }
+}
+
 impl NewNodes for NewPages<'_> {
     fn write(&mut self, node: &NodeBuilder) -> Result<NodePointer> {
         self.add(node)

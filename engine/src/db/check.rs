@@ -32,26 +32,116 @@ pub struct IntegrityReport {
     pub tree_nodes: u64,
     /// Entries in both; a key counts once for each place that holds it, deletes included.
     pub entries: u64,
+    /// The trees that are good.
+    pub trees: Vec<TreeReport>,
     /// What is wrong: file, offset, expected, found. Of each sstable and tree the first fault.
     pub faults: Vec<Corruption>,
 }
 
+/// What a check found in the tree of a keyspace. See [`IntegrityReport`].
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// # use lightning_db::{Database, LightningDbConfig};
+/// # let db = Database::create(&path, LightningDbConfig::default())?;
+/// db.put("key", "value")?;
+/// db.compact()?;
+/// let tree = &db.check_integrity()?.trees[0];
+/// assert_eq!((tree.keyspace.as_str(), tree.entries, tree.raw_bytes), ("default", 1, 8));
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TreeReport {
+    /// Name of the keyspace.
+    pub keyspace: String,
+    /// How many nodes lead from the root to an entry, both included.
+    pub depth: u64,
+    /// Nodes with entries.
+    pub leaves: u64,
+    /// Nodes that lead to others.
+    pub branches: u64,
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of the pages of all nodes.
+    pub page_bytes: u64,
+    /// Bytes of keys and values: by how much this is less than `page_bytes` is what the tree costs.
+    pub raw_bytes: u64,
+}
+
+/// How far a check is. See [`Database::check_integrity_with`](crate::Database::check_integrity_with).
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// # use lightning_db::{Database, LightningDbConfig};
+/// # let db = Database::create(&path, LightningDbConfig::default())?;
+/// db.check_integrity_with(|progress| {
+///     println!("{} of {} bytes", progress.bytes, progress.total_bytes);
+/// })?;
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CheckProgress {
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Of so many. Damage can make what is read more or less.
+    pub total_bytes: u64,
+}
+
+/// What a check goes by.
+struct Check<'a> {
+    report: IntegrityReport,
+    progress: CheckProgress,
+    told: &'a mut dyn FnMut(CheckProgress),
+}
+
+impl Check<'_> {
+    fn has_read(&mut self, bytes: u64) {
+        self.progress.bytes += bytes;
+        (self.told)(self.progress);
+    }
+
+    /// Takes damage down; other errors end the check.
+    fn note<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Ok(good) => Ok(Some(good)),
+            Err(Error::Corruption(fault)) => {
+                self.report.faults.push(Arc::unwrap_or_clone(fault));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl Db {
     /// Reads everything that the current Version names.
-    pub(crate) fn check_integrity(&self) -> Result<IntegrityReport> {
-        let mut report = IntegrityReport::default();
+    pub(crate) fn check_integrity(
+        &self,
+        told: &mut dyn FnMut(CheckProgress),
+    ) -> Result<IntegrityReport> {
         // The Version that belongs to the manifest's state.
         let (version, free, end) = {
             let manifest = self.manifest.lock();
             let trees = &manifest.state().trees;
             (self.versions.load(), trees.free.clone(), trees.end)
         };
+        let runs = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
+        let run_bytes: u64 = runs.map(|run| run.summary().file_bytes).sum();
+        let page_bytes = self.trees.lock().as_ref().map_or(0, |pager| pager.page_bytes() as u64);
+        let total_bytes = run_bytes + end.saturating_sub(1 + free.pages()) * page_bytes;
+        let progress = CheckProgress { bytes: 0, total_bytes };
+        let mut check = Check { report: IntegrityReport::default(), progress, told };
         let mut used = PageSet::default();
         for keyspace in &version.keyspaces {
             self.check_open()?;
-            check_runs(keyspace, &mut report)?;
-            check_tree(keyspace, &mut used, &mut report)?;
+            check_runs(keyspace, &mut check)?;
+            check_tree(keyspace, &mut used, &mut check)?;
         }
+        let mut report = check.report;
         if report.faults.is_empty() {
             report.faults.extend(leaked_pages(&version, used, &free, end));
         }
@@ -59,48 +149,43 @@ impl Db {
     }
 }
 
-/// Takes damage down; other errors end the check.
-fn note<T>(result: Result<T>, report: &mut IntegrityReport) -> Result<Option<T>> {
-    match result {
-        Ok(good) => Ok(Some(good)),
-        Err(Error::Corruption(fault)) => {
-            report.faults.push(Arc::unwrap_or_clone(fault));
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn check_runs(keyspace: &KeyspaceVersion, report: &mut IntegrityReport) -> Result<()> {
+fn check_runs(keyspace: &KeyspaceVersion, check: &mut Check<'_>) -> Result<()> {
     for run in &keyspace.runs {
-        if note(run.check(), report)?.is_some() {
-            report.tables += 1;
-            report.entries += run.summary().contents.entries;
+        if check.note(run.check())?.is_some() {
+            check.report.tables += 1;
+            check.report.entries += run.summary().contents.entries;
         }
+        check.has_read(run.summary().file_bytes);
     }
     Ok(())
 }
 
-fn check_tree(
-    keyspace: &KeyspaceVersion,
-    used: &mut PageSet,
-    report: &mut IntegrityReport,
-) -> Result<()> {
+fn check_tree(keyspace: &KeyspaceVersion, used: &mut PageSet, check: &mut Check<'_>) -> Result<()> {
     let Some(tree) = &keyspace.tree else {
         return Ok(());
     };
     let pager = &tree.pager;
     let mut each = |node: crate::format::node::NodePointer| {
         let pages = PageRun { first: node.page, pages: node.pages.into() };
+        check.has_read(pages.pages * pager.page_bytes() as u64);
         match used.insert(pages) {
             true => Ok(()),
             false => Err(pager.used_twice(node)),
         }
     };
-    let checked = btree::check(&**pager, Some(tree.root), &mut each);
-    if let Some(checked) = note(checked, report)? {
-        report.tree_nodes += checked.leaves + checked.branches;
-        report.entries += checked.entries;
+    let checked = btree::check(&btree::FromFile(pager), Some(tree.root), &mut each);
+    if let Some(checked) = check.note(checked)? {
+        check.report.tree_nodes += checked.leaves + checked.branches;
+        check.report.entries += checked.entries;
+        check.report.trees.push(TreeReport {
+            keyspace: keyspace.name.to_string(),
+            depth: u64::from(tree.root.level) + 1,
+            leaves: checked.leaves,
+            branches: checked.branches,
+            entries: checked.entries,
+            page_bytes: checked.pages * pager.page_bytes() as u64,
+            raw_bytes: checked.raw_bytes,
+        });
     }
     Ok(())
 }

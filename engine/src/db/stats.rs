@@ -88,6 +88,8 @@ pub struct KeyspaceStats {
     pub index_bytes: u64,
     /// Entries in those, tombstones included; a key counts once for each that holds it.
     pub table_entries: u64,
+    /// How many nodes of its tree lead from the root to an entry, both included. 0: it has none.
+    pub tree_depth: u64,
 }
 
 impl Db {
@@ -131,6 +133,7 @@ impl Db {
                     raw_bytes: k.runs.iter().map(|r| r.properties().raw_bytes()).sum(),
                     index_bytes: k.runs.iter().map(|r| r.memory_bytes() as u64).sum(),
                     table_entries: k.runs.iter().map(|r| r.summary().contents.entries).sum(),
+                    tree_depth: k.tree.as_ref().map_or(0, |tree| u64::from(tree.root.level) + 1),
                 })
                 .collect(),
         }

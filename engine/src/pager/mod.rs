@@ -255,6 +255,13 @@ impl Pager {
 
     #[cold]
     fn load(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
+        let bytes = self.read_file(pointer, level)?;
+        self.cache.insert(self.meta.file_id, cache_key(pointer), bytes.clone(), bytes.len());
+        Ok(bytes)
+    }
+
+    /// The node's bytes, read from the file and verified, whatever is cached.
+    pub(crate) fn read_file(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
         let page_bytes = self.page_bytes();
         let allocated = self.space.lock().allocated;
         if pointer.page == 0 || pointer.page.saturating_add(pointer.pages.into()) > allocated {
@@ -268,7 +275,6 @@ impl Pager {
         }
         Node::verify(&bytes, pointer, level, self.meta.identity)
             .map_err(|why| self.refuse(pointer, why))?;
-        self.cache.insert(self.meta.file_id, cache_key(pointer), bytes.clone(), bytes.len());
         Ok(bytes)
     }
 

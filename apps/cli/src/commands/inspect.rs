@@ -60,6 +60,7 @@ fn list(dir: &Path) -> Result<Vec<File>> {
 fn kind(name: &str) -> &'static str {
     match name {
         _ if name.ends_with(".sst") => "table",
+        _ if name.ends_with(".tree") => "trees",
         _ if name.starts_with("wal-") => "log",
         _ if name.starts_with("manifest") => "manifest",
         _ => "other",
@@ -80,14 +81,19 @@ fn print(
         "{} commits only in the log, not in tables",
         grouped(stats.recovered_commits)
     ))?;
+    out.line(format!("{} bytes of the trees are free", grouped(stats.tree_free_bytes)))?;
     out.line(format!("\nKEYSPACES ({})", db.keyspaces()?.len()))?;
-    out.line(format!("{:>10} {:>16} {:>16}  NAME", "TABLES", "BYTES", "ENTRIES"))?;
+    out.line(format!(
+        "{:>10} {:>16} {:>16} {:>10}  NAME",
+        "TABLES", "BYTES", "ENTRIES", "TREE DEPTH"
+    ))?;
     for keyspace in &stats.keyspaces {
         out.line(format!(
-            "{:>10} {:>16} {:>16}  {}",
+            "{:>10} {:>16} {:>16} {:>10}  {}",
             grouped(keyspace.tables),
             grouped(keyspace.table_bytes),
             grouped(keyspace.table_entries),
+            grouped(keyspace.tree_depth),
             Encoding::Text.encode(keyspace.name.as_bytes()),
         ))?;
     }
@@ -104,7 +110,7 @@ fn as_json(dir: &Path, stats: &DatabaseStats, files: &[File]) -> Value {
     let keyspaces = stats.keyspaces.iter().map(|k| {
         json!({
             "name": k.name, "tables": k.tables, "table_bytes": k.table_bytes,
-            "table_entries": k.table_entries,
+            "table_entries": k.table_entries, "tree_depth": k.tree_depth,
         })
     });
     let files = files.iter().map(|f| {
@@ -116,6 +122,7 @@ fn as_json(dir: &Path, stats: &DatabaseStats, files: &[File]) -> Value {
         "directory": dir.to_string_lossy(),
         "operations": stats.visible_seq,
         "commits_only_in_log": stats.recovered_commits,
+        "tree_free_bytes": stats.tree_free_bytes,
         "keyspaces": keyspaces.collect::<Value>(),
         "files": files.collect::<Value>(),
     })

@@ -1,5 +1,7 @@
 //! One file for each command: its arguments, and what it does.
 
+pub(crate) mod check;
+pub(crate) mod compact;
 pub(crate) mod delete;
 pub(crate) mod export;
 pub(crate) mod get;

@@ -33,7 +33,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     })
 }
 
-fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 17] {
+fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 19] {
     [
         ("visible_seq", stats.visible_seq),
         ("durable_lsn", stats.durable_lsn),
@@ -49,17 +49,20 @@ fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 17] {
         ("compactions", stats.compactions),
         ("compacted_bytes", stats.compacted_bytes),
         ("tables_dropped", stats.tables_dropped),
+        ("tree_file_bytes", stats.tree_file_bytes),
+        ("tree_free_bytes", stats.tree_free_bytes),
         ("stalls", stats.stalls),
         ("recovered_commits", stats.recovered_commits),
         ("pinned_versions", stats.pinned_versions),
     ]
 }
 
-fn keyspace_numbers(stats: &KeyspaceStats) -> [(&'static str, u64); 3] {
+fn keyspace_numbers(stats: &KeyspaceStats) -> [(&'static str, u64); 4] {
     [
         ("tables", stats.tables),
         ("table_bytes", stats.table_bytes),
         ("table_entries", stats.table_entries),
+        ("tree_depth", stats.tree_depth),
     ]
 }
 

@@ -174,3 +174,38 @@ fn numbers_about_a_database() {
     }
     assert!(files.iter().all(|file| file["kind"] != "other"), "{files:?}");
 }
+
+#[test]
+fn a_database_is_compacted_and_checked() {
+    let place = Place::new();
+    place.run_with(["load", "db", "-"], &numbers(3000));
+    let report = place.ok("check db --deep");
+    assert!(report.ends_with("\nread: 3,000 entries, in all ways the same\n"), "{report}");
+    assert_eq!(place.ok("compact db"), "");
+    let report = &json_lines(&place.ok("check db --deep --json"))[0];
+    assert_eq!((&report["tables"], &report["entries"]), (&json!(0), &json!(3000)));
+    let tree = &report["trees"][0];
+    assert_eq!(
+        (&tree["entries"], &tree["depth"], &report["read"]),
+        (&json!(3000), &json!(2), &json!(3000))
+    );
+    let inspected = &json_lines(&place.ok("inspect db --json"))[0];
+    assert_eq!(inspected["keyspaces"][0]["tree_depth"], 2);
+    let file = inspected["files"].as_array().unwrap().iter().find(|file| file["kind"] == "trees");
+    let path = place.path("db").join(file.unwrap()["name"].as_str().unwrap());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[3 * 4096 + 100] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let ran = place.run(["check", "db", "--deep"]);
+    assert_eq!(ran.code, 4, "{}", ran.text());
+    let text = ran.text();
+    assert!(text.contains(".tree at offset 12288: expected the node's checksum"), "{text}");
+    assert!(ran.err.contains("error: db: 1 faults"), "{}", ran.err);
+}
+
+/// An export of so many entries.
+fn numbers(entries: u64) -> Vec<u8> {
+    let lines = (0..entries).map(|n| format!("{n:08}\tthe value of the number {n}\n"));
+    let lines: String = lines.collect();
+    format!("lightning-db export 1 text\nkeyspace default\n{lines}end {entries}\n").into_bytes()
+}

@@ -49,6 +49,8 @@ fn what_is_not_there_ends_with_3_and_is_not_created() {
         "keyspaces none",
         "stats none",
         "inspect none",
+        "check none",
+        "compact none",
         "delete none k",
         "keyspaces none --drop k",
     ] {
