@@ -389,16 +389,16 @@ mod tests {
         assert_eq!(file.write_at(&[2; 90], 0).unwrap(), 90, "it overwrites");
         assert_eq!(file.write_at(&[3; 90], 80).unwrap(), 19, "nine bytes were left");
         assert_eq!(code(file.write_at(&[3; 1], 99)), Some(ENOSPC));
-        assert_eq!(code(file.allocate(200)), Some(ENOSPC));
+        assert_eq!(code(file.allocate(0, 200)), Some(ENOSPC));
         assert_eq!(code(env.disk().create_dir(&dir.path().join("d"))), Some(ENOSPC));
         file.set_len(50).unwrap();
         env.disk().create_dir(&dir.path().join("d")).unwrap();
-        file.allocate(98).unwrap();
-        assert_eq!(code(file.allocate(99)), Some(ENOSPC));
+        file.allocate(0, 98).unwrap();
+        assert_eq!(code(file.allocate(0, 99)), Some(ENOSPC));
         env.disk().remove(&dir.path().join("f")).unwrap();
-        file.allocate(150).unwrap();
+        file.allocate(0, 150).unwrap();
         rule.end();
-        file.allocate(10_000).unwrap();
+        file.allocate(0, 10_000).unwrap();
         assert!(rule.struck().iter().all(|(site, _)| *site == site::FULL));
     }
 

@@ -389,10 +389,10 @@ impl<E: Env> File for FaultyFile<E> {
         self.below.rule.freed(before.saturating_sub(len));
         Ok(())
     }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        let space = self.below.growth(&*self.file, len)?;
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let space = self.below.growth(&*self.file, offset + len)?;
         self.below.allows(Call::Allocate, &self.path, space)?;
-        self.file.allocate(len)
+        self.file.allocate(offset, len)
     }
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         // What lies below a file's length is taken to have its space: nothing is counted as freed.

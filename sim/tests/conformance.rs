@@ -347,7 +347,7 @@ impl Program<'_> {
             // Cutting a file under its mapping is a signal for whoever touches it.
             Step::SetLen { .. } if self.mapping.is_some() => Answer::Left,
             Step::SetLen { len, .. } => done(file.set_len(len)),
-            Step::Allocate { len, .. } => done(file.allocate(len)),
+            Step::Allocate { len, .. } => done(file.allocate(0, len)),
             Step::SyncData { .. } => done(file.sync_data()),
             Step::SyncAll { .. } => done(file.sync_all()),
             Step::Map { len, .. } => {
@@ -419,7 +419,7 @@ impl Program<'_> {
 
 /// What mapping asks for: allocated and written, with what was there.
 fn prepare(file: &dyn File, len: u64) {
-    file.allocate(len).unwrap();
+    file.allocate(0, len).unwrap();
     let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, 0).unwrap();
     file.write_all_at(&bytes, 0).unwrap();

@@ -33,7 +33,7 @@ impl Step {
     fn bytes<'s>(&'s self, nodes: &'s Source) -> Option<&'s [u8]> {
         match &self.copy {
             Some(bytes) => Some(bytes),
-            None => nodes.in_place(self.pointer, self.level),
+            None => nodes.in_place(self.pointer),
         }
     }
 

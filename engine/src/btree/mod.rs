@@ -59,8 +59,8 @@ pub(crate) trait Nodes {
     /// The node's bytes, verified.
     fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>>;
 
-    /// The same of a node that was read before and is not a copy.
-    fn in_place(&self, _pointer: NodePointer, _level: u8) -> Option<&[u8]> {
+    /// The same of a node that was read before and is not a copy, as it is now.
+    fn in_place(&self, _pointer: NodePointer) -> Option<&[u8]> {
         None
     }
 

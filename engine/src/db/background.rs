@@ -64,8 +64,10 @@ struct State {
     failed_merges: u64,
     /// How many wait until all runs are merged: however few there are.
     settling: u64,
-    /// Unused space of the trees is to be given back.
-    untidy: bool,
+    /// How often it was asked for unused space of the trees to be given back, and how many of these
+    /// requests are met.
+    space_wanted: u64,
+    space_given: u64,
     /// Dropped by a durable edit; to be removed once no Version names them.
     obsolete: Vec<Arc<Sstable>>,
     /// Trees that a merge has replaced, oldest first, and the pages that the next one does not have.
@@ -229,18 +231,30 @@ impl Background {
         self.state.lock().settling > 0
     }
 
-    /// Asks for the unused space of the trees to be given back once all runs are merged.
-    pub(super) fn wants_space_back(&self) {
-        self.state.lock().untidy = true;
+    /// Asks for the unused space of the trees to be given back. Returns the number of the request.
+    pub(super) fn ask_for_space(&self) -> u64 {
+        let mut state = self.state.lock();
+        state.space_wanted += 1;
+        let number = state.space_wanted;
+        drop(state);
         self.compact_wanted.notify();
+        number
     }
 
-    pub(super) fn is_untidy(&self) -> bool {
-        self.state.lock().untidy
+    /// The number of the last request that is not met.
+    pub(super) fn space_wanted(&self) -> Option<u64> {
+        let state = self.state.lock();
+        (state.space_given < state.space_wanted).then_some(state.space_wanted)
     }
 
-    pub(super) fn tidied_up(&self) {
-        self.state.lock().untidy = false;
+    /// Whether the request of this number is met.
+    pub(super) fn is_space_given(&self, request: u64) -> bool {
+        self.state.lock().space_given >= request
+    }
+
+    /// Space was given back that was unused when the request of this number was the last.
+    pub(super) fn space_given(&self, request: u64) {
+        self.state.lock().space_given = request;
         self.done.notify();
     }
 
@@ -451,7 +465,8 @@ impl Db {
 
     /// Whether there is something that [`collect`](Db::collect) may free.
     fn has_garbage(&self) -> bool {
-        self.versions.has_retired() || !self.background.state.lock().obsolete.is_empty()
+        let state = self.background.state.lock();
+        self.versions.has_retired() || !state.obsolete.is_empty() || !state.retired.is_empty()
     }
 
     /// Frees Versions that nobody looks at, then removes files that no Version names. Returns how much is
@@ -470,12 +485,12 @@ impl Db {
         state.obsolete = kept;
         let unseen = state.retired.iter().take_while(|(tree, _)| Arc::strong_count(tree) == 1);
         let unseen = unseen.count();
-        let free: Vec<_> = state.retired.drain(..unseen).collect();
-        let left = versions + state.obsolete.len() + state.retired.len();
-        drop(state);
-        for (tree, pages) in free {
+        // Under the lock: who finds nothing to collect finds the pages among the free ones.
+        for (tree, pages) in state.retired.drain(..unseen) {
             tree.pager.give_back(pages.runs());
         }
+        let left = versions + state.obsolete.len() + state.retired.len();
+        drop(state);
         for run in dead {
             let path = self.dir.join(sstable_name(run.file_id()));
             crate::sync::sometimes("background: removes an sstable");

@@ -5,7 +5,8 @@ use crate::{
     btree,
     error::{Corruption, Error, Result},
     format::pages::{PageRun, PageSet},
-    version::{KeyspaceVersion, Version},
+    pager::Pager,
+    version::KeyspaceVersion,
 };
 use std::sync::Arc;
 
@@ -138,20 +139,21 @@ impl Db {
         let mut used = PageSet::default();
         for keyspace in &version.keyspaces {
             self.check_open()?;
-            check_runs(keyspace, &mut check)?;
+            check_runs(keyspace, &self.uuid, &mut check)?;
             check_tree(keyspace, &mut used, &mut check)?;
         }
         let mut report = check.report;
         if report.faults.is_empty() {
-            report.faults.extend(leaked_pages(&version, used, &free, end));
+            let trees = self.trees.lock().clone();
+            report.faults.extend(trees.and_then(|trees| leaked_pages(&trees, used, &free, end)));
         }
         Ok(report)
     }
 }
 
-fn check_runs(keyspace: &KeyspaceVersion, check: &mut Check<'_>) -> Result<()> {
+fn check_runs(keyspace: &KeyspaceVersion, uuid: &[u8; 16], check: &mut Check<'_>) -> Result<()> {
     for run in &keyspace.runs {
-        if check.note(run.check())?.is_some() {
+        if check.note(run.check(uuid))?.is_some() {
             check.report.tables += 1;
             check.report.entries += run.summary().contents.entries;
         }
@@ -191,18 +193,12 @@ fn check_tree(keyspace: &KeyspaceVersion, used: &mut PageSet, check: &mut Check<
 }
 
 /// Pages that are neither used nor free, or both.
-fn leaked_pages(
-    version: &Version,
-    mut used: PageSet,
-    free: &PageSet,
-    end: u64,
-) -> Option<Corruption> {
-    let tree = version.keyspaces.iter().find_map(|keyspace| keyspace.tree.as_ref())?;
+fn leaked_pages(trees: &Pager, mut used: PageSet, free: &PageSet, end: u64) -> Option<Corruption> {
     let apart = free.runs().all(|run| used.insert(run));
     let all = used.runs().eq([PageRun { first: 1, pages: end.saturating_sub(1) }]);
     let found = format!("{} of {} pages used or free", used.pages(), end.saturating_sub(1));
     (!apart || !all).then(|| Corruption {
-        file: tree.pager.path().to_path_buf(),
+        file: trees.path().to_path_buf(),
         offset: 0,
         expected: "every page used or free, and none both".into(),
         found,

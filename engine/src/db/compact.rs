@@ -10,14 +10,14 @@ use super::{
 use crate::{
     btree::{Cut, Merged, Nodes, TreeMerge},
     env::{NamedFile, OpenMode},
-    error::Result,
+    error::{Error, Result},
     format::{
         manifest::{Change, MergedDown, PageChange},
         node::NodePointer,
         pages::{PageRun, PageSet, TreeFileMeta},
     },
     iter::merge::{Direction, Merge},
-    pager::{Pager, tree_file_name},
+    pager::{Pager, Shared, tree_file_name},
     sstable::Sstable,
     sync::Ordering::SeqCst,
     types::{FileId, KeyspaceId, SeqNo},
@@ -31,13 +31,16 @@ use std::{ops::Bound, sync::Arc};
 
 /// What one slice of a merge writes, about: it is what a merge needs of space, and holds of memory.
 const SLICE_BYTES_MAX: usize = 64 << 20;
+/// Merges may fail so often behind one edit of the manifest; at ten tries a second it takes a day.
+const TRIES_PER_EDIT: u64 = 1 << 20;
 
 /// What there is to do.
 enum Work {
     Drop(KeyspaceId, Vec<Arc<Sstable>>),
     DropTree(Arc<KeyspaceVersion>),
     Merge(Arc<KeyspaceVersion>),
-    TidyUp,
+    /// With the number of the last request for it.
+    TidyUp(u64),
     End,
 }
 
@@ -55,15 +58,20 @@ impl Db {
                 self.poison.check().ok()?;
                 self.work()
             });
+            self.stop_settling_if_written(&mut idling);
             let Some(work) = work else {
                 self.look_idle(&mut idling);
                 continue;
             };
             let done = match &work {
                 Work::End => return,
-                Work::TidyUp => self.tidy_up().map(|()| background.tidied_up()),
+                Work::TidyUp(request) => self.tidy_up().map(|()| background.space_given(*request)),
                 Work::Drop(keyspace, runs) => self.drop_runs(*keyspace, runs),
-                Work::DropTree(keyspace) => self.drop_tree(keyspace),
+                Work::DropTree(keyspace) => {
+                    let dropped = self.drop_tree(keyspace);
+                    background.merged(keyspace.id, dropped.is_ok());
+                    dropped
+                }
                 Work::Merge(keyspace) => {
                     let merged = self.merge_down(keyspace);
                     background.merged(keyspace.id, merged.is_ok());
@@ -71,12 +79,13 @@ impl Db {
                 }
             };
             if let Err(error) = done {
-                let what = if matches!(work, Work::TidyUp) {
+                let what = if matches!(work, Work::TidyUp(_)) {
                     "giving space back"
                 } else {
                     "merge of runs"
                 };
                 background.failed(what, error);
+                idling = Idling::default(); // not without a pause
                 let stopped = || background.stopped().then_some(());
                 background.ended.wait_for(RETRY, stopped);
             }
@@ -91,15 +100,16 @@ impl Db {
         if let Some((keyspace, runs)) = pick::covered(&version, visible) {
             return Some(Work::Drop(keyspace, runs));
         }
-        if let Some(keyspace) = pick::covered_tree(&version, visible) {
+        let (unmerged, settling) = (self.background.unmerged(), self.background.is_settling());
+        if let Some(keyspace) = pick::covered_tree(&version, visible, &unmerged) {
             return Some(Work::DropTree(Arc::clone(keyspace)));
         }
-        let (unmerged, settling) = (self.background.unmerged(), self.background.is_settling());
-        if let Some(keyspace) = pick::crowded(&version, &unmerged, settling) {
-            return Some(Work::Merge(Arc::clone(keyspace)));
+        // Before merges, of which there may be no end.
+        if let Some(request) = self.background.space_wanted() {
+            return Some(Work::TidyUp(request));
         }
-        (settling && version.sealed.is_empty() && self.background.is_untidy())
-            .then_some(Work::TidyUp)
+        let crowded = pick::crowded(&version, &unmerged, settling);
+        crowded.map(|keyspace| Work::Merge(Arc::clone(keyspace)))
     }
 
     /// Lets go of runs of which nothing is left to see. Readers of older Versions keep them.
@@ -130,11 +140,26 @@ impl Db {
         crate::sync::sometimes("compact: drops a covered tree");
         self.sync()?; // as for runs
         let pager = self.trees()?;
-        let freed = keyspace.tree.as_deref().map(nodes_of).transpose()?.unwrap_or_default();
+        let freed = keyspace.tree.as_deref().map(nodes_to_free).transpose()?.unwrap_or_default();
         let merged = Merged { root: None, freed, written_pages: 0, stopped_at: None };
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
-        self.install_merge(&mut manifest, keyspace, merging, &pager, merged, PageSet::default())
+        let nothing = (PageSet::default(), 0);
+        self.install_merge(&mut manifest, keyspace, merging, &pager, merged, nothing)
+    }
+
+    /// A generation that no node has, also none of a merge that came to nothing, of this process or of one
+    /// before: what such a merge wrote must not pass for what another one writes to the same place. Every
+    /// opening, and every merge that succeeds, makes an edit.
+    fn new_generation(&self) -> Result<u64> {
+        let tried = self.merges_tried.fetch_add(1, SeqCst);
+        let manifest = self.manifest.lock();
+        let of_edit = manifest.number().0.checked_mul(TRIES_PER_EDIT);
+        let generation = of_edit.and_then(|first| first.checked_add(tried % TRIES_PER_EDIT));
+        generation.filter(|new| *new > manifest.state().trees.generation).ok_or_else(|| {
+            let what = "the generations of the nodes of trees are used up".into();
+            Error::Unsupported { file: self.dir.clone(), what }
+        })
     }
 
     /// Merges the runs that stand in the keyspace now into its tree, or goes on with those of the last
@@ -156,8 +181,7 @@ impl Db {
         let merge = Merge::new(sources, SeqNo::MAX, Direction::Forward, bounds);
         let given_up = || self.background.stopped();
         let mut changes = RunChanges::new(merge, &given_up)?;
-        // Only this thread writes nodes.
-        let generation = self.manifest.lock().state().trees.generation + 1;
+        let generation = self.new_generation()?;
         let mut new = pager.write(generation);
         let root = keyspace.tree.as_ref().map(|tree| tree.root);
         let page_bytes = pager.page_bytes();
@@ -179,7 +203,7 @@ impl Db {
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
         let done = merged.stopped_at.is_none();
         let mut manifest = self.manifest.lock();
-        self.install_merge(&mut manifest, keyspace, runs, &pager, merged, taken)?;
+        self.install_merge(&mut manifest, keyspace, runs, &pager, merged, (taken, generation))?;
         if done {
             crate::sync::sometimes("compact: merges all runs down");
             self.metrics.compactions.add(1);
@@ -196,7 +220,7 @@ impl Db {
         runs: &[Arc<Sstable>],
         pager: &Arc<Pager>,
         merged: Merged,
-        taken: PageSet,
+        (taken, generation): (PageSet, u64),
     ) -> Result<()> {
         if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
@@ -216,9 +240,15 @@ impl Db {
             changes.push(Change::TreeFile(pager.meta()));
         }
         changes.push(Change::Tree(keyspace.id, merged.root));
+        // Where nothing was written the file was not synced: it may be shorter than it is known to be here.
+        let end = match taken.runs().next() {
+            Some(_) => pager.end(),
+            None => manifest.state().trees.end.max(1),
+        };
+        let generation = generation.max(manifest.state().trees.generation);
         changes.push(Change::Pages(PageChange {
-            end: pager.end(),
-            generation: manifest.state().trees.generation + 1,
+            end,
+            generation,
             taken: taken.clone(),
             freed: freed.clone(),
         }));
@@ -256,8 +286,12 @@ impl Db {
         };
         let path = self.dir.join(tree_file_name(file_id));
         let file = NamedFile::open(self.env.disk(), path.clone(), OpenMode::CreateNew)?;
-        let cache = Arc::clone(&self.blocks.cache);
-        let made = Pager::create(file, self.uuid, meta, cache, self.config.map_bytes_max());
+        let shared = Shared {
+            cache: Arc::clone(&self.blocks.cache),
+            map_bytes_max: self.config.map_bytes_max(),
+            _lock: Some(Arc::clone(&self.lock)),
+        };
+        let made = Pager::create(file, self.uuid, meta, shared);
         let made = made.and_then(|pager| self.sync_dir().map(|()| pager));
         let pager = Arc::new(made.inspect_err(|_| {
             crate::sync::sometimes("compact: the file of the trees cannot be made");
@@ -282,8 +316,21 @@ pub(super) fn page_runs(nodes: &[NodePointer]) -> PageSet {
     nodes.iter().map(run).collect()
 }
 
+/// Every node of a tree that is let go. Where it is damaged, which pages are its is not known: they stay
+/// taken, which a check reports, and nothing keeps the tree.
+pub(super) fn nodes_to_free(tree: &Tree) -> Result<Vec<NodePointer>> {
+    match nodes_of(tree) {
+        Err(error) if error.is_corruption() => {
+            crate::sync::sometimes("compact: lets go of a damaged tree");
+            tracing::warn!(%error, "a tree is let go, and its pages stay taken");
+            Ok(vec![])
+        }
+        other => other,
+    }
+}
+
 /// Every node of a tree.
-pub(super) fn nodes_of(tree: &Tree) -> Result<Vec<NodePointer>> {
+fn nodes_of(tree: &Tree) -> Result<Vec<NodePointer>> {
     struct Nothing;
     impl crate::btree::Changes for Nothing {
         fn here(&self) -> Option<(&[u8], Option<&[u8]>)> {

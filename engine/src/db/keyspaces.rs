@@ -2,7 +2,7 @@
 
 use super::{
     Db,
-    compact::{nodes_of, page_runs},
+    compact::{nodes_to_free, page_runs},
 };
 use crate::{
     config::Compression,
@@ -71,7 +71,7 @@ impl Db {
         let mut freed = PageSet::default();
         if let Some(tree) = &keyspace.tree {
             crate::sync::sometimes("keyspaces: drops one that has a tree");
-            freed = page_runs(&nodes_of(tree)?);
+            freed = page_runs(&nodes_to_free(tree)?);
             changes.push(Change::Pages(PageChange {
                 end: manifest.state().trees.end,
                 generation: manifest.state().trees.generation,

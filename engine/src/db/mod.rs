@@ -63,12 +63,14 @@ pub(crate) struct Db {
     pub(crate) blocks: Arc<SharedBlocks>,
     /// The file of the trees, once something was merged into one.
     pub(crate) trees: Mutex<Option<Arc<Pager>>>,
+    /// How many merges into trees this process has begun.
+    pub(crate) merges_tried: AtomicU64,
     pub(crate) background: background::Background,
     pub(crate) metrics: Metrics,
     /// No new call is let in.
     pub(crate) closing: AtomicBool,
     /// Dropped last, with the whole.
-    pub(crate) _lock: Box<dyn DirLock>,
+    pub(crate) lock: Arc<dyn DirLock>,
 }
 
 /// What the sequencer lock covers.

@@ -73,7 +73,7 @@ impl Db {
         open_as: OpenAs,
     ) -> Result<Db> {
         config.validate()?;
-        let lock = lock_directory(&env, dir, open_as)?;
+        let lock: Arc<dyn DirLock> = lock_directory(&env, dir, open_as)?.into();
         let listing = Listing::read(&env, dir)?;
         let opening = Opening { env, dir: dir.to_path_buf(), config, poison: Arc::default() };
         let opened = match (listing.manifest, open_as) {
@@ -205,7 +205,7 @@ impl Opening {
     }
 
     /// Makes a new database. It exists once its first manifest does.
-    fn create(self, listing: &Listing, lock: Box<dyn DirLock>) -> Result<Db> {
+    fn create(self, listing: &Listing, lock: Arc<dyn DirLock>) -> Result<Db> {
         // What an interrupted creation left behind.
         for name in listing.segments.iter().chain(&listing.manifests) {
             crate::sync::sometimes("open: cleans an interrupted creation up");
@@ -252,13 +252,13 @@ impl Opening {
     }
 
     /// Brings back what a database held when it was closed, killed or lost power.
-    fn recover(self, listing: &Listing, generation: u64, lock: Box<dyn DirLock>) -> Result<Db> {
+    fn recover(self, listing: &Listing, generation: u64, lock: Arc<dyn DirLock>) -> Result<Db> {
         let mut manifest = Manifest::read(&self.env, &self.dir, generation, &self.poison)?;
         let uuid = manifest.uuid();
         let (segments, strays) = self.find_segments(listing, uuid)?;
         let mut recovered = self.replay(&manifest, &segments)?;
         let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
-        let pager = self.open_trees(&manifest, &blocks)?;
+        let pager = self.open_trees(&manifest, &blocks, &lock)?;
         let keyspaces = self.open_tables(&manifest, &blocks, pager.as_ref())?;
 
         // Looking ends, writing begins.
@@ -605,7 +605,7 @@ impl Opening {
             Option<Arc<Pager>>,
         ),
         file_ids: Arc<AtomicU64>,
-        lock: Box<dyn DirLock>,
+        lock: Arc<dyn DirLock>,
     ) -> Result<Db> {
         let version = Version {
             active: Arc::clone(&recovered.memtables.active),
@@ -628,6 +628,7 @@ impl Opening {
             manifest: Mutex::new(manifest),
             file_ids,
             blocks,
+            merges_tried: AtomicU64::new(0),
             trees: Mutex::new(pager),
             background,
             metrics,
@@ -635,7 +636,7 @@ impl Opening {
             env: self.env,
             dir: self.dir,
             config: self.config,
-            _lock: lock,
+            lock,
         })
     }
 }

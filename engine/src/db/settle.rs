@@ -7,8 +7,9 @@ use super::{
 };
 use crate::{
     error::Result,
+    memtable::Memtable,
     types::{FileId, SeqNo},
-    version::Version,
+    version::{Sealed, Version},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -26,6 +27,8 @@ const WORTH_OF_MEMTABLE: u64 = 256;
 pub(super) struct Idling<'a> {
     visible: SeqNo,
     since: Duration,
+    /// When it was first looked at since something failed.
+    began: Option<Duration>,
     /// Runs are merged, however few, until this is gone.
     settling: Option<Settling<'a>>,
 }
@@ -49,8 +52,10 @@ impl Db {
     pub(crate) fn compact(&self) -> Result<()> {
         self.check_open()?;
         let _settling = self.settling();
-        let upto = self.seal_active()?;
-        self.wait_until(|version| version.sealed.iter().all(|sealed| sealed.last_seq > upto))?;
+        if let Some(memtable) = self.seal_active()? {
+            let is_it = |sealed: &Arc<Sealed>| Arc::ptr_eq(&sealed.memtable, &memtable);
+            self.wait_until(|version| !version.sealed.iter().any(is_it))?;
+        }
         let version = self.versions.load();
         let runs = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
         let runs: BTreeSet<FileId> = runs.map(|run| run.file_id()).collect();
@@ -59,22 +64,20 @@ impl Db {
             let mut now = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
             !now.any(|run| runs.contains(&run.file_id()))
         })?;
-        self.background.wants_space_back();
-        self.wait_until(|_| !self.background.is_untidy())
+        let request = self.background.ask_for_space();
+        self.wait_until(|_| self.background.is_space_given(request))
     }
 
-    /// Lets the memtable be flushed that commits go to, if it has entries. Returns the last SeqNo given
-    /// so far.
-    fn seal_active(&self) -> Result<SeqNo> {
-        let (active, upto) = {
-            let sequencer = self.sequencer.lock();
-            (Arc::clone(&sequencer.target.memtable), SeqNo(sequencer.next_seq.0 - 1))
-        };
+    /// Seals the memtable that commits go to, if it has entries. Returns the newest that is sealed then, if
+    /// any is: once it is flushed, everything is that was committed before the call.
+    fn seal_active(&self) -> Result<Option<Arc<Memtable>>> {
+        let active = Arc::clone(&self.sequencer.lock().target.memtable);
         if active.reserved_bytes() > 0 {
             crate::sync::sometimes("settle: seals a memtable that is not full");
             self.seal(&active, self.config.memtable_size, false)?;
+            return Ok(Some(active));
         }
-        Ok(upto)
+        Ok(self.versions.load().sealed.first().map(|sealed| Arc::clone(&sealed.memtable)))
     }
 
     /// Waits for work of the background. Fails if any of it fails meanwhile.
@@ -105,16 +108,23 @@ impl Db {
         trees.map_or(Ok(()), |pager| pager.give_up_space())
     }
 
-    /// Begins or ends settling, if nothing was written for a while and there is something to win.
-    pub(super) fn look_idle<'a>(&'a self, idling: &mut Idling<'a>) {
-        let (visible, now) = (self.visible(), self.env.clock().now());
+    /// Ends what idling began: it idles no more.
+    pub(super) fn stop_settling_if_written(&self, idling: &mut Idling<'_>) {
+        let visible = self.visible();
         if visible != idling.visible {
-            *idling = Idling { visible, since: now, settling: None };
+            *idling = Idling { visible, since: self.env.clock().now(), ..Idling::default() };
         }
-        let version = self.versions.load();
-        if now.saturating_sub(idling.since) < IDLE || self.poison.check().is_err() {
+    }
+
+    /// Begins, continues or ends settling, if nothing was written for a while and there is something to
+    /// win.
+    pub(super) fn look_idle<'a>(&'a self, idling: &mut Idling<'a>) {
+        let now = self.env.clock().now();
+        let since = *idling.began.get_or_insert(now);
+        if now.saturating_sub(since.max(idling.since)) < IDLE || self.poison.check().is_err() {
             return;
         }
+        let version = self.versions.load();
         let runs = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
         let run_bytes: u64 = runs.map(|run| run.summary().file_bytes).sum();
         let memtables = version.memtables().map(|memtable| memtable.reserved_bytes() as u64);
@@ -124,17 +134,24 @@ impl Db {
         let least = self.config.memtable_size as u64 / WORTH_OF_MEMTABLE;
         let worth = |bytes| bytes >= (tree_bytes / WORTH_OF_TREES).max(least);
         match &idling.settling {
-            None if worth(above) || worth(free_bytes) => {
+            None if worth(above) => {
                 crate::sync::sometimes("settle: begins because nothing is written");
                 idling.settling = Some(self.settling());
-                self.background.wants_space_back();
                 // If it fails, on a full disk say, what can be merged is.
-                if worth(above) && version.sealed.is_empty() {
+                if version.sealed.is_empty() {
                     let _ = self.seal_active();
                 }
             }
-            Some(_) if above == 0 && !self.background.is_untidy() => idling.settling = None,
-            _ => {}
+            Some(_) if run_bytes > 0 || !version.sealed.is_empty() => {}
+            // Merged, as far as it goes.
+            settling => {
+                let merged = settling.is_some();
+                idling.settling = None;
+                // Pages of snapshots become free when these are gone; they are asked for again then.
+                if merged || worth(free_bytes) {
+                    self.background.ask_for_space();
+                }
+            }
         }
     }
 }

@@ -234,8 +234,8 @@ pub trait File: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Cuts the file, or extends it with zeros that occupy no space.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Reserves space for the first `len` bytes and extends the file to at least that.
-    fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Reserves space for `len` bytes at `offset` and extends the file to at least their end.
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
     /// Gives the space of `len` bytes at `offset` back, as far as that can be done: what is read there
     /// afterwards is zeros or what was there, and a write there needs space again. The file stays as
     /// long as it is. Unless a file says otherwise, nothing is done.
@@ -287,7 +287,7 @@ pub trait ReadMap: Send + Sync {
 /// use lightning_db::env::{Env, OpenMode, OsEnv};
 /// let env = OsEnv::new();
 /// let file = env.disk().open(&dir.path().join("file"), OpenMode::CreateNew)?;
-/// file.allocate(8192)?;
+/// file.allocate(0, 8192)?;
 /// if let Some(map) = file.map(8192)? {
 ///     map.populate(0, 8192);
 ///     // SAFETY: nobody else writes these bytes, and they lie within the mapping.
@@ -410,8 +410,8 @@ impl NamedFile {
         self.file.sync_all().map_err(|e| self.error("sync", e))
     }
 
-    pub(crate) fn allocate(&self, len: u64) -> Result<()> {
-        self.file.allocate(len).map_err(|e| self.error("allocate", e))
+    pub(crate) fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        self.file.allocate(offset, len).map_err(|e| self.error("allocate", e))
     }
 
     pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<()> {

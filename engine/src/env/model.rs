@@ -181,8 +181,8 @@ impl File for ModelFile {
         self.bytes.lock().unwrap().resize(len as usize, 0);
         Ok(())
     }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.set_len(len)
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.set_len(offset + len)
     }
     fn map(&self, _len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
         Ok(None)

@@ -86,6 +86,9 @@ pub(crate) struct PageChange {
 /// Tags from here on may be skipped by a version that does not know them.
 const FIRST_OPTIONAL_TAG: u8 = 128;
 
+/// No tree that fits a file is as high.
+const LEVEL_MAX: u8 = 64;
+
 impl Change {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut body = vec![];
@@ -205,7 +208,11 @@ impl Change {
             9 => Change::NextKeyspace(KeyspaceId(d.u32()?)),
             10 => {
                 let (file_id, identity) = (FileId(d.u64()?), d.u64()?);
-                Change::TreeFile(TreeFileMeta { file_id, identity, page_bytes: d.u32()? })
+                let page_bytes = d.u32()?;
+                let is_size =
+                    page_bytes.is_power_of_two() && (4 << 10..=64 << 10).contains(&page_bytes);
+                is_size.then_some(())?;
+                Change::TreeFile(TreeFileMeta { file_id, identity, page_bytes })
             }
             11 => {
                 let keyspace = KeyspaceId(d.u32()?);
@@ -213,6 +220,7 @@ impl Change {
                     true => None,
                     false => {
                         let (level, pointer) = (d.u8()?, NodePointer::decode(&d.array()?)?);
+                        (level <= LEVEL_MAX).then_some(())?;
                         Some(Root { pointer, level })
                     }
                 };

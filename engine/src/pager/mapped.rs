@@ -34,7 +34,7 @@ impl Mapped {
     /// The pages pointed to, as they are. `None`: they are not mapped.
     #[inline]
     #[expect(unsafe_code, reason = "the one place where nodes are read in place")]
-    pub(super) fn bytes(&self, pointer: NodePointer) -> Option<&[u8]> {
+    pub(crate) fn bytes(&self, pointer: NodePointer) -> Option<&[u8]> {
         let len = u64::from(pointer.pages).checked_mul(self.page_bytes)?;
         let offset = pointer.page.checked_mul(self.page_bytes)?;
         // SAFETY: `pointer` was found in a tree that a Version names, and whoever reads a tree holds its

@@ -11,7 +11,7 @@
 
 use crate::{
     cache::{Cache, Hint},
-    env::NamedFile,
+    env::{DirLock, NamedFile},
     error::{Error, Result},
     format::{
         block::Refused,
@@ -33,12 +33,20 @@ pub(crate) use mapped::Mapped;
 pub(crate) struct Pager {
     file: NamedFile,
     meta: TreeFileMeta,
-    cache: Arc<Cache<[u8]>>,
+    shared: Shared,
     space: Mutex<Space>,
     /// The newest mapping. Trees keep the one that was the newest when they were made.
     mapped: Mutex<Option<Arc<Mapped>>>,
+}
+
+/// What the file of the trees shares with the rest of the database.
+pub(crate) struct Shared {
+    pub(crate) cache: Arc<Cache<[u8]>>,
     /// No more bytes than this are mapped.
-    map_bytes_max: u64,
+    pub(crate) map_bytes_max: u64,
+    /// The directory stays locked while anybody looks at a tree: another process would write over what it
+    /// holds free, and what is read in place would change.
+    pub(crate) _lock: Option<Arc<dyn DirLock>>,
 }
 
 struct Space {
@@ -72,11 +80,10 @@ impl Pager {
         file: NamedFile,
         uuid: [u8; 16],
         meta: TreeFileMeta,
-        cache: Arc<Cache<[u8]>>,
-        map_bytes_max: u64,
+        shared: Shared,
     ) -> Result<Pager> {
         let page = u64::from(meta.page_bytes);
-        file.allocate(page)?;
+        file.allocate(0, page)?;
         let mut first = vec![0; meta.page_bytes as usize];
         first[..HEADER_BYTES].copy_from_slice(&header_of(meta, uuid).encode());
         file.write_all_at(&first, 0)?;
@@ -84,7 +91,7 @@ impl Pager {
         let space =
             Space { free: PageSet::default(), hollow: PageSet::default(), end: 1, allocated: 1 };
         let (space, mapped) = (Mutex::new(space), Mutex::new(None));
-        Ok(Pager { file, meta, cache, space, mapped, map_bytes_max })
+        Ok(Pager { file, meta, shared, space, mapped })
     }
 
     /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
@@ -93,8 +100,7 @@ impl Pager {
         uuid: [u8; 16],
         meta: TreeFileMeta,
         (free, end): (PageSet, u64),
-        cache: Arc<Cache<[u8]>>,
-        map_bytes_max: u64,
+        shared: Shared,
     ) -> Result<Pager> {
         let len = file.len()?;
         let allocated = len / u64::from(meta.page_bytes);
@@ -118,9 +124,10 @@ impl Pager {
             }
         }
         // Which of the free pages have no space is not known: it makes no difference to what is written.
-        let space = Space { free, hollow: PageSet::default(), end, allocated };
+        let (end, hollow) = (end.max(1), PageSet::default()); // the first page holds the header
+        let space = Space { free, hollow, end, allocated };
         let (space, mapped) = (Mutex::new(space), Mutex::new(None));
-        let pager = Pager { file, meta, cache, space, mapped, map_bytes_max };
+        let pager = Pager { file, meta, shared, space, mapped };
         pager.map_all();
         Ok(pager)
     }
@@ -131,7 +138,8 @@ impl Pager {
         let mut mapped = self.mapped.lock();
         let pages = self.space.lock().allocated;
         let bytes = pages * u64::from(self.meta.page_bytes);
-        if bytes > self.map_bytes_max || mapped.as_ref().is_some_and(|m| m.pages() >= pages) {
+        if bytes > self.shared.map_bytes_max || mapped.as_ref().is_some_and(|m| m.pages() >= pages)
+        {
             return;
         }
         match self.file.map_read(bytes) {
@@ -217,7 +225,9 @@ impl Pager {
         // Nobody takes what is being given up, so it is not among the free meanwhile.
         let (free, unused) = {
             let mut space = self.space.lock();
-            let unused = PageRun { first: space.end, pages: space.allocated - space.end };
+            // What is there behind the pages counted was left by growing that failed half-way.
+            let pages = self.file.len()?.div_ceil(page_bytes).max(space.allocated) - space.end;
+            let unused = PageRun { first: space.end, pages };
             space.allocated = space.end;
             (std::mem::take(&mut space.free), unused)
         };
@@ -245,7 +255,7 @@ impl Pager {
     #[inline]
     pub(crate) fn read(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
         let file = self.meta.file_id;
-        if let Some(bytes) = self.cache.get(file, cache_key(pointer), &Hint::default())
+        if let Some(bytes) = self.shared.cache.get(file, cache_key(pointer), &Hint::default())
             && NodeHeader::of(&bytes) == Some(NodeHeader { pointer, level })
         {
             return Ok(bytes);
@@ -256,7 +266,7 @@ impl Pager {
     #[cold]
     fn load(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
         let bytes = self.read_file(pointer, level)?;
-        self.cache.insert(self.meta.file_id, cache_key(pointer), bytes.clone(), bytes.len());
+        self.shared.cache.insert(self.meta.file_id, cache_key(pointer), bytes.clone(), bytes.len());
         Ok(bytes)
     }
 
@@ -314,11 +324,14 @@ impl Pager {
         if end > allocated {
             let step = (allocated * page_bytes / 8).clamp(GROW_BYTES_MIN, GROW_BYTES_MAX);
             grown = end.max(allocated + step / page_bytes);
-            match self.file.allocate(grown * page_bytes) {
+            let room = |grown: u64| {
+                self.file.allocate(allocated * page_bytes, (grown - allocated) * page_bytes)
+            };
+            match room(grown) {
                 // On a disk that is nearly full what is needed may still fit.
                 Err(Error::NoSpace { .. }) if grown > end => {
                     grown = end;
-                    self.file.allocate(grown * page_bytes)?;
+                    room(grown)?;
                 }
                 other => other?,
             }

@@ -13,8 +13,8 @@ fn open(dir: &tempfile::TempDir, mode: OpenMode) -> NamedFile {
     NamedFile::open(OsEnv::new().disk(), path, mode).unwrap()
 }
 
-fn cache() -> Arc<Cache<[u8]>> {
-    Arc::new(Cache::new(1 << 20))
+fn shared(map_bytes_max: u64) -> Shared {
+    Shared { cache: Arc::new(Cache::new(1 << 20)), map_bytes_max, _lock: None }
 }
 
 /// A leaf with one entry.
@@ -45,7 +45,7 @@ fn read(pager: &Pager, pointer: NodePointer) -> Result<Vec<u8>> {
 fn a_page_that_is_used_again_is_another_node() {
     let dir = tempfile::tempdir().unwrap();
     let file = open(&dir, OpenMode::CreateNew);
-    let pager = Pager::create(file, UUID, META, cache(), u64::MAX).unwrap();
+    let pager = Pager::create(file, UUID, META, shared(u64::MAX)).unwrap();
     let first = write(&pager, 1, b"first");
     assert_eq!(read(&pager, first).unwrap(), b"first");
     let large = write(&pager, 2, &[5; 9000]);
@@ -65,7 +65,7 @@ fn a_page_that_is_used_again_is_another_node() {
 fn a_mapping_is_verified_anew_when_its_pages_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let pager =
-        Pager::create(open(&dir, OpenMode::CreateNew), UUID, META, cache(), u64::MAX).unwrap();
+        Pager::create(open(&dir, OpenMode::CreateNew), UUID, META, shared(u64::MAX)).unwrap();
     let node = write(&pager, 1, b"value");
     let mapped = pager.mapped().unwrap();
     assert!(mapped.verified(node, 0).is_none());
@@ -84,15 +84,14 @@ fn a_mapping_is_verified_anew_when_its_pages_are_written() {
 fn what_is_not_mapped_is_read_through_the_cache() {
     let dir = tempfile::tempdir().unwrap();
     let file = open(&dir, OpenMode::CreateNew);
-    let pager = Pager::create(file, UUID, META, cache(), 0).unwrap();
+    let pager = Pager::create(file, UUID, META, shared(0)).unwrap();
     let node = write(&pager, 1, b"value");
     assert!(pager.mapped().is_none());
     assert_eq!(value(&pager.read(node, 0).unwrap()), b"value");
     let (end, meta) = (pager.end(), pager.meta());
     drop(pager);
     let space = || (PageSet::default(), end);
-    let reopened =
-        |max| Pager::open(open(&dir, OpenMode::Write), UUID, meta, space(), cache(), max);
+    let reopened = |max| Pager::open(open(&dir, OpenMode::Write), UUID, meta, space(), shared(max));
     assert!(reopened(100).unwrap().mapped().is_none());
     let pager = reopened(u64::MAX).unwrap();
     assert_eq!(read(&pager, node).unwrap(), b"value");

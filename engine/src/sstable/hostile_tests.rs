@@ -29,7 +29,7 @@ fn small(random: &mut Random, compression: Compression) -> (Model, Built) {
 /// Reads everything in every way; `Ok` only if all of it is right.
 fn read_all(built: &Built, model: &Model) -> Result<()> {
     let table = built.open_with(Arc::new(SharedBlocks::new(0)))?;
-    let check = table.check();
+    let check = table.check(&UUID);
     let mut failed = None;
     for (key, (seq, kind, value)) in model {
         match table.get(KEYSPACE.hash(key), key) {
@@ -200,7 +200,7 @@ fn kinds_and_flags_of_newer_versions_are_unsupported() {
         let mut file = whole.clone();
         file[place.start as usize..place.end as usize].copy_from_slice(&bad);
         built.file.bytes.lock().clone_from(&file);
-        let found = built.open().unwrap().check();
+        let found = built.open().unwrap().check(&UUID);
         assert!(matches!(found, Err(Error::Unsupported { .. })), "{found:?}");
         let found = read_all(&built, &model);
         assert!(matches!(found, Err(Error::Unsupported { .. })), "{found:?}");
@@ -252,7 +252,7 @@ fn parts_of_nonsense_never_panic() {
             continue;
         };
         let mut cursor = table.cursor();
-        let _ = table.check();
+        let _ = table.check(&UUID);
         for key in model.keys().step_by(7) {
             let _ = table.get(KEYSPACE.hash(key), key);
             let _ = cursor.seek(key);

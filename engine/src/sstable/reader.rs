@@ -165,8 +165,15 @@ impl Sstable {
         SstableCursor::new(self.clone())
     }
 
-    /// Reads the whole file and compares it with what it says of itself.
-    pub(crate) fn check(self: &Arc<Self>) -> Result<()> {
+    /// Reads the whole file, whatever of it is in memory, and compares it with what it says of itself.
+    pub(crate) fn check(&self, uuid: &[u8; 16]) -> Result<()> {
+        let (file, keyspace) = (self.file.clone(), self.properties.keyspace);
+        let nothing_cached = Arc::new(SharedBlocks::new(0));
+        let anew = Sstable::open(file, &self.summary, uuid, keyspace, nothing_cached)?;
+        Arc::new(anew).check_entries()
+    }
+
+    fn check_entries(self: &Arc<Self>) -> Result<()> {
         let mut cursor = self.cursor();
         use crate::iter::Cursor;
         let (mut entries, mut deletes) = (0, 0);

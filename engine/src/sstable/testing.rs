@@ -60,7 +60,7 @@ impl File for MemFile {
         self.bytes.lock().resize(len as usize, 0);
         Ok(())
     }
-    fn allocate(&self, _len: u64) -> io::Result<()> {
+    fn allocate(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
     }
     fn map(&self, _len: u64) -> io::Result<Option<Box<dyn FileMap>>> {

@@ -39,7 +39,7 @@ fn probes(model: &Model) -> Vec<Vec<u8>> {
 }
 
 fn assert_reads_as(table: &Arc<Sstable>, model: &Model) {
-    table.check().unwrap();
+    table.check(&UUID).unwrap();
     let mut forward = vec![];
     let mut cursor = table.cursor();
     assert_eq!(cursor.entry(), None);

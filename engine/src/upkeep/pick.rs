@@ -49,11 +49,18 @@ pub(crate) fn covered(
 }
 
 /// A keyspace of whose tree nothing can be seen any more, because a range delete above covers all keys.
-pub(crate) fn covered_tree(version: &Version, visible: SeqNo) -> Option<&Arc<KeyspaceVersion>> {
+/// One whose last merge failed, see [`crowded`], is left to that.
+pub(crate) fn covered_tree<'v>(
+    version: &'v Version,
+    visible: SeqNo,
+    failed: &BTreeMap<KeyspaceId, u64>,
+) -> Option<&'v Arc<KeyspaceVersion>> {
     let all = |tombstones: &RangeTombstones, visible| {
         tombstones.cover(&[], Bound::Unbounded, SeqNo(0), visible)
     };
-    let has_tree = |k: &&Arc<KeyspaceVersion>| k.tree.is_some() || k.merging.is_some();
+    let has_tree = |k: &&Arc<KeyspaceVersion>| {
+        (k.tree.is_some() || k.merging.is_some()) && !failed.contains_key(&k.id)
+    };
     version.keyspaces.iter().filter(has_tree).find(|keyspace| {
         // Of those being merged, the tree may hold what is newer than their range deletes.
         keyspace.split_runs().1.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))

@@ -281,7 +281,7 @@ impl Manifest {
             return Ok((file, old_len, false));
         }
         crate::sync::sometimes("manifest: the spare grows");
-        file.allocate(len)?;
+        file.allocate(0, len)?;
         let zeros = vec![0; (len - old_len) as usize];
         file.write_all_at(&zeros, old_len)?;
         Ok((file, len, true))

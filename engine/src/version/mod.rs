@@ -88,9 +88,8 @@ impl Nodes for Tree {
     }
 
     #[inline]
-    fn in_place(&self, pointer: NodePointer, level: u8) -> Option<&[u8]> {
-        let mapped = self.mapped.as_deref()?;
-        self.pager.read_mapped(mapped, pointer, level).ok().flatten()
+    fn in_place(&self, pointer: NodePointer) -> Option<&[u8]> {
+        self.mapped.as_deref()?.bytes(pointer)
     }
 
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {

@@ -57,7 +57,7 @@ impl Segment {
 
     fn fill(file: &NamedFile, capacity: u64, written: bool) -> Result<()> {
         let len = BLOCK_BYTES + capacity;
-        file.allocate(len)?;
+        file.allocate(0, len)?;
         if !written {
             return Ok(());
         }

@@ -149,20 +149,20 @@ impl File for SimFile {
         })
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.on_file("allocate", Kind::Write, &[len], |state, _| {
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.on_file("allocate", Kind::Write, &[offset, len], |state, _| {
             if len == 0 {
                 return Err(invalid());
             }
             if self.mode == OpenMode::Read {
                 return Err(bad_descriptor());
             }
-            if self.shared.allocate(state, self.inode, 0, len)? < len {
+            if self.shared.allocate(state, self.inode, offset, len)? < len {
                 return Err(no_space());
             }
             let inode = state.inode(self.inode)?;
-            if inode.len() < len {
-                inode.set_len(len);
+            if inode.len() < offset + len {
+                inode.set_len(offset + len);
             }
             Ok(())
         })

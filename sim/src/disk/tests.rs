@@ -396,9 +396,9 @@ fn a_full_disk_refuses_what_is_new_and_overwrites_what_is_there() {
     };
     on_machine(FaultPlan { full: Some(full), ..FaultPlan::none() }, |disk| {
         let file = disk.open(Path::new("/a"), OpenMode::CreateNew).unwrap();
-        file.allocate(8192).unwrap();
+        file.allocate(0, 8192).unwrap();
         let code = |result: io::Result<()>| result.unwrap_err().raw_os_error();
-        assert_eq!(code(file.allocate(8193)), Some(28));
+        assert_eq!(code(file.allocate(0, 8193)), Some(28));
         assert_eq!(file.write_at(&[1; 6000], 4096).unwrap(), 4096, "as much as there is room for");
         assert_eq!(code(file.write_at(&[1; 10], 8192).map(drop)), Some(28));
         assert_eq!(file.write_at(&[2; 8192], 0).unwrap(), 8192);

@@ -141,8 +141,8 @@ impl File for FaultyFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.file.allocate(len)
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.allocate(offset, len)
     }
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
         self.file.map(len)

@@ -2,10 +2,10 @@
 
 use super::Opening;
 use crate::{
-    env::{NamedFile, OpenMode},
+    env::{DirLock, NamedFile, OpenMode},
     error::{Error, Result},
     format::manifest::{KeyspaceState, MergedDown},
-    pager::{Pager, tree_file_name},
+    pager::{Pager, Shared, tree_file_name},
     sstable::{SharedBlocks, Sstable},
     upkeep::output::sstable_name,
     version::{KeyspaceVersion, Merging, Tree, manifest::Manifest},
@@ -18,15 +18,20 @@ impl Opening {
         &self,
         manifest: &Manifest,
         blocks: &Arc<SharedBlocks>,
+        lock: &Arc<dyn DirLock>,
     ) -> Result<Option<Arc<Pager>>> {
         let trees = &manifest.state().trees;
         let Some(meta) = trees.file else {
             return Ok(None);
         };
         let file = self.open_named(manifest, &tree_file_name(meta.file_id), OpenMode::Write)?;
-        let (space, cache) = ((trees.free.clone(), trees.end), Arc::clone(&blocks.cache));
-        let map_bytes_max = self.config.map_bytes_max();
-        let pager = Pager::open(file, manifest.uuid(), meta, space, cache, map_bytes_max)?;
+        let shared = Shared {
+            cache: Arc::clone(&blocks.cache),
+            map_bytes_max: self.config.map_bytes_max(),
+            _lock: Some(Arc::clone(lock)),
+        };
+        let space = (trees.free.clone(), trees.end);
+        let pager = Pager::open(file, manifest.uuid(), meta, space, shared)?;
         Ok(Some(Arc::new(pager)))
     }
 

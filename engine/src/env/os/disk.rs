@@ -105,16 +105,16 @@ impl File for OsFile {
         self.0.set_len(len)
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
         use rustix::{fs::FallocateFlags, io::Errno};
-        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), offset, len) {
             Ok(()) => Ok(()),
             // A file system without it: what is written is allocated.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 let zeros = vec![0; 64 << 10];
-                let mut at = self.len()?;
-                while at < len {
-                    let part = zeros.len().min((len - at) as usize);
+                let (mut at, end) = (self.len()?, offset + len);
+                while at < end {
+                    let part = zeros.len().min((end - at) as usize);
                     self.0.write_all_at(&zeros[..part], at)?;
                     at += part as u64;
                 }
@@ -258,7 +258,7 @@ mod tests {
         const PIECE: u64 = 100; // pieces share pages
         let dir = tempfile::tempdir().unwrap();
         let file = OsDisk.open(&dir.path().join("log"), OpenMode::CreateNew).unwrap();
-        file.allocate(LEN).unwrap();
+        file.allocate(0, LEN).unwrap();
         let Some(map) = file.map(LEN).unwrap() else { return };
         std::thread::scope(|s| {
             for thread in 0..2 {
