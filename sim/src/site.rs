@@ -39,8 +39,9 @@ pub(crate) const FAULTS: [&str; 19] = [
 ];
 
 /// Scheduling points that are not named by a literal: operations of the disk.
-pub(crate) const OPERATIONS: [&str; 17] = [
+pub(crate) const OPERATIONS: [&str; 18] = [
     "allocate",
+    "punch",
     "create",
     "kind",
     "list",
