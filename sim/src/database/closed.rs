@@ -23,6 +23,8 @@ impl Process {
             ("delete_range", db.delete_range(..)),
             ("commit", committed().map(drop)),
             ("checkpoint", db.checkpoint()),
+            ("compact", db.compact()),
+            ("check_integrity", db.check_integrity().map(drop)),
         ];
         let of_snapshot = held.map(|held| ("get at a snapshot", held.get("key").map(drop)));
         for (verb, answer) in answers.into_iter().chain(of_snapshot) {
