@@ -447,8 +447,8 @@ fn an_idle_log_gives_its_large_spares_back() {
         let files = contents_of_files(&scratch.db());
         let large =
             |(name, bytes): &(&String, &Vec<u8>)| name.starts_with("wal-") && bytes.len() > 2 << 20;
-        // Those that hold the commits.
-        assert_eq!(files.iter().filter(large).count(), usize::from(round) + 1);
+        // Those that hold the commits, unless these are in the tree by now.
+        assert!(files.iter().filter(large).count() <= usize::from(round) + 1);
         // No opening misses them, though nothing was written since that tells what was synced.
         let killed = scratch.path().join(format!("killed {round}"));
         lay_out(&killed, &files);

@@ -34,6 +34,14 @@ const SLICE_BYTES_MAX: usize = 64 << 20;
 /// Merges may fail so often behind one edit of the manifest; at ten tries a second it takes a day.
 const TRIES_PER_EDIT: u64 = 1 << 20;
 
+/// What a merge wrote, and what it relies on.
+struct Wrote {
+    taken: PageSet,
+    generation: u64,
+    /// Commits up to here are durable, and may have deleted what is let go.
+    committed: SeqNo,
+}
+
 /// What there is to do.
 enum Work {
     Drop(KeyspaceId, Vec<Arc<Sstable>>),
@@ -116,6 +124,7 @@ impl Db {
     fn drop_runs(&self, keyspace: KeyspaceId, runs: &[Arc<Sstable>]) -> Result<()> {
         crate::sync::sometimes("compact: drops covered runs");
         // The range delete may be in the log only: it must not be lost where the runs are.
+        let committed = self.visible();
         self.sync()?;
         let dropped = file_ids(runs);
         let mut manifest = self.manifest.lock();
@@ -123,7 +132,7 @@ impl Db {
             return Ok(());
         }
         let mut changes = drop_tables(keyspace, &dropped);
-        changes.push(self.next_file());
+        changes.extend([Change::Committed(committed), self.next_file()]);
         manifest.append(&changes)?;
         self.wal.set_durable_edit(manifest.number());
         self.versions.install(|v| v.without_runs(keyspace, &dropped));
@@ -138,14 +147,15 @@ impl Db {
     /// Needs no space.
     fn drop_tree(&self, keyspace: &KeyspaceVersion) -> Result<()> {
         crate::sync::sometimes("compact: drops a covered tree");
+        let committed = self.visible();
         self.sync()?; // as for runs
         let pager = self.trees()?;
         let freed = keyspace.tree.as_deref().map(nodes_to_free).transpose()?.unwrap_or_default();
         let merged = Merged { root: None, freed, written_pages: 0, stopped_at: None };
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
-        let nothing = (PageSet::default(), 0);
-        self.install_merge(&mut manifest, keyspace, merging, &pager, merged, nothing)
+        let wrote = Wrote { taken: PageSet::default(), generation: 0, committed };
+        self.install_merge(&mut manifest, keyspace, merging, &pager, merged, wrote)
     }
 
     /// A generation that no node has, also none of a merge that came to nothing, of this process or of one
@@ -203,7 +213,9 @@ impl Db {
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
         let done = merged.stopped_at.is_none();
         let mut manifest = self.manifest.lock();
-        self.install_merge(&mut manifest, keyspace, runs, &pager, merged, (taken, generation))?;
+        // What it leaves out is deleted by what it merges.
+        let wrote = Wrote { taken, generation, committed: SeqNo(0) };
+        self.install_merge(&mut manifest, keyspace, runs, &pager, merged, wrote)?;
         if done {
             crate::sync::sometimes("compact: merges all runs down");
             self.metrics.compactions.add(1);
@@ -220,7 +232,7 @@ impl Db {
         runs: &[Arc<Sstable>],
         pager: &Arc<Pager>,
         merged: Merged,
-        (taken, generation): (PageSet, u64),
+        Wrote { taken, generation, committed }: Wrote,
     ) -> Result<()> {
         if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
@@ -252,7 +264,7 @@ impl Db {
             taken: taken.clone(),
             freed: freed.clone(),
         }));
-        changes.push(self.next_file());
+        changes.extend([Change::Committed(committed), self.next_file()]);
         if let Err(error) = manifest.append(&changes) {
             crate::sync::sometimes("compact: the edit fails");
             pager.give_back(taken.runs());

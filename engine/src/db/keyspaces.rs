@@ -66,8 +66,10 @@ impl Db {
         }
         // Commits made before must not be lost where the drop is not: they may have saved elsewhere
         // what the keyspace held.
+        let committed = self.visible();
         self.sync()?;
         let mut changes = vec![Change::DropKeyspace(keyspace.id), self.next_file()];
+        changes.push(Change::Committed(committed));
         let mut freed = PageSet::default();
         if let Some(tree) = &keyspace.tree {
             crate::sync::sometimes("keyspaces: drops one that has a tree");

@@ -383,6 +383,15 @@ impl Opening {
                 "one that ends without",
             ));
         }
+        if recovered.next_seq <= state.committed {
+            crate::sync::sometimes("open: the log lacks a commit that an edit relies on");
+            return Err(Error::corruption(
+                self.dir.join("wal-*"),
+                0,
+                format!("a log that goes on to SeqNo {}, as the manifest says", state.committed),
+                format!("one that ends before SeqNo {}", recovered.next_seq),
+            ));
+        }
         let epochs = segments.iter().map(|s| s.header.epoch);
         recovered.epoch = epochs.fold(recovered.epoch, u64::max) + 1;
         Ok(recovered)

@@ -62,6 +62,9 @@ pub(crate) enum Change {
     Tree(KeyspaceId, Option<Root>),
     Pages(PageChange),
     MergedDown(KeyspaceId, MergedDown),
+    /// Commits up to here are durable: what of them is not in tables, the log must hold. Never falls. An
+    /// edit says it that lets go of what such a commit deleted.
+    Committed(SeqNo),
 }
 
 /// How far a merge into the tree has come that is made in slices. It ends with the last of its tables.
@@ -127,6 +130,10 @@ impl Change {
             Change::Flushed(seq) => {
                 body.extend_from_slice(&seq.0.to_le_bytes());
                 6
+            }
+            Change::Committed(seq) => {
+                body.extend_from_slice(&seq.0.to_le_bytes());
+                14
             }
             Change::NextFile(file) => {
                 body.extend_from_slice(&file.0.to_le_bytes());
@@ -240,6 +247,7 @@ impl Change {
                 taken: decode_runs(&mut d)?,
                 freed: decode_runs(&mut d)?,
             }),
+            14 => Change::Committed(SeqNo(d.u64()?)),
             FIRST_OPTIONAL_TAG.. => return Some(None),
             _ => return None,
         };
@@ -307,6 +315,8 @@ pub(crate) struct State {
     pub(crate) next_keyspace: KeyspaceId,
     pub(crate) next_file: FileId,
     pub(crate) flushed: SeqNo,
+    /// What recovery must find at least.
+    pub(crate) committed: SeqNo,
     pub(crate) log: Vec<LogPiece>,
     pub(crate) clean: bool,
     pub(crate) trees: TreesState,
@@ -389,7 +399,11 @@ impl State {
             Change::Flushed(seq) if *seq < self.flushed => {
                 return Err(format!("flushed SeqNo falls from {} to {seq}", self.flushed));
             }
-            Change::Flushed(seq) => self.flushed = *seq,
+            Change::Flushed(seq) => {
+                self.flushed = *seq;
+                self.committed = self.committed.max(*seq);
+            }
+            Change::Committed(seq) => self.committed = self.committed.max(*seq),
             Change::NextFile(file) => self.next_file = self.next_file.max(*file),
             Change::NextKeyspace(id) => self.next_keyspace = self.next_keyspace.max(*id),
             Change::Clean(clean) => self.clean = *clean,
@@ -457,6 +471,7 @@ impl State {
         changes.extend([
             Change::Log(self.log.clone()),
             Change::Flushed(self.flushed),
+            Change::Committed(self.committed),
             Change::NextFile(self.next_file),
             Change::NextKeyspace(self.next_keyspace),
             Change::Clean(self.clean),
@@ -562,6 +577,7 @@ mod tests {
             Change::Tree(KeyspaceId(5), None),
             Change::Log(vec![LogPiece { end: Some(Lsn(8)), ..piece }, piece]),
             Change::Flushed(SeqNo(9)),
+            Change::Committed(SeqNo(12)),
             Change::NextFile(FileId(10)),
             Change::DropKeyspace(KeyspaceId(5)),
             Change::Clean(true),
