@@ -477,7 +477,7 @@ impl Db {
         if self.poison.check().is_err() {
             crate::sync::sometimes("background: keeps files because of poison");
             // An edit that failed may be durable all the same, and name any of the files.
-            return versions + state.obsolete.len();
+            return versions + state.obsolete.len() + state.retired.len();
         }
         let (dead, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.obsolete)
             .into_iter()
