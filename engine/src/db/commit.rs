@@ -315,6 +315,11 @@ impl Db {
         deletes_only: bool,
     ) -> Result<()> {
         self.background.wait_for_flush(self, deletes_only)?;
+        self.seal_at_once(full, capacity)
+    }
+
+    /// The same without waiting, though there may be one memtable too many then.
+    pub(super) fn seal_at_once(&self, full: &Arc<Memtable>, capacity: usize) -> Result<()> {
         if !Arc::ptr_eq(&self.sequencer.lock().target.memtable, full) {
             return Ok(()); // another commit was faster
         }

@@ -52,6 +52,7 @@ impl Db {
     pub(crate) fn compact(&self) -> Result<()> {
         self.check_open()?;
         let _settling = self.settling();
+        self.background.wait_for_flush(self, false)?;
         if let Some(memtable) = self.seal_active()? {
             let is_it = |sealed: &Arc<Sealed>| Arc::ptr_eq(&sealed.memtable, &memtable);
             self.wait_until(|version| !version.sealed.iter().any(is_it))?;
@@ -74,7 +75,7 @@ impl Db {
         let active = Arc::clone(&self.sequencer.lock().target.memtable);
         if active.reserved_bytes() > 0 {
             crate::sync::sometimes("settle: seals a memtable that is not full");
-            self.seal(&active, self.config.memtable_size, false)?;
+            self.seal_at_once(&active, self.config.memtable_size)?;
             return Ok(Some(active));
         }
         Ok(self.versions.load().sealed.first().map(|sealed| Arc::clone(&sealed.memtable)))
@@ -137,7 +138,8 @@ impl Db {
             None if worth(above) => {
                 crate::sync::sometimes("settle: begins because nothing is written");
                 idling.settling = Some(self.settling());
-                // If it fails, on a full disk say, what can be merged is.
+                // If it fails, on a full disk say, what can be merged is. It waits for nothing: a flush
+                // may wait for this thread.
                 if version.sealed.is_empty() {
                     let _ = self.seal_active();
                 }
