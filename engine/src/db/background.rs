@@ -76,6 +76,8 @@ struct State {
 
 /// Time between a failure and the next try, and between looks at what readers still hold.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
+/// What it is called in the log when it fails.
+pub(super) const GIVING_SPACE_BACK: &str = "giving space back";
 /// A log that nothing was written to for so long gives large spare segments back.
 const LOG_IDLE: Duration = Duration::from_secs(10);
 /// Flushing waits while this many runs stand in a keyspace.
@@ -266,10 +268,15 @@ impl Background {
         crate::sync::sometimes("background: work fails and is tried again");
         tracing::warn!(%error, what, "background work failed; it will be tried again");
         let mut state = self.state.lock();
+        // Pages that were freed have their space until it is given back.
+        if matches!(error, Error::NoSpace { .. }) && what != GIVING_SPACE_BACK {
+            state.space_wanted = state.space_wanted.max(state.space_given + 1);
+        }
         state.failures += 1;
         state.failure = Some(error);
         drop(state);
         self.done.notify();
+        self.compact_wanted.notify();
     }
 
     /// Says whether the runs of a keyspace could be merged. While they cannot, for want of space say,

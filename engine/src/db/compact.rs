@@ -3,7 +3,7 @@
 
 use super::{
     Db,
-    background::RETRY,
+    background::{GIVING_SPACE_BACK, RETRY},
     scan,
     settle::{IDLE_LOOK, Idling},
 };
@@ -87,12 +87,8 @@ impl Db {
                 }
             };
             if let Err(error) = done {
-                let what = if matches!(work, Work::TidyUp(_)) {
-                    "giving space back"
-                } else {
-                    "merge of runs"
-                };
-                background.failed(what, error);
+                let gives = matches!(work, Work::TidyUp(_));
+                background.failed(if gives { GIVING_SPACE_BACK } else { "merge of runs" }, error);
                 idling = Idling::default(); // not without a pause
                 let stopped = || background.stopped().then_some(());
                 background.ended.wait_for(RETRY, stopped);
@@ -109,7 +105,9 @@ impl Db {
             return Some(Work::Drop(keyspace, runs));
         }
         let (unmerged, settling) = (self.background.unmerged(), self.background.is_settling());
-        if let Some(keyspace) = pick::covered_tree(&version, visible, &unmerged) {
+        let failures = |k: &KeyspaceVersion| unmerged.get(&k.id).copied().unwrap_or(0);
+        let covered = pick::covered_tree(&version, visible, &unmerged);
+        if let Some(keyspace) = covered.filter(|k| failures(k) == 0) {
             return Some(Work::DropTree(Arc::clone(keyspace)));
         }
         // Before merges, of which there may be no end.
@@ -117,7 +115,11 @@ impl Db {
             return Some(Work::TidyUp(request));
         }
         let crowded = pick::crowded(&version, &unmerged, settling);
-        crowded.map(|keyspace| Work::Merge(Arc::clone(keyspace)))
+        // What failed takes turns. A merge that found no space must not stand in front of its own end.
+        match covered.filter(|k| crowded.is_none_or(|other| failures(k) <= failures(other))) {
+            Some(keyspace) => Some(Work::DropTree(Arc::clone(keyspace))),
+            None => crowded.map(|keyspace| Work::Merge(Arc::clone(keyspace))),
+        }
     }
 
     /// Lets go of runs of which nothing is left to see. Readers of older Versions keep them.
@@ -155,7 +157,11 @@ impl Db {
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
         let wrote = Wrote { taken: PageSet::default(), generation: 0, committed };
-        self.install_merge(&mut manifest, keyspace, merging, &pager, merged, wrote)
+        self.install_merge(&mut manifest, keyspace, merging, &pager, merged, wrote)?;
+        drop(manifest);
+        // As with runs: on a full disk the delete is to make space.
+        self.background.ask_for_space();
+        Ok(())
     }
 
     /// A generation that no node has, also none of a merge that came to nothing, of this process or of one

@@ -49,7 +49,7 @@ pub(crate) fn covered(
 }
 
 /// A keyspace of whose tree nothing can be seen any more, because a range delete above covers all keys.
-/// One whose last merge failed, see [`crowded`], is left to that.
+/// Those that failed come last, as in [`crowded`].
 pub(crate) fn covered_tree<'v>(
     version: &'v Version,
     visible: SeqNo,
@@ -58,17 +58,16 @@ pub(crate) fn covered_tree<'v>(
     let all = |tombstones: &RangeTombstones, visible| {
         tombstones.cover(&[], Bound::Unbounded, SeqNo(0), visible)
     };
-    let has_tree = |k: &&Arc<KeyspaceVersion>| {
-        (k.tree.is_some() || k.merging.is_some()) && !failed.contains_key(&k.id)
-    };
-    version.keyspaces.iter().filter(has_tree).find(|keyspace| {
+    let has_tree = |k: &&Arc<KeyspaceVersion>| k.tree.is_some() || k.merging.is_some();
+    let covered = version.keyspaces.iter().filter(has_tree).filter(|keyspace| {
         // Of those being merged, the tree may hold what is newer than their range deletes.
         keyspace.split_runs().1.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))
             || version.memtables().any(|memtable| {
                 memtable.covering(keyspace.id, &[], visible).is_some()
                     && all(&memtable.range_tombstones(keyspace.id), visible)
             })
-    })
+    });
+    covered.min_by_key(|k| failed.get(&k.id).copied().unwrap_or(0))
 }
 
 /// Whether a memtable covers the run. Making the list of a memtable's range deletes takes longer than
