@@ -55,6 +55,26 @@ fn assert_small(db: &Database, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A log that has nothing more to hold keeps the segment it ends in, and small ones in reserve.
+#[test]
+fn compacting_gives_large_segments_back_that_the_log_has_in_reserve() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let config = LightningDbConfig { wal_segment_size: 8 << 20, ..config() };
+    let db = Database::create(&path, config.clone())?;
+    for number in 0..3 * ENTRIES {
+        db.put(key(number), VALUE)?;
+    }
+    assert!(db.stats()?.wal_file_bytes > 16 << 20, "{}", db.stats()?.wal_file_bytes);
+    db.compact()?;
+    assert!(db.stats()?.wal_file_bytes < 12 << 20, "{}", db.stats()?.wal_file_bytes);
+    db.put("more", "data")?;
+    drop(db);
+    let db = Database::open(&path, config)?;
+    assert_eq!(db.iter()?.count() as u64, 3 * ENTRIES + 1);
+    Ok(())
+}
+
 #[test]
 fn compacting_gives_the_space_of_deletes_back_at_once() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();

@@ -389,8 +389,8 @@ impl Db {
         }
     }
 
-    /// Gives the space of large spare segments back: the log is idle.
-    fn shrink_log(&self) {
+    /// Gives the space of large spare segments back, unless somebody writes meanwhile.
+    pub(super) fn shrink_log(&self) {
         if self.poison.check().is_err() {
             return;
         }

@@ -66,7 +66,13 @@ impl Db {
             !now.any(|run| runs.contains(&run.file_id()))
         })?;
         let request = self.background.ask_for_space();
-        self.wait_until(|_| self.background.is_space_given(request))
+        self.wait_until(|_| self.background.is_space_given(request))?;
+        // Not while others write: it would be in their way, and they would need large ones again.
+        if self.wal.has_large_spares() {
+            crate::sync::sometimes("settle: asks the log for its large spares");
+            self.shrink_log();
+        }
+        Ok(())
     }
 
     /// Seals the memtable that commits go to, if it has entries. Returns the newest that is sealed then, if

@@ -76,6 +76,14 @@ macro_rules! numbers {
                 switch();
                 self.0.fetch_max(value, order)
             }
+            pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                switch();
+                self.0.fetch_or(value, order)
+            }
+            pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                switch();
+                self.0.fetch_and(value, order)
+            }
         }
     )* };
 }
