@@ -1,0 +1,94 @@
+//! fjall.
+//!
+//! A cache that holds the data set ("or more if the data set fits fully into memory": its README),
+//! index and filter blocks pinned in every level, and `start_ingestion` for sorted loads ("for
+//! maximum bulk load speed": its documentation). Commits that do not wait reach the system's
+//! buffers, which is the default. Built without LZ4.
+
+use crate::{
+    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, WRITE_BUFFER},
+    workload::{Entry, Key},
+};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, config::PinningPolicy};
+use std::path::Path;
+
+pub(crate) struct Fjall {
+    db: Database,
+    keyspace: Keyspace,
+    durability: Option<PersistMode>,
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(WRITE_BUFFER as u64)
+        .index_block_pinning_policy(PinningPolicy::all(true))
+        .filter_block_pinning_policy(PinningPolicy::all(true))
+}
+
+impl Lookup for Fjall {
+    type Reader<'a> = &'a Keyspace;
+
+    fn reader(&self) -> &Keyspace {
+        &self.keyspace
+    }
+}
+
+impl Reader for &Keyspace {
+    fn get(&mut self, key: &Key) -> Option<impl AsRef<[u8]>> {
+        Keyspace::get(self, key).unwrap()
+    }
+}
+
+impl Ordered for Fjall {
+    fn scan(keyspace: &mut &Keyspace, from: &Key, count: usize, mut with: impl FnMut(&[u8])) {
+        for entry in keyspace.range::<&Key, _>(from..).take(count) {
+            with(&entry.value().unwrap());
+        }
+    }
+
+    fn scan_all(keyspace: &mut &Keyspace, direction: Direction, mut with: impl FnMut(&[u8])) {
+        let entries = keyspace.iter();
+        match direction {
+            Direction::Forward => entries.for_each(|entry| with(&entry.value().unwrap())),
+            Direction::Reverse => entries.rev().for_each(|entry| with(&entry.value().unwrap())),
+        }
+    }
+}
+
+impl Store for Fjall {
+    fn create(dir: &Path, commits: Commits) -> Fjall {
+        let db = Database::builder(dir).cache_size(MEMORY as u64).open().unwrap();
+        let keyspace = db.keyspace("default", options).unwrap();
+        let durability = (commits == Commits::Durable).then_some(PersistMode::SyncData);
+        Fjall { db, keyspace, durability }
+    }
+
+    fn put(&self, entry: &Entry) {
+        self.keyspace.insert(entry.key, entry.value).unwrap();
+        if let Some(mode) = self.durability {
+            self.db.persist(mode).unwrap();
+        }
+    }
+
+    fn write(&self, entries: &[Entry]) {
+        let mut batch = self.db.batch().durability(self.durability);
+        for entry in entries {
+            batch.insert(&self.keyspace, entry.key, entry.value);
+        }
+        batch.commit().unwrap();
+    }
+
+    fn load_sorted(&self, entries: impl Iterator<Item = Entry>) {
+        let mut ingestion = self.keyspace.start_ingestion().unwrap();
+        for entry in entries {
+            ingestion.write(entry.key, entry.value).unwrap();
+        }
+        ingestion.finish().unwrap();
+    }
+
+    /// Flushes the memtable and merges all tables.
+    fn settle(&mut self) {
+        self.keyspace.rotate_memtable_and_wait().unwrap();
+        self.keyspace.major_compact().unwrap();
+    }
+}

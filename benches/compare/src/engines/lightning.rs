@@ -1,0 +1,99 @@
+//! Lightning DB itself.
+
+use crate::{
+    store::{
+        Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, WRITE_BUFFER, load_in_batches,
+    },
+    workload::{Entry, Key},
+};
+use lightning_db::{Database, LightningDbConfig, WalSyncMode, WriteBatch};
+use std::{path::Path, sync::Arc};
+
+pub(crate) struct Lightning(Arc<Database>);
+
+/// Half of the memory is for the cache of what is not settled, half for the map of what is; the
+/// memtables come on top, as everywhere.
+fn config(commits: Commits) -> LightningDbConfig {
+    LightningDbConfig {
+        cache_size: MEMORY / 2,
+        mmap_size: Some(MEMORY / 2),
+        memtable_size: WRITE_BUFFER,
+        max_memory: MEMORY / 2 + 4 * WRITE_BUFFER,
+        compression_enabled: false,
+        wal_sync_mode: match commits {
+            Commits::Fast => WalSyncMode::Async,
+            Commits::Durable => WalSyncMode::Sync,
+        },
+        ..Default::default()
+    }
+}
+
+impl Lookup for Lightning {
+    type Reader<'a> = &'a Database;
+
+    fn reader(&self) -> &Database {
+        &self.0
+    }
+}
+
+impl Reader for &Database {
+    fn get(&mut self, key: &Key) -> Option<impl AsRef<[u8]>> {
+        Database::get(self, key).unwrap()
+    }
+
+    fn get_batch(&mut self, keys: &[Key], mut with: impl FnMut(&[u8])) {
+        for value in Database::get_batch(self, keys).unwrap() {
+            with(&value.expect("a key that is there"));
+        }
+    }
+}
+
+impl Ordered for Lightning {
+    fn scan(db: &mut &Database, from: &Key, count: usize, mut with: impl FnMut(&[u8])) {
+        let mut scan = db.range(from..).unwrap();
+        for _ in 0..count {
+            match scan.next_ref().unwrap() {
+                Some((_, value)) => with(value),
+                None => return,
+            }
+        }
+    }
+
+    fn scan_all(db: &mut &Database, direction: Direction, mut with: impl FnMut(&[u8])) {
+        match direction {
+            Direction::Forward => db.for_each(.., |_, value| with(value)).unwrap(),
+            Direction::Reverse => {
+                let mut scan = db.range(..).unwrap();
+                while let Some((_, value)) = scan.next_back_ref().unwrap() {
+                    with(value);
+                }
+            }
+        }
+    }
+}
+
+impl Store for Lightning {
+    fn create(dir: &Path, commits: Commits) -> Lightning {
+        Lightning(Database::create(dir, config(commits)).unwrap())
+    }
+
+    fn put(&self, entry: &Entry) {
+        self.0.put(entry.key, entry.value).unwrap();
+    }
+
+    fn write(&self, entries: &[Entry]) {
+        let mut batch = WriteBatch::with_capacity(size_of_val(entries) * 5 / 4);
+        for entry in entries {
+            batch.put(entry.key, entry.value);
+        }
+        self.0.write(batch).unwrap();
+    }
+
+    fn load_sorted(&self, entries: impl Iterator<Item = Entry>) {
+        load_in_batches(self, entries);
+    }
+
+    fn settle(&mut self) {
+        self.0.compact().unwrap();
+    }
+}

@@ -1,0 +1,242 @@
+//! The measurements of one engine, in the process that is its own.
+
+use crate::{
+    options::Plan,
+    rows::{self, Rows},
+    store::{BATCH, Commits, Direction, Lookup, Ordered, Reader, Store},
+    workload::{self, Entry, Key, Random},
+};
+use std::{
+    fs, hint,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// Gets of a row.
+const GETS: u64 = 500_000;
+/// Puts in commits of their own that do not wait for the disk.
+const PUTS: u64 = 200_000;
+/// Puts that wait for the disk.
+const DURABLE_PUTS: u64 = 2_000;
+/// Keys of a batch of gets.
+const KEYS: usize = 100;
+/// Entries that a row of short scans reads.
+const SCANNED: u64 = 1_000_000;
+/// Operations of the mix.
+const MIXED: u64 = 200_000;
+
+/// The rows on the settled database that was filled in random order.
+const SETTLED_ROWS: &[&str] = &[
+    rows::RANDOM_LOAD,
+    rows::RANDOM_SETTLED,
+    rows::RANDOM_SIZE,
+    rows::GET,
+    rows::GET_CHAINED,
+    rows::GET_TWO,
+    rows::GET_ZIPF,
+    rows::GET_MISSING,
+    rows::GET_BATCH,
+    rows::SCAN_10,
+    rows::SCAN_100,
+    rows::SCAN_FORWARD,
+    rows::SCAN_REVERSE,
+    rows::MIX,
+];
+const SORTED_ROWS: &[&str] = &[rows::SORTED_LOAD, rows::SORTED_SETTLED, rows::SORTED_SIZE];
+
+/// Every row of an engine.
+pub(crate) fn store<S: Store>(plan: &Plan, rows: &Rows) {
+    if rows.want(SETTLED_ROWS) {
+        with_store(plan, Commits::Fast, |store: &mut S, dir| {
+            random_load(store, dir, plan, rows);
+            lookups(store, plan, rows);
+            scans(store, plan, rows);
+            rows.time(rows::MIX, MIXED, || in_two_threads(|t| mix(store, plan, t)));
+        });
+    }
+    if rows.want(SORTED_ROWS) {
+        with_store(plan, Commits::Fast, |store: &mut S, dir| sorted_load(store, dir, plan, rows));
+    }
+    for (row, count, commits) in
+        [(rows::PUT, PUTS, Commits::Fast), (rows::PUT_DURABLE, DURABLE_PUTS, Commits::Durable)]
+    {
+        if rows.want(&[row]) {
+            with_store(plan, commits, |store: &mut S, _| {
+                let took = in_chunks(count, |entries| entries.iter().for_each(|e| store.put(e)));
+                rows.rate(row, count, took);
+            });
+        }
+    }
+}
+
+/// Runs `with` on an empty database.
+fn with_store<S: Store>(plan: &Plan, commits: Commits, with: impl FnOnce(&mut S, &Path)) {
+    let dir = tempfile::tempdir_in(&plan.dir).unwrap();
+    with(&mut S::create(dir.path(), commits), dir.path());
+}
+
+/// Hands `count` entries, a thousand at a time, to `with`, and tells how long that took without the
+/// making of the entries.
+fn in_chunks(count: u64, mut with: impl FnMut(&[Entry])) -> Duration {
+    let indexes: Vec<u64> = (0..count).collect();
+    let mut took = Duration::ZERO;
+    for chunk in indexes.chunks(BATCH) {
+        let entries: Vec<Entry> = chunk.iter().map(|index| workload::entry(*index)).collect();
+        let start = Instant::now();
+        with(&entries);
+        took += start.elapsed();
+    }
+    took
+}
+
+fn random_load(store: &mut impl Store, dir: &Path, plan: &Plan, rows: &Rows) {
+    let load = in_chunks(plan.entries, |entries| store.write(entries));
+    let settled = load + settling(store);
+    rows.rate(rows::RANDOM_LOAD, plan.entries, load);
+    rows.rate(rows::RANDOM_SETTLED, plan.entries, settled);
+    rows.size(rows::RANDOM_SIZE, allocated(dir));
+}
+
+/// The making of the entries is timed too: an engine takes them one by one.
+fn sorted_load(store: &mut impl Store, dir: &Path, plan: &Plan, rows: &Rows) {
+    let order = workload::sorted(plan.entries);
+    let start = Instant::now();
+    store.load_sorted(order.into_iter().map(workload::entry));
+    let load = start.elapsed();
+    let settled = load + settling(store);
+    rows.rate(rows::SORTED_LOAD, plan.entries, load);
+    rows.rate(rows::SORTED_SETTLED, plan.entries, settled);
+    rows.size(rows::SORTED_SIZE, allocated(dir));
+}
+
+fn settling(store: &mut impl Store) -> Duration {
+    let start = Instant::now();
+    store.settle();
+    start.elapsed()
+}
+
+/// Bytes of the blocks that the files under `dir` have.
+fn allocated(dir: &Path) -> u64 {
+    let bytes = |entry: fs::DirEntry| match entry.metadata().unwrap() {
+        meta if meta.is_dir() => allocated(&entry.path()),
+        meta => meta.blocks() * 512,
+    };
+    fs::read_dir(dir).unwrap().map(|entry| bytes(entry.unwrap())).sum()
+}
+
+/// The rows that get values. What they get is checked, and brought into memory, before.
+pub(crate) fn lookups(store: &impl Lookup, plan: &Plan, rows: &Rows) {
+    let keys = workload::uniform(plan.entries, GETS);
+    check(store, plan);
+    get_all(store, &keys);
+    rows.time(rows::GET, GETS, || get_all(store, &keys));
+    rows.time(rows::GET_CHAINED, GETS, || get_chained(store, plan));
+    rows.time(rows::GET_TWO, GETS, || {
+        let (first, second) = keys.split_at(keys.len() / 2);
+        in_two_threads(|t| get_all(store, [first, second][t as usize]));
+    });
+    rows.time(rows::GET_BATCH, GETS, || {
+        let mut reader = store.reader();
+        for keys in keys.chunks(KEYS) {
+            reader.get_batch(keys, |value| {
+                hint::black_box(workload::sum(value));
+            });
+        }
+    });
+    let keys = workload::zipf(plan.entries, GETS);
+    rows.time(rows::GET_ZIPF, GETS, || get_all(store, &keys));
+    let keys = workload::missing(plan.entries, GETS);
+    rows.time(rows::GET_MISSING, GETS, || {
+        let mut reader = store.reader();
+        keys.iter().for_each(|key| assert!(reader.get(key).is_none()));
+    });
+}
+
+/// Ends the process if a value is not what was put. One in a hundred is compared.
+fn check(store: &impl Lookup, plan: &Plan) {
+    let mut reader = store.reader();
+    for entry in (0..plan.entries).step_by(100).map(workload::entry) {
+        let value = reader.get(&entry.key).expect("a key that is there");
+        assert_eq!(value.as_ref(), entry.value);
+    }
+}
+
+fn get_all(store: &impl Lookup, keys: &[Key]) {
+    let mut reader = store.reader();
+    for key in keys {
+        hint::black_box(get(&mut reader, key));
+    }
+}
+
+/// Gets a value that is there and reads it.
+fn get(reader: &mut impl Reader, key: &Key) -> u64 {
+    workload::sum(reader.get(key).expect("a key that is there").as_ref())
+}
+
+/// No get can begin before the one before has ended: its value and the step decide on the next key.
+/// Without the step the keys would soon come in a circle.
+fn get_chained(store: &impl Lookup, plan: &Plan) {
+    let mut reader = store.reader();
+    let mut index = 0;
+    for step in 0..GETS {
+        let sum = get(&mut reader, &workload::key(index));
+        index = Random(sum.wrapping_add(step)).below(plan.entries);
+    }
+    hint::black_box(index);
+}
+
+/// The rows that read entries in order, after one scan that brings them into memory.
+pub(crate) fn scans<S: Ordered>(store: &S, plan: &Plan, rows: &Rows) {
+    if !rows.want(&[rows::SCAN_10, rows::SCAN_100, rows::SCAN_FORWARD, rows::SCAN_REVERSE]) {
+        return;
+    }
+    scan_all(store, Direction::Forward, plan);
+    for (row, count) in [(rows::SCAN_10, 10), (rows::SCAN_100, 100)] {
+        let starts = workload::uniform(plan.entries, SCANNED / count);
+        rows.time(row, SCANNED, || {
+            let mut reader = store.reader();
+            for from in &starts {
+                S::scan(&mut reader, from, count as usize, |value| {
+                    hint::black_box(workload::sum(value));
+                });
+            }
+        });
+    }
+    rows.time(rows::SCAN_FORWARD, plan.entries, || scan_all(store, Direction::Forward, plan));
+    rows.time(rows::SCAN_REVERSE, plan.entries, || scan_all(store, Direction::Reverse, plan));
+}
+
+fn scan_all<S: Ordered>(store: &S, direction: Direction, plan: &Plan) {
+    let (mut count, mut sum) = (0, 0_u64);
+    S::scan_all(&mut store.reader(), direction, |value| {
+        count += 1;
+        sum = sum.wrapping_add(workload::sum(value));
+    });
+    assert_eq!(count, plan.entries);
+    hint::black_box(sum);
+}
+
+/// One thread's half of the mix: every fifth operation puts an entry again, and every get sees what
+/// is newest, which takes a read transaction of its own where there are such.
+fn mix(store: &impl Store, plan: &Plan, thread: u64) {
+    let mut random = Random(3 + thread);
+    for i in 0..MIXED / 2 {
+        let index = random.below(plan.entries);
+        match i % 5 {
+            0 => store.put(&workload::entry(index)),
+            _ => {
+                hint::black_box(get(&mut store.reader(), &workload::key(index)));
+            }
+        }
+    }
+}
+
+fn in_two_threads(run: impl Fn(u64) + Sync) {
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let run = &run;
+            scope.spawn(move || run(thread));
+        }
+    });
+}
