@@ -43,6 +43,18 @@ const SETTLED_ROWS: &[&str] = &[
     rows::SCAN_REVERSE,
     rows::MIX,
 ];
+/// The rows that get values.
+const LOOKUP_ROWS: &[&str] = &[
+    rows::GET,
+    rows::GET_CHAINED,
+    rows::GET_TWO,
+    rows::GET_ZIPF,
+    rows::GET_MISSING,
+    rows::GET_BATCH,
+];
+/// The rows that read entries in order.
+const SCAN_ROWS: &[&str] = &[rows::SCAN_10, rows::SCAN_100, rows::SCAN_FORWARD, rows::SCAN_REVERSE];
+/// The rows on the database that was filled in the order of the keys.
 const SORTED_ROWS: &[&str] = &[rows::SORTED_LOAD, rows::SORTED_SETTLED, rows::SORTED_SIZE];
 
 /// Every row of an engine.
@@ -127,6 +139,9 @@ fn allocated(dir: &Path) -> u64 {
 
 /// The rows that get values. What they get is checked, and brought into memory, before.
 pub(crate) fn lookups(store: &impl Lookup, plan: &Plan, rows: &Rows) {
+    if !rows.want(LOOKUP_ROWS) {
+        return;
+    }
     let keys = workload::uniform(plan.entries, GETS);
     check(store, plan);
     get_all(store, &keys);
@@ -188,7 +203,7 @@ fn get_chained(store: &impl Lookup, plan: &Plan) {
 
 /// The rows that read entries in order, after one scan that brings them into memory.
 pub(crate) fn scans<S: Ordered>(store: &S, plan: &Plan, rows: &Rows) {
-    if !rows.want(&[rows::SCAN_10, rows::SCAN_100, rows::SCAN_FORWARD, rows::SCAN_REVERSE]) {
+    if !rows.want(SCAN_ROWS) {
         return;
     }
     scan_all(store, Direction::Forward, plan);
