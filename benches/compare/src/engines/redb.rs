@@ -1,8 +1,8 @@
 //! redb.
 //!
-//! `Durability::None` for commits that do not wait, and a `CursorMut` for sorted loads ("inserting
-//! sorted data through a cursor": the changelog of 4.2): its documentation names no other setting
-//! for speed than the size of the cache.
+//! `Durability::None` for commits that do not wait, and a `CursorMut` for sorted loads ("can be
+//! around 3x faster than `insert()`": its changelog, 4.4). Of its builder's settings only the size
+//! of the cache is about speed.
 
 use crate::{
     store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store},
