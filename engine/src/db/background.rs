@@ -68,6 +68,10 @@ struct State {
     /// requests are met.
     space_wanted: u64,
     space_given: u64,
+    /// How the last try to give space back failed, if it did, and how many did. Nothing but whoever asked
+    /// for it fails with it.
+    space_failure: Option<Error>,
+    space_failures: u64,
     /// Dropped by a durable edit; to be removed once no Version names them.
     obsolete: Vec<Arc<Sstable>>,
     /// Trees that a merge has replaced, oldest first, and the pages that the next one does not have.
@@ -76,8 +80,6 @@ struct State {
 
 /// Time between a failure and the next try, and between looks at what readers still hold.
 pub(super) const RETRY: Duration = Duration::from_millis(100);
-/// What it is called in the log when it fails.
-pub(super) const GIVING_SPACE_BACK: &str = "giving space back";
 /// A log that nothing was written to for so long gives large spare segments back.
 const LOG_IDLE: Duration = Duration::from_secs(10);
 /// Flushing waits while this many runs stand in a keyspace.
@@ -243,10 +245,11 @@ impl Background {
         number
     }
 
-    /// The number of the last request that is not met.
-    pub(super) fn space_wanted(&self) -> Option<u64> {
+    /// The number of the last request that is not met, and whether the last try failed.
+    pub(super) fn space_wanted(&self) -> Option<(u64, bool)> {
         let state = self.state.lock();
-        (state.space_given < state.space_wanted).then_some(state.space_wanted)
+        let wanted = (state.space_wanted, state.space_failure.is_some());
+        (state.space_given < state.space_wanted).then_some(wanted)
     }
 
     /// Whether the request of this number is met.
@@ -256,8 +259,31 @@ impl Background {
 
     /// Space was given back that was unused when the request of this number was the last.
     pub(super) fn space_given(&self, request: u64) {
-        self.state.lock().space_given = request;
+        let mut state = self.state.lock();
+        (state.space_given, state.space_failure) = (request, None);
+        drop(state);
         self.done.notify();
+    }
+
+    /// Space could not be given back; it will be tried again.
+    pub(super) fn space_refused(&self, error: Error) {
+        tracing::warn!(%error, "cannot give space back that nothing uses");
+        let mut state = self.state.lock();
+        state.space_failures += 1;
+        state.space_failure = Some(error);
+        drop(state);
+        self.done.notify();
+    }
+
+    /// How often giving space back has failed since opening.
+    pub(super) fn space_failures(&self) -> u64 {
+        self.state.lock().space_failures
+    }
+
+    /// How that failed last, if it has since it had so often.
+    pub(super) fn space_failure_since(&self, failures: u64) -> Option<Error> {
+        let state = self.state.lock();
+        state.space_failure.clone().filter(|_| state.space_failures != failures)
     }
 
     pub(super) fn failed(&self, what: &'static str, error: Error) {
@@ -268,8 +294,8 @@ impl Background {
         crate::sync::sometimes("background: work fails and is tried again");
         tracing::warn!(%error, what, "background work failed; it will be tried again");
         let mut state = self.state.lock();
-        // Pages that were freed have their space until it is given back.
-        if matches!(error, Error::NoSpace { .. }) && what != GIVING_SPACE_BACK {
+        if matches!(error, Error::NoSpace { .. }) {
+            // Pages that were freed have their space until it is given back.
             state.space_wanted = state.space_wanted.max(state.space_given + 1);
         }
         state.failures += 1;

@@ -3,7 +3,7 @@
 
 use super::{
     Db,
-    background::{GIVING_SPACE_BACK, RETRY},
+    background::RETRY,
     scan,
     settle::{IDLE_LOOK, Idling},
 };
@@ -87,8 +87,10 @@ impl Db {
                 }
             };
             if let Err(error) = done {
-                let gives = matches!(work, Work::TidyUp(_));
-                background.failed(if gives { GIVING_SPACE_BACK } else { "merge of runs" }, error);
+                match work {
+                    Work::TidyUp(_) => background.space_refused(error),
+                    _ => background.failed("merge of runs", error),
+                }
                 idling = Idling::default(); // not without a pause
                 let stopped = || background.stopped().then_some(());
                 background.ended.wait_for(RETRY, stopped);
@@ -110,15 +112,20 @@ impl Db {
         if let Some(keyspace) = covered.filter(|k| failures(k) == 0) {
             return Some(Work::DropTree(Arc::clone(keyspace)));
         }
-        // Before merges, of which there may be no end.
-        if let Some(request) = self.background.space_wanted() {
+        // Before merges, of which there may be no end; behind them once it failed, so that a file system that
+        // takes nothing back holds up none.
+        let space = self.background.space_wanted();
+        if let Some((request, false)) = space {
             return Some(Work::TidyUp(request));
         }
         let crowded = pick::crowded(&version, &unmerged, settling);
         // What failed takes turns. A merge that found no space must not stand in front of its own end.
         match covered.filter(|k| crowded.is_none_or(|other| failures(k) <= failures(other))) {
             Some(keyspace) => Some(Work::DropTree(Arc::clone(keyspace))),
-            None => crowded.map(|keyspace| Work::Merge(Arc::clone(keyspace))),
+            None => {
+                let merge = crowded.map(|keyspace| Work::Merge(Arc::clone(keyspace)));
+                merge.or(space.map(|(request, _)| Work::TidyUp(request)))
+            }
         }
     }
 

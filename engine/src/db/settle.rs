@@ -6,7 +6,7 @@ use super::{
     background::{Background, RETRY},
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     memtable::Memtable,
     types::{FileId, SeqNo},
     version::{Sealed, Version},
@@ -65,8 +65,12 @@ impl Db {
             let mut now = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
             !now.any(|run| runs.contains(&run.file_id()))
         })?;
+        let failures = self.background.space_failures();
         let request = self.background.ask_for_space();
-        self.wait_until(|_| self.background.is_space_given(request))?;
+        self.wait_unless(
+            |_| self.background.is_space_given(request),
+            || self.background.space_failure_since(failures),
+        )?;
         // Not while others write: it would be in their way, and they would need large ones again.
         if self.wal.has_large_spares() {
             crate::sync::sometimes("settle: asks the log for its large spares");
@@ -89,16 +93,24 @@ impl Db {
 
     /// Waits for work of the background. Fails if any of it fails meanwhile.
     fn wait_until(&self, done: impl Fn(&Version) -> bool) -> Result<()> {
-        let background = &self.background;
-        let failures = background.failures();
-        background.done.wait(|| {
+        let failures = self.background.failures();
+        self.wait_unless(done, || self.background.failure_since(failures))
+    }
+
+    /// The same, unless `failed` tells of an error.
+    fn wait_unless(
+        &self,
+        done: impl Fn(&Version) -> bool,
+        failed: impl Fn() -> Option<Error>,
+    ) -> Result<()> {
+        self.background.done.wait(|| {
             if done(&self.versions.load()) {
                 return Some(Ok(()));
             }
             if let Err(refused) = self.poison.check().and_then(|()| self.check_open()) {
                 return Some(Err(refused));
             }
-            background.failure_since(failures).map(Err)
+            failed().map(Err)
         })
     }
 
