@@ -272,19 +272,24 @@ impl Pager {
 
     /// The node's bytes, read from the file and verified, whatever is cached.
     pub(crate) fn read_file(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
-        let page_bytes = self.page_bytes();
         let allocated = self.space.lock().allocated;
         if pointer.page == 0 || pointer.page.saturating_add(pointer.pages.into()) > allocated {
             let found = format!("a file of {allocated}");
             return Err(self.refuse(pointer, Refused::Corrupt("the pages pointed to", found)));
         }
+        let bytes = self.read_bytes(pointer)?;
+        Node::verify(&bytes, pointer, level, self.meta.identity)
+            .map_err(|why| self.refuse(pointer, why))?;
+        Ok(bytes)
+    }
+
+    fn read_bytes(&self, pointer: NodePointer) -> Result<Arc<[u8]>> {
+        let page_bytes = self.page_bytes();
         let mut bytes: Arc<[u8]> =
             std::iter::repeat_n(0, usize::from(pointer.pages) * page_bytes).collect();
         if let Some(bytes) = Arc::get_mut(&mut bytes) {
             self.file.read_exact_at(bytes, pointer.page * page_bytes as u64)?;
         }
-        Node::verify(&bytes, pointer, level, self.meta.identity)
-            .map_err(|why| self.refuse(pointer, why))?;
         Ok(bytes)
     }
 
@@ -297,7 +302,17 @@ impl Pager {
                 self.file.corruption(offset, expected, found)
             }
             Refused::Unsupported(what) => {
-                Error::Unsupported { file: self.file.path.to_path_buf(), what }
+                // What is read in place may have changed since it was verified.
+                let bytes = self.read_bytes(pointer);
+                let changed = bytes.map(|bytes| {
+                    let level = Node::of(&bytes).map_or(0, |node| node.level());
+                    Node::verify(&bytes, pointer, level, self.meta.identity).err()
+                });
+                match changed {
+                    Ok(Some(why @ Refused::Corrupt(..))) => self.refuse(pointer, why),
+                    Ok(_) => Error::Unsupported { file: self.file.path.to_path_buf(), what },
+                    Err(error) => error,
+                }
             }
         }
     }

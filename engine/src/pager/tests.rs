@@ -102,3 +102,27 @@ fn what_is_not_mapped_is_read_through_the_cache() {
         assert!(pager.read(pointer, 0).is_err());
     }
 }
+
+/// A kind of entry that nobody knows is one of a later version only where the checksum is right.
+#[test]
+fn a_kind_that_came_after_the_verification_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = open(&dir, OpenMode::CreateNew);
+    let pager = Pager::create(file, UUID, META, shared(u64::MAX)).unwrap();
+    let node = write(&pager, 1, b"value");
+    let unknown = || Refused::Unsupported("an entry of kind 147".into());
+    assert!(matches!(pager.refuse(node, unknown()), Error::Unsupported { .. }));
+    let mut bytes = pager.read(node, 0).unwrap().to_vec();
+    // The byte that holds the kind: with another value there, the entry is of an unknown kind.
+    let kind_at = (0..bytes.len()).find(|at| {
+        let before = std::mem::replace(&mut bytes[*at], 147);
+        let refused = Node::of(&bytes).filter(|node| node.level() == 0).map(|node| node.refuse(0));
+        bytes[*at] = before;
+        matches!(refused, Some(Refused::Unsupported(what)) if what.contains("147"))
+    });
+    let at = node.page * 4096 + kind_at.unwrap() as u64;
+    open(&dir, OpenMode::Write).write_all_at(&[147], at).unwrap();
+    let why = pager.refuse(node, unknown());
+    let page = (node.page * 4096).to_string();
+    assert!(matches!(why, Error::Corruption(_)) && why.to_string().contains(&page), "{why}");
+}
