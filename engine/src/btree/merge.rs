@@ -29,12 +29,6 @@ pub(crate) struct Cut {
     pub(crate) end: Option<Vec<u8>>,
 }
 
-impl Cut {
-    pub(crate) fn holds(&self, key: &[u8]) -> bool {
-        self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
-    }
-}
-
 /// What a merge came to.
 #[derive(Debug)]
 pub(crate) struct Merged {
@@ -161,7 +155,9 @@ impl<'a> TreeMerge<'a> {
             self.put_changes_below(Some(&key))?;
             self.pass_cuts(&key);
             let replaced = self.change().is_some_and(|(changed, _)| changed == key);
-            if !replaced && !self.cuts.first().is_some_and(|cut| cut.holds(&key)) {
+            // The first cut ends behind the key, or not at all.
+            let is_cut = self.cuts.first().is_some_and(|cut| cut.start <= key);
+            if !replaced && !is_cut {
                 self.packer.add(&key, entry.value)?;
             }
         }

@@ -101,7 +101,10 @@ impl<'a> Tree<'a> {
     }
 
     fn merge(&mut self, changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>, cuts: &[Cut]) -> Merged {
-        self.map.retain(|key, _| !cuts.iter().any(|cut| cut.holds(key)));
+        let holds = |cut: &Cut, key: &[u8]| {
+            cut.start.as_slice() <= key && cut.end.as_deref().is_none_or(|end| key < end)
+        };
+        self.map.retain(|key, _| !cuts.iter().any(|cut| holds(cut, key)));
         for (key, value) in &changes {
             match value {
                 Some(value) => self.map.insert(key.clone(), value.clone()),
