@@ -58,6 +58,8 @@ pub struct Aim {
     pub(crate) full: Option<u64>,
     /// Damage comes only to files whose names contain this.
     pub(crate) damaged: Option<&'static str>,
+    /// Runs are merged into trees all the time, and merging is what fails.
+    pub(crate) trees: bool,
     /// Nothing makes commits durable but the syncs at intervals, and the power fails late.
     pub(crate) intervals: bool,
 }
@@ -109,6 +111,17 @@ const fn record_that_is_late(crash: &'static str) -> Scene {
 
 /// Files to damage, by a part of their names.
 const DAMAGED: [&str; 4] = ["manifest-", "wal-", ".sst", ".sst"];
+
+/// How a merge into a tree fails, by fault and operation of the disk.
+const MERGES_THAT_FAIL: [(&str, Option<&str>); 7] = [
+    ("EIO on read", None),
+    ("EIO in a write", None),
+    ("EIO on write", Some("write")),
+    ("EIO on sync", Some("sync data")),
+    ("ENOSPC on sync", Some("sync data")),
+    ("ENOSPC at random", None),
+    ("ENOSPC at random", Some("allocate")),
+];
 
 /// Threads, faults, and operations of the disk if it is one alone, at which a run may aim. What tells more
 /// is there more than once.
@@ -224,14 +237,23 @@ impl Aim {
         }
         let kinds = FaultPlan::draw(seed).damage.kinds();
         let damages = faulty && !kinds.is_empty();
-        let damaged = (damages && dice.chance(0.6)).then(|| dice.pick(&DAMAGED));
+        let trees = dice.chance(0.12) && !intervals && full.is_none();
+        if trees && faulty && dice.chance(0.7) {
+            let (site, operation) = dice.pick(&MERGES_THAT_FAIL);
+            let (rate, most) = (among_powers(dice, 0.01, 6), dice.pick(&[1, 2, 5]));
+            fault = Some(FaultAim { task: "lightning-compact", site, operation, rate, most });
+        }
+        let mut damaged = (damages && dice.chance(0.6)).then(|| dice.pick(&DAMAGED));
+        if trees && damages {
+            damaged = Some(".tree");
+        }
         // A damaged manifest shows when nothing was written to it since; other files when they are used.
         let soon = if damaged == Some("manifest-") { 0.8 } else { 0.3 };
         crash = crash.filter(|_| damaged != Some("wal-"));
         if damages && dice.chance(soon) {
             crash = Some(dice.pick(&kinds));
         }
-        Aim { fault, pause, crash, full, damaged, intervals }
+        Aim { fault, pause, crash, full, damaged, trees, intervals }
     }
 
     /// Where a boot of this run crashes, if it is near something.

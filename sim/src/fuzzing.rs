@@ -66,7 +66,7 @@ pub fn decode_schedule(bytes: &[u8]) -> Schedule {
     let (settings, disk, order) = (input.settings(), input.disk(), input.order());
     let crashes = input.below(4);
     let mut boots: Vec<Boot> = (0..crashes).map(|_| input.boot()).collect();
-    let check = Session { strict: false, settle: true, close: true };
+    let check = Session { strict: false, settle: true, close: true, empties: false };
     boots.push(Boot {
         stream: crashes,
         crash: None,
@@ -169,8 +169,12 @@ impl Input<'_> {
         let faults = faults.collect();
         let preemptions = (0..self.below(4)).map(|_| self.preemption()).collect();
         let sessions = (0..1 + self.below(2)).map(|_| {
-            let session =
-                Session { strict: self.chance(3), settle: self.chance(3), close: self.chance(2) };
+            let session = Session {
+                strict: self.chance(3),
+                settle: self.chance(3),
+                close: self.chance(2),
+                empties: false,
+            };
             let clients = (0..1 + self.below(3)).map(|number| self.client(number)).collect();
             SessionScript { session, clients }
         });
@@ -243,7 +247,10 @@ impl Input<'_> {
             14 if self.chance(2) => Operation::Keyspace,
             14 if self.chance(3) => Operation::Compact,
             14 => Operation::Checkpoint,
-            _ => Operation::Sleep { nanos: 1 << self.below(28) },
+            _ => match self.byte() {
+                255 => Operation::Close,
+                byte => Operation::Sleep { nanos: 1 << (byte % 28) },
+            },
         })
     }
 
@@ -364,10 +371,10 @@ mod tests {
                 ["\"delete_batch\"", "\"read\"", "\"reread\"", "\"snapshot\"", "\"keyspace\""];
             let rest =
                 ["\"checkpoint\"", "\"compact\"", "\"sleep\"", "\"full\"", "power_loss", "killed"];
-            let all = named.into_iter().chain(more).chain(rest);
+            let all = named.into_iter().chain(more).chain(rest).chain(["\"close\""]);
             kinds.extend(all.filter(|kind| text.contains(kind)));
         }
-        assert_eq!(kinds.len(), 16, "{kinds:?}");
+        assert_eq!(kinds.len(), 17, "{kinds:?}");
         let all =
             |count: fn(&crate::schedule::Size) -> usize| sizes.iter().map(count).sum::<usize>();
         assert!(all(|size| size.operations) >= 2000, "{sizes:?}");

@@ -270,6 +270,7 @@ impl Db {
         let (slot, next, seq) = {
             let mut sequencer = self.sequencer.lock();
             self.poison.check()?;
+            self.check_open()?; // the mark of a clean end is the last record
             let tail = &sequencer.tail;
             if tail.has_room(bytes + tail.kept_bytes()) {
                 crate::sync::sometimes("commit: another one went on in the next segment first");
@@ -326,6 +327,7 @@ impl Db {
         let next = self.background.new_memtable(&self.config, capacity)?;
         let mut sequencer = self.sequencer.lock();
         self.poison.check()?;
+        self.check_open()?;
         if !Arc::ptr_eq(&sequencer.target.memtable, full) {
             return Ok(()); // another commit was faster
         }

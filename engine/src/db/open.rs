@@ -660,6 +660,7 @@ impl Db {
     /// Lets a log go on that could not when the database was opened, because the disk was full.
     pub(super) fn begin_log(&self, capacity: u64) -> Result<()> {
         let mut manifest = self.manifest.lock();
+        self.check_open()?;
         if self.sequencer.lock().tail.segment().is_some() {
             crate::sync::sometimes("open: another commit began the log first");
             return Ok(()); // another commit was faster

@@ -175,6 +175,9 @@ impl Snapshot {
         keys: &[K],
         mut with: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
+        // Without keys too.
+        self.handle.db.check_open()?;
+        read::check_keyspace(&self.version, self.keyspace)?;
         for (i, key) in keys.iter().enumerate() {
             let found = self.find(key.as_ref())?;
             with(i, found.as_ref().map(read::Value::bytes));

@@ -188,9 +188,14 @@ impl Manifest {
         self.generation
     }
 
-    /// Makes one edit durable. On an error other than poison nothing happened.
+    /// Makes one edit durable. On an error other than poison nothing happened. The mark of a clean end is
+    /// the last edit of a process.
     pub(crate) fn append(&mut self, changes: &[Change]) -> Result<()> {
         self.poison.check()?;
+        if self.state.clean {
+            crate::sync::sometimes("manifest: an edit comes after the mark of a clean end");
+            return Err(Error::Closed);
+        }
         let mut state = self.state.clone();
         for change in changes {
             state.apply(change).map_err(|why| Error::InvalidArgument { what: "edit", why })?;

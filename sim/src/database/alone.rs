@@ -26,9 +26,9 @@ const HELD: usize = 3;
 /// One opening of the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Opening {
-    /// What is done, one after another.
+    /// What is done, one after another, up to the first `Close`.
     pub(crate) operations: Vec<Operation>,
-    /// Ended by `close`, not by dropping the last handle.
+    /// Ended by `close` at the latest, not by dropping the last handle.
     pub(crate) close: bool,
 }
 
@@ -87,15 +87,6 @@ struct Alone {
     values: u64,
 }
 
-fn name(place: Place) -> &'static str {
-    match place {
-        Place::Default => "default",
-        Place::Shared1 => "shared-1",
-        Place::Shared2 => "shared-2",
-        Place::Own => "own",
-    }
-}
-
 fn told<T>(during: &str, result: lightning_db::Result<T>) -> Result<T, String> {
     result.map_err(|error| format!("{during} failed: {error}"))
 }
@@ -111,7 +102,7 @@ impl Alone {
         let db =
             told("opening", Database::open_or_create_with_env(shared, DIR, settings.config()))?;
         let mut names = told("listing the keyspaces", db.keyspaces())?;
-        let mut expected: Vec<_> = contents.keys().map(|place| name(*place).to_owned()).collect();
+        let mut expected: Vec<_> = contents.keys().map(|place| place.name().to_owned()).collect();
         names.sort();
         expected.sort();
         if names != expected {
@@ -131,7 +122,7 @@ impl Alone {
     }
 
     fn create(&mut self, place: Place) -> Result<(), String> {
-        let keyspace = told("opening a keyspace", self.db.keyspace(name(place)))?;
+        let keyspace = told("opening a keyspace", self.db.keyspace(place.name()))?;
         self.spaces.insert(place, keyspace);
         self.contents.entry(place).or_default();
         Ok(())
@@ -139,14 +130,15 @@ impl Alone {
 
     /// Does it all, and tells what the database then holds.
     fn run(mut self, opening: &Opening) -> Result<(Contents, u64), String> {
-        for operation in &opening.operations {
+        let mut operations = opening.operations.split(|operation| *operation == Operation::Close);
+        for operation in operations.next().unwrap_or_default() {
             let done = self.execute(operation);
             done.map_err(|why| format!("{why}, in {operation:?}"))?;
         }
         self.check_all()?;
         self.held.clear();
         self.spaces.clear();
-        if opening.close {
+        if opening.close || operations.next().is_some() {
             told("closing", self.db.close())?;
         }
         Ok((self.contents, self.values))
@@ -228,6 +220,7 @@ impl Alone {
             Operation::Keyspace => self.own_keyspace(),
             Operation::Checkpoint => told("checkpoint", self.db.checkpoint()),
             Operation::Compact => told("compact", self.db.compact()),
+            Operation::Close => told("close", self.db.close()),
             Operation::Sleep { nanos } => {
                 self.env.clock().sleep(Duration::from_nanos(*nanos));
                 Ok(())
@@ -293,7 +286,7 @@ impl Alone {
         if self.spaces.remove(&Place::Own).is_none() {
             return self.create(Place::Own);
         }
-        told("drop_keyspace", self.db.drop_keyspace(name(Place::Own)))?;
+        told("drop_keyspace", self.db.drop_keyspace(Place::Own.name()))?;
         self.contents.remove(&Place::Own);
         Ok(())
     }

@@ -87,6 +87,7 @@ impl Client {
             Operation::Keyspace => self.keyspace(),
             Operation::Checkpoint => self.make_durable("a checkpoint", Database::checkpoint),
             Operation::Compact => self.make_durable("a compaction", Database::compact),
+            Operation::Close => self.close(),
             Operation::Sleep { nanos } => {
                 let (env, mut left) =
                     (&self.session.process.boot.env, Duration::from_nanos(*nanos));
@@ -207,7 +208,7 @@ impl Client {
         )
     }
 
-    fn delete_range(&mut self, place: Place, range: Range) -> Result<(), Over> {
+    pub(super) fn delete_range(&mut self, place: Place, range: Range) -> Result<(), Over> {
         let (keyspace, space) = self.space(place).clone();
         let ops = vec![Op::DeleteRange(space, range.bounds())];
         let ask = move || keyspace.delete_range(range.bounds()).map(|()| None);
@@ -240,9 +241,13 @@ impl Client {
         let process = &self.session.process;
         let world = process.world();
         let operations = ops.len();
+        let closed = process.closing().done;
         if operations == 0 {
             // Commits nothing, and so needs no answer of the model.
-            return ask().map(drop).or_else(|error| process.check_error("I-9", verb, &error));
+            return match ask() {
+                Ok(_) => process.check_was_open(closed, verb),
+                Err(error) => process.check_error("I-9", verb, &error),
+            };
         }
         let id = process.model.lock().submit(ops, sync);
         world.take_told();
@@ -258,6 +263,7 @@ impl Client {
         });
         match answer {
             Ok(_) => {
+                process.check_was_open(closed, verb)?;
                 let now = world.now();
                 let result = process.model.lock().acknowledge(id, seq.unwrap_or(0), now);
                 process.check(result)
@@ -270,6 +276,11 @@ impl Client {
         let process = &self.session.process;
         let mut dice = process.boot.env.world().dice("not committed");
         process.check_error("I-9", "a commit", error)?;
+        if matches!(error, Error::Closed) {
+            process.model.lock().refuse(id);
+            process.world().count("commits refused by a close");
+            return Err(Over);
+        }
         if !matches!(error, Error::Poisoned { .. }) {
             // It failed whole, before it got a SeqNo. There may be space later.
             process.model.lock().refuse(id);
@@ -358,7 +369,10 @@ impl Client {
         let result = match self.own.take() {
             None => session.create_keyspace(&name).map(|space| self.own = Some(space)),
             Some((keyspace, id)) => session.drop_keyspace(&name, id).inspect(|()| {
-                if !matches!(keyspace.get("key"), Err(Error::KeyspaceNotFound { .. })) {
+                let answer = keyspace.get("key");
+                let closed = matches!(answer, Err(Error::Closed));
+                let begun = session.process.closing().begun;
+                if !matches!(answer, Err(Error::KeyspaceNotFound { .. })) && !(closed && begun) {
                     let message = "a dropped keyspace answers a get".into();
                     session.process.world().violate("keyspace", message);
                 }
@@ -387,13 +401,35 @@ impl Client {
         call: impl Fn(&Database) -> lightning_db::Result<()>,
     ) -> Result<(), Over> {
         let process = &self.session.process;
-        let seq = process.model.lock().acknowledged_seq();
+        let (seq, closed) = (process.model.lock().acknowledged_seq(), process.closing().done);
         match call(&self.session.db) {
             Ok(()) => {
+                process.check_was_open(closed, what)?;
                 process.model.lock().durable(seq);
                 Ok(())
             }
             Err(error) => process.check_error("I-9", what, &error),
+        }
+    }
+
+    /// Closes the database under the other clients: what was acknowledged before is durable, and what is
+    /// asked for later is refused.
+    fn close(&self) -> Result<(), Over> {
+        let process = &self.session.process;
+        let seq = process.model.lock().acknowledged_seq();
+        process.closing().begun = true;
+        let result = self.session.db.close();
+        process.world().record("close", &[u64::from(result.is_ok())], || format!("{result:?}"));
+        match result {
+            Ok(()) => {
+                process.model.lock().durable(seq);
+                process.closing().done = true;
+                Ok(())
+            }
+            Err(error) => {
+                process.closing().failed = true;
+                process.check_error("I-9", "closing", &error)
+            }
         }
     }
 }
@@ -427,6 +463,7 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::Keyspace => "verb keyspace, drop_keyspace",
         Operation::Checkpoint => "verb checkpoint",
         Operation::Compact => "verb compact",
+        Operation::Close => "verb close, while others go on",
         Operation::Sleep { .. } => "sleeps",
         Operation::Read { read, .. } | Operation::Reread { read, .. } => match read {
             Read::Get(_) => "verb get",

@@ -37,6 +37,16 @@ impl Process {
         Ok(())
     }
 
+    /// What was asked for once the close had returned (`closed`) must have been refused.
+    pub(super) fn check_was_open(&self, closed: bool, verb: &str) -> Result<(), Over> {
+        if !closed {
+            return Ok(());
+        }
+        let message = format!("{verb} succeeded, asked for after a close had returned");
+        self.world().violate("closed", message);
+        Err(Over)
+    }
+
     /// While anything of a database is left, nobody else opens its directory.
     pub(super) fn check_locked(&self) -> Result<(), Over> {
         if !self.dice("open it twice").chance(0.3) {

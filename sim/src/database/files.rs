@@ -16,6 +16,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 /// Virtual time after which the background must have done all it has to do. The engine tries again
 /// every 100 ms what it could not do at once.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+/// `page_size` of all runs.
+const PAGE_BYTES: u64 = 4096;
 /// Time between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -94,8 +96,12 @@ impl Session {
         // The engine's clock may jump.
         let deadline = process.world().now() + SETTLES_WITHIN;
         loop {
-            if process.boot.had_errors() || process.world().violation().is_some() {
-                return Ok(()); // what failed is tried again, or not at all
+            if process.world().violation().is_some() {
+                return Ok(());
+            }
+            if process.boot.had_errors() {
+                // What failed is tried again, or not at all; but it keeps no pages meanwhile.
+                return self.check_uses();
             }
             let stats = process.checked_read("stats", self.db.stats())?;
             let tables = stats.keyspaces.iter().map(|keyspace| keyspace.tables).sum();
@@ -122,7 +128,37 @@ impl Session {
             return Err(Over);
         }
         process.world().count("integrity checks");
-        Ok(())
+        self.check_uses()
+    }
+
+    /// The pages that are not free are those of the nodes that the trees have, and the file's first: what a
+    /// merge took that came to nothing is free again.
+    fn check_uses(&self) -> Result<(), Over> {
+        let process = &self.process;
+        let deadline = process.world().now() + SETTLES_WITHIN;
+        loop {
+            let stats = process.checked_read("stats", self.db.stats())?;
+            let Ok(report) = self.db.check_integrity() else {
+                return Ok(()); // a fault that struck the check
+            };
+            let first_page = if stats.tree_file_bytes > 0 { PAGE_BYTES } else { 0 };
+            let used = stats.tree_file_bytes - stats.tree_free_bytes;
+            let named = first_page + report.trees.iter().map(|tree| tree.page_bytes).sum::<u64>();
+            if used == named {
+                process.world().count("trees' files without a page too many");
+                return Ok(());
+            }
+            // A poisoned database merges nothing to its end any more.
+            if process.world().is_damaged() || self.db.checkpoint().is_err() {
+                return Ok(());
+            }
+            if process.world().now() > deadline {
+                let message = format!("{used} bytes of the trees' file are used, {named} by trees");
+                process.world().violate("I-13", message);
+                return Err(Over);
+            }
+            process.boot.env.clock().sleep(LOOK_AGAIN);
+        }
     }
 
     /// Right after opening: the sstables that are in use are those that closing left.

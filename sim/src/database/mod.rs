@@ -7,6 +7,7 @@
 pub(crate) mod alone;
 mod client;
 mod closed;
+mod emptied;
 mod files;
 mod model;
 pub mod operation;

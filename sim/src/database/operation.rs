@@ -39,6 +39,18 @@ pub enum Place {
     Own,
 }
 
+impl Place {
+    /// What the database calls it; a client's own gets its number besides.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Place::Default => "default",
+            Place::Shared1 => "shared-1",
+            Place::Shared2 => "shared-2",
+            Place::Own => "own",
+        }
+    }
+}
+
 /// A value that is to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -298,6 +310,8 @@ pub enum Operation {
     Checkpoint,
     /// `compact`
     Compact,
+    /// `close`, while other clients go on.
+    Close,
     /// Waits.
     Sleep {
         /// How long.

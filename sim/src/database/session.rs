@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, ops::Bound, path::Path, sync::Arc, time::Durati
 pub(super) const DIR: &str = "/data/db";
 
 /// Virtual time after which a disk that has space again must be used again.
-const RESUMES_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 
 /// A simulated process that uses the database.
 #[derive(Clone)]
@@ -33,6 +33,19 @@ pub(super) struct Process {
     pub(super) model: Arc<Mutex<Model>>,
     /// When the opening began that the open database came from, or the one under way.
     since: Duration,
+    /// Of the open database.
+    closing: Arc<Mutex<Closing>>,
+}
+
+/// How far clients are with closing a database that others still use.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Closing {
+    /// From now on anything may be refused.
+    pub(super) begun: bool,
+    /// From now on everything is.
+    pub(super) done: bool,
+    /// The mark of a clean end may be missing.
+    pub(super) failed: bool,
 }
 
 /// An open keyspace and which life of it this is.
@@ -61,11 +74,15 @@ impl Process {
         model: Arc<Mutex<Model>>,
     ) -> Process {
         let since = boot.began;
-        Process { boot, env, workload, model, since }
+        Process { boot, env, workload, model, since, closing: Arc::default() }
     }
 
     pub(super) fn world(&self) -> &Arc<World> {
         self.boot.env.world()
+    }
+
+    pub(super) fn closing(&self) -> parking_lot::MutexGuard<'_, Closing> {
+        self.closing.lock()
     }
 
     /// The stream of the next event at a site of the workload.
@@ -96,9 +113,15 @@ impl Process {
             session.check_files()?;
         }
         session.run_clients(clients)?;
+        if session.process.closing().begun {
+            return session.end(true);
+        }
         session.check_all()?;
         if plan.settle {
             session.check_files()?;
+        }
+        if plan.empties {
+            session.empty()?;
         }
         session.end(plan.close)
     }
@@ -117,7 +140,8 @@ impl Process {
     fn open(&self, strict: bool) -> Result<(Process, Arc<Database>, Least), Over> {
         for attempt in 0..10 {
             let vouched = self.vouched();
-            let process = Process { since: self.world().now(), ..self.clone() };
+            let (since, closing) = (self.world().now(), Arc::default());
+            let process = Process { since, closing, ..self.clone() };
             match process.try_open(strict, attempt == 0) {
                 Ok(db) => {
                     self.model.lock().created = true;
@@ -211,6 +235,7 @@ impl Process {
             Error::NoSpace { .. } => self.had(&NO_SPACE),
             // It names file and place, and nothing wrong was returned.
             Error::Corruption(_) => world.is_damaged(),
+            Error::Closed => self.closing().begun,
             _ => false,
         };
         if !explained {
@@ -234,16 +259,20 @@ impl Process {
     /// fault may have cost what was prepared, and a disk that was full already may have had no room for
     /// it.
     pub(super) fn check_needs_no_space(&self, during: &str, error: &Error) -> Result<(), Over> {
-        let others = EIO.iter().chain(&NO_SPACE[..2]);
-        let undisturbed = others.map(|kind| self.world().counted(kind)).sum::<u64>() == 0
-            && !self.world().is_damaged();
-        let prepared = self.world().marked("manifest: no spare is left") == 0;
-        if self.model.lock().created && undisturbed && prepared {
+        if self.model.lock().created && self.is_undisturbed() {
             let message = format!("{during} needs no space but failed for want of it: {error}");
             self.world().violate("I-9", message);
             return Err(Over);
         }
         Ok(())
+    }
+
+    /// Whether nothing failed but for want of space, and what is prepared for that is not used up.
+    pub(super) fn is_undisturbed(&self) -> bool {
+        let others = EIO.iter().chain(&NO_SPACE[..2]);
+        others.map(|kind| self.world().counted(kind)).sum::<u64>() == 0
+            && !self.world().is_damaged()
+            && self.world().marked("manifest: no spare is left") == 0
     }
 
     /// Whether the manifest was damaged: if nothing was written to the log after its last edit, then
@@ -272,9 +301,13 @@ impl Process {
         read: &Read,
         on: &dyn Readable,
     ) -> Result<Option<Seen>, Over> {
+        let closed = self.closing().done;
         let (seen, error) = match perform(read, on) {
             Ok(mut seen) => match seen.failed.take() {
-                None => return Ok(Some(seen)),
+                None => {
+                    self.check_was_open(closed, during)?;
+                    return Ok(Some(seen));
+                }
                 Some(error) => (Some(seen), error),
             },
             Err(error) => (None, error),
@@ -461,13 +494,10 @@ impl Session {
     }
 
     fn open_shared(&mut self) -> Result<(), Over> {
-        let all = [
-            (Place::Default, "default"),
-            (Place::Shared1, "shared-1"),
-            (Place::Shared2, "shared-2"),
-        ];
+        let all = [Place::Default, Place::Shared1, Place::Shared2];
         let wanted = self.process.workload.settings.shared_keyspaces;
-        for (place, name) in all.into_iter().take(1 + wanted) {
+        for place in all.into_iter().take(1 + wanted) {
+            let name = place.name();
             // Another thread asks for it at the same time.
             let (db, known) = (self.db.clone(), self.model().spaces.contains_key(name));
             let body = Box::new(move || drop(db.keyspace(name)));
@@ -520,14 +550,19 @@ impl Session {
         Ok(())
     }
 
-    fn run_clients(&mut self, numbers: &[u64]) -> Result<(), Over> {
-        let session = Arc::new(Session {
+    /// The same session, as clients use it.
+    pub(super) fn for_clients(&self) -> Arc<Session> {
+        Arc::new(Session {
             process: self.process.clone(),
             db: self.db.clone(),
             number: self.number,
             shared: self.shared.clone(),
             least: self.least,
-        });
+        })
+    }
+
+    fn run_clients(&mut self, numbers: &[u64]) -> Result<(), Over> {
+        let session = self.for_clients();
         let mut clients = vec![];
         for number in numbers {
             let mut client = Client::new(session.clone(), *number);
@@ -560,7 +595,8 @@ impl Session {
     /// Closes the database, or lets it go.
     fn end(self, close: bool) -> Result<(), Over> {
         let Session { process, db, shared, .. } = self;
-        let held = match close && process.dice("snapshot behind a close").chance(0.3) {
+        let Closing { begun: closed, failed, .. } = *process.closing();
+        let held = match close && !closed && process.dice("snapshot behind a close").chance(0.3) {
             true => Some(process.checked_read("a snapshot", db.snapshot())?),
             false => None,
         };
@@ -571,7 +607,7 @@ impl Session {
                 Ok(()) => {
                     let model = &mut *process.model.lock();
                     model.durable(acknowledged);
-                    model.closed_at = Some(acknowledged);
+                    model.closed_at = (!failed).then_some(acknowledged);
                 }
                 Err(error) => process.check_error("I-9", "closing", &error)?,
             }
@@ -580,7 +616,7 @@ impl Session {
         process.check_locked()?;
         drop(shared);
         drop(db); // closes it if that was not done, but cannot tell whether that went well
-        process.remember_files(held.is_some());
+        process.remember_files(held.is_some() || closed);
         drop(held);
         process.model.lock().crashed(false);
         Ok(())

@@ -101,6 +101,7 @@ pub(super) struct Mix {
     pub(super) checkpoint: u64,
     pub(super) compact: u64,
     pub(super) sleep: u64,
+    pub(super) close: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -124,6 +125,8 @@ pub(super) struct Shape {
     pub(super) scans: f64,
     /// Share of sessions that wait until the background has nothing to do.
     pub(super) settles: f64,
+    /// Share of sessions that end with deleting everything.
+    pub(super) empties: f64,
 }
 
 impl Shape {
@@ -146,6 +149,7 @@ impl Shape {
                 checkpoint: dice.pick(&[0, 1, 3]),
                 compact: dice.pick(&[0, 0, 1, 2]),
                 sleep: dice.below(12),
+                close: 0,
             },
             batch: dice.pick(&[1, 3, 10]),
             deletes: dice.pick(&[0.0, 0.1, 0.4]),
@@ -154,6 +158,7 @@ impl Shape {
             own_durability: dice.pick(&[0.0, 0.3, 1.0]),
             scans: dice.pick(&[0.1, 0.3]),
             settles: dice.pick(&[0.0, 0.3]),
+            empties: 0.03,
         };
         let aim = Aim::draw(seed, true);
         if aim.intervals {
@@ -175,7 +180,18 @@ impl Shape {
         if dice.chance(if aim.damaged == Some(".sst") { 0.6 } else { 0.07 }) {
             shape.write_large_runs(dice);
         }
+        if Dice::new(seed, "closing", 0).chance(0.1) {
+            shape.mix.close = 1;
+        }
+        if aim.trees {
+            shape.grow_trees(&mut Dice::new(seed, "trees", 0));
+        }
+        if aim.damaged == Some("wal-") {
+            // What a range delete lets go of must not be needed again.
+            shape.empties = 0.3;
+        }
         if aim.full.is_some() {
+            shape.empties = 0.3;
             // On a full disk the log goes on until its segments or the memtables are used up.
             let settings = &mut shape.settings;
             settings.segment_bytes = dice.skewed(16 << 10..64 << 10);
@@ -195,6 +211,22 @@ impl Shape {
         self.batch = 10;
         self.value_bytes = self.value_bytes.max(1000);
         self.deletes = self.deletes.min(0.1);
+    }
+
+    /// Runs are merged all the time, into trees that have more than a node.
+    fn grow_trees(&mut self, dice: &mut Dice) {
+        self.settings.memtable_bytes = dice.skewed(4 << 10..32 << 10);
+        self.settings.cache_bytes = dice.pick(&[0, 16 << 10]);
+        self.keys = self.keys.max(40);
+        self.ops = self.ops.max(60);
+        self.batch = 10;
+        self.value_bytes = dice.pick(&[100, 1000]);
+        self.deletes = dice.pick(&[0.1, 0.4]);
+        self.range_deletes = dice.pick(&[0.02, 0.1]);
+        self.settles = self.settles.max(0.3);
+        self.empties = 0.1;
+        self.mix.compact = dice.pick(&[2, 5, 10]);
+        self.mix.read = self.mix.read.max(12);
     }
 
     /// Nothing makes commits durable but the syncs at intervals.

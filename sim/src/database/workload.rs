@@ -29,6 +29,9 @@ pub struct Session {
     pub settle: bool,
     /// Ended by `close`, not by dropping the last handle.
     pub close: bool,
+    /// Everything is deleted before that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empties: bool,
 }
 
 /// A session and its clients.
@@ -142,6 +145,7 @@ fn draw_session(shape: &Shape, boot: &Boot, number: u64) -> Option<(Session, Vec
         strict: dice.chance(0.33),
         settle: dice.chance(if boot.last { 1.0 } else { shape.settles }),
         close: boot.last || dice.chance(0.75),
+        empties: dice.chance(shape.empties),
     };
     (number < sessions).then(|| (session, (0..shape.clients).collect()))
 }
@@ -163,7 +167,7 @@ impl<'a> Drawing<'a> {
     fn operation(&mut self) -> Operation {
         type Kind<'k> = fn(&mut Drawing<'k>) -> Operation;
         let mix = &self.shape.mix;
-        let kinds: [(u64, Kind<'a>); 9] = [
+        let kinds: [(u64, Kind<'a>); 10] = [
             (mix.commit, Drawing::commit),
             (mix.single, Drawing::single),
             (mix.read, |d| Operation::Read { space: d.space(), read: d.read() }),
@@ -176,6 +180,7 @@ impl<'a> Drawing<'a> {
             (mix.checkpoint, |_| Operation::Checkpoint),
             (mix.compact, |_| Operation::Compact),
             (mix.sleep, Drawing::sleep),
+            (mix.close, |_| Operation::Close),
         ];
         let mut at = self.dice.below(kinds.iter().map(|(weight, _)| weight).sum());
         for (weight, kind) in kinds {

@@ -85,8 +85,9 @@ pub(super) fn cost(schedule: &Schedule) -> u64 {
             });
         cost += 200 * boot.faults.len() as u64 + 60 * boot.preemptions.len() as u64;
         for script in &boot.sessions {
-            let Session { strict, settle, .. } = script.session;
-            cost += 60 + u64::from(strict) + u64::from(settle) + 40 * script.clients.len() as u64;
+            let Session { strict, settle, empties, .. } = script.session;
+            cost += 60 + u64::from(strict) + u64::from(settle) + 100 * u64::from(empties);
+            cost += 40 * script.clients.len() as u64;
             let operations = script.clients.iter().flat_map(|client| &client.operations);
             cost += operations.map(cost_of).sum::<u64>();
         }
@@ -121,7 +122,7 @@ fn cost_of(operation: &Operation) -> u64 {
 }
 
 /// Simpler forms of what is left, each to be tried by itself.
-pub(super) const SIMPLER: [fn(&mut Schedule); 10] = [
+pub(super) const SIMPLER: [fn(&mut Schedule); 11] = [
     |s| s.boots.iter_mut().for_each(|boot| boot.full = None),
     |s| s.order = Order::Uniform,
     |s| s.settings.shared_keyspaces = 0,
@@ -129,6 +130,7 @@ pub(super) const SIMPLER: [fn(&mut Schedule); 10] = [
     |s| s.settings.cache_bytes = 0,
     |s| each_session(s, |session| session.settle = false),
     |s| each_session(s, |session| session.strict = false),
+    |s| each_session(s, |session| session.empties = false),
     |s| each_value(s, &mut |value| *value = Value { bytes: 16, random: false }),
     |s| each_value(s, &mut |value| value.random = false),
     |s| all_operations(s).flatten().for_each(by_default),
