@@ -104,9 +104,28 @@ fn checksum(node: &[u8], identity: u64) -> u32 {
 /// A leaf entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LeafEntry<'a> {
+    pub(crate) suffix: Suffix<'a>,
     pub(crate) value: &'a [u8],
     /// Where in the node the value begins.
     pub(crate) value_at: usize,
+}
+
+/// A key behind the prefix of its node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suffix<'a> {
+    /// Its first bytes; what is missing is 0.
+    head: [u8; HEAD_BYTES],
+    len: usize,
+    /// What follows the head.
+    rest: &'a [u8],
+}
+
+impl Suffix<'_> {
+    #[inline]
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head[..self.len.min(HEAD_BYTES)]);
+        out.extend_from_slice(self.rest);
+    }
 }
 
 /// A node to search. Methods return `None` where the bytes make no sense; [`Node::refuse`] says why.
@@ -117,7 +136,7 @@ pub(crate) struct Node<'a> {
 }
 
 /// Where the parts of a node lie: heads, pointers of a branch, offsets, prefix, cells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Layout {
     level: u8,
     /// How many keys: of entries in a leaf, in a branch of all children but the first.
@@ -216,6 +235,16 @@ impl<'a> Node<'a> {
         Some(Node { bytes, layout: Layout::of(bytes)? })
     }
 
+    /// A node of which this is the layout.
+    #[inline]
+    pub(crate) fn new(bytes: &'a [u8], layout: Layout) -> Node<'a> {
+        Node { bytes, layout }
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
     pub(crate) fn level(&self) -> u8 {
         self.layout.level
     }
@@ -256,28 +285,33 @@ impl<'a> Node<'a> {
     #[inline]
     fn key_cell(&self, index: usize) -> Option<(usize, Decoder<'a>)> {
         let at = self.offset(index).filter(|at| *at >= self.layout.cells_at)?;
-        let mut d = Decoder::new(self.bytes.get(at..)?);
+        let mut d = Decoder::at_byte(self.bytes, at);
         let suffix_len = d.varint()? as usize;
         Some((suffix_len, d))
     }
 
-    /// The key at `index` behind the prefix: its length and what follows its head.
+    /// The key at `index` behind the prefix.
     #[inline]
-    fn suffix(&self, index: usize) -> Option<(usize, &'a [u8])> {
+    fn suffix(&self, index: usize) -> Option<Suffix<'a>> {
         let (len, mut d) = self.key_cell(index)?;
         if self.layout.level == 0 {
             let (_kind, _value_len) = (d.u8()?, d.varint()?);
         }
-        Some((len, d.take(len.saturating_sub(HEAD_BYTES))?))
+        self.suffix_in(index, len, &mut d)
+    }
+
+    /// The same, of this length, from where its cell has what follows the head.
+    #[inline]
+    fn suffix_in(&self, index: usize, len: usize, d: &mut Decoder<'a>) -> Option<Suffix<'a>> {
+        let rest = d.take(len.saturating_sub(HEAD_BYTES))?;
+        Some(Suffix { head: self.head(index)?.to_be_bytes(), len, rest })
     }
 
     /// Appends the key at `index`.
     pub(crate) fn append_key(&self, index: usize, out: &mut Vec<u8>) -> Option<()> {
-        let (len, rest) = self.suffix(index)?;
+        let suffix = self.suffix(index)?;
         out.extend_from_slice(self.prefix());
-        let head = self.head(index)?.to_be_bytes();
-        out.extend_from_slice(&head[..len.min(HEAD_BYTES)]);
-        out.extend_from_slice(rest);
+        suffix.append_to(out);
         Some(())
     }
 
@@ -286,10 +320,10 @@ impl<'a> Node<'a> {
     pub(crate) fn entry(&self, index: usize) -> Option<LeafEntry<'a>> {
         let (len, mut d) = self.key_cell(index)?;
         let (kind, value_len) = (d.u8()?, d.varint()? as usize);
-        d.take(len.saturating_sub(HEAD_BYTES))?;
-        let value_at = self.offset(index)? + d.at();
+        let suffix = self.suffix_in(index, len, &mut d)?;
+        let value_at = d.at();
         let value = d.take(value_len)?;
-        (kind == KIND_PUT).then_some(LeafEntry { value, value_at })
+        (kind == KIND_PUT).then_some(LeafEntry { suffix, value, value_at })
     }
 
     /// The child of a branch at `index`.
@@ -306,7 +340,7 @@ impl<'a> Node<'a> {
         if by_head != Ordering::Equal {
             return Some(by_head);
         }
-        let (len, rest) = self.suffix(index)?;
+        let Suffix { len, rest, .. } = self.suffix(index)?;
         // Heads that are equal though one key ends in them: the bytes missing count as 0.
         Some(match (len < HEAD_BYTES, suffix.get(HEAD_BYTES..)) {
             (false, Some(other)) => rest.cmp(other),
