@@ -1,31 +1,48 @@
 //! Range reads: the same places as a point read, merged.
 
+pub(crate) use crate::iter::Bounds;
+
 use super::Db;
 use crate::{
     btree::TreeCursor,
     error::Result,
     iter::{
+        Direction,
         clipped::Clipped,
-        merge::{Direction, Merge, Source, successor},
+        lone::Lone,
+        merge::{Merge, Source},
+        successor,
     },
+    memtable::Memtable,
     sstable::Sstable,
     types::{KeyspaceId, SeqNo},
-    version::{KeyspaceVersion, Tree, Version},
+    version::{KeyspaceVersion, Version},
 };
 use std::{ops::Bound, sync::Arc};
-
-/// The keys of a range.
-pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Walks a range at one moment from both ends; the two walks end where they meet.
 pub(crate) struct Walk {
     version: Arc<Version>,
     visible: SeqNo,
     keyspace: KeyspaceId,
+    /// What is left, as far as the walk from the other end has to know.
     bounds: Bounds,
     /// Made when first asked for: most walks go one way.
-    front: Option<Merge>,
-    back: Option<Merge>,
+    front: Option<Way>,
+    back: Option<Way>,
+    /// From one of the ends there was nothing left.
+    over: bool,
+}
+
+/// A walk from one end.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and saves an allocation"
+)]
+enum Way {
+    /// There is nothing but the tree: what it holds is what there is.
+    Tree(Lone<TreeCursor>),
+    Merged(Box<Merge>),
 }
 
 impl Walk {
@@ -35,81 +52,105 @@ impl Walk {
         keyspace: KeyspaceId,
         bounds: Bounds,
     ) -> Walk {
-        Walk { version, visible, keyspace, bounds, front: None, back: None }
+        Walk { version, visible, keyspace, bounds, front: None, back: None, over: false }
     }
 
-    /// The next entry from the lower end.
-    pub(crate) fn next(&mut self, db: &Db) -> Result<Option<(&[u8], &[u8])>> {
+    /// The next entry from the end that `direction` begins at.
+    #[inline]
+    pub(crate) fn next(&mut self, db: &Db, direction: Direction) -> Result<Option<(&[u8], &[u8])>> {
         db.check_open()?;
-        let Walk { version, visible, keyspace, bounds, front, .. } = self;
-        let merge = front.get_or_insert_with(|| {
-            Merge::new(
-                sources(version, *visible, *keyspace),
-                *visible,
-                Direction::Forward,
-                bounds.clone(),
-            )
-        });
-        let found = merge.next_live()?;
-        if let Some((key, _)) = found {
-            // The other walk must not come past what is given out here.
-            set_excluded(&mut self.bounds.0, key);
-            if let Some(back) = &mut self.back {
-                back.narrow(&self.bounds);
-            }
+        if self.over {
+            return Ok(None);
         }
-        Ok(found)
-    }
-
-    /// The next entry from the upper end.
-    pub(crate) fn next_back(&mut self, db: &Db) -> Result<Option<(&[u8], &[u8])>> {
-        db.check_open()?;
-        let Walk { version, visible, keyspace, bounds, back, .. } = self;
-        let merge = back.get_or_insert_with(|| {
-            Merge::new(
-                sources(version, *visible, *keyspace),
-                *visible,
-                Direction::Reverse,
-                bounds.clone(),
-            )
-        });
-        let found = merge.next_live()?;
-        if let Some((key, _)) = found {
-            set_excluded(&mut self.bounds.1, key);
-            if let Some(front) = &mut self.front {
-                front.narrow(&self.bounds);
+        let Walk { version, visible, keyspace, bounds, front, back, over } = self;
+        let (this, other, other_direction) = match direction {
+            Direction::Forward => (front, back, Direction::Reverse),
+            Direction::Reverse => (back, front, Direction::Forward),
+        };
+        let this = match this {
+            Some(this) => this,
+            None => {
+                if let Some(key) = other.as_ref().and_then(Way::key) {
+                    other_direction.pass(bounds, key);
+                }
+                this.insert(Way::new(version, *visible, *keyspace, direction, bounds))
             }
+        };
+        let found = match this {
+            Way::Tree(tree) => tree.next(bounds)?,
+            Way::Merged(merge) => merge.next_live()?,
+        };
+        match (found, other) {
+            (None, _) => *over = true,
+            (Some((key, _)), Some(other)) => {
+                // The other walk must not come past what is given out here.
+                direction.pass(bounds, key);
+                if let Way::Merged(merge) = other {
+                    merge.narrow(bounds);
+                }
+            }
+            (Some(_), None) => {}
         }
         Ok(found)
     }
 }
 
-/// Sets a bound to "beyond `key`", in the memory that it has.
-fn set_excluded(bound: &mut Bound<Vec<u8>>, key: &[u8]) {
-    match bound {
-        Bound::Excluded(old) => {
-            old.clear();
-            old.extend_from_slice(key);
+impl Way {
+    fn new(
+        version: &Version,
+        visible: SeqNo,
+        keyspace: KeyspaceId,
+        direction: Direction,
+        bounds: &Bounds,
+    ) -> Way {
+        let mut sources = sources_above_tree(version, visible, keyspace);
+        let tree = version.keyspace(keyspace).and_then(|keyspace| keyspace.tree.as_ref());
+        let tree = tree.map(|tree| TreeCursor::new(Arc::clone(tree) as _, Some(tree.root)));
+        match tree {
+            Some(tree) if sources.is_empty() => Way::Tree(Lone::new(tree, direction)),
+            tree => {
+                sources.extend(
+                    tree.map(|tree| Source { cursor: Box::new(tree), tombstones: Arc::default() }),
+                );
+                let merge = Merge::new(sources, visible, direction, bounds.clone());
+                Way::Merged(Box::new(merge))
+            }
         }
-        other => *other = Bound::Excluded(key.to_vec()),
+    }
+
+    /// The key that was given out last.
+    fn key(&self) -> Option<&[u8]> {
+        match self {
+            Way::Tree(tree) => tree.key(),
+            Way::Merged(merge) => merge.key(),
+        }
     }
 }
 
-/// The places where entries of a keyspace may be, newest first.
-fn sources(version: &Version, visible: SeqNo, keyspace: KeyspaceId) -> Vec<Source> {
-    let memtables = version.memtables().map(|memtable| Source {
-        cursor: Box::new(memtable.cursor(keyspace, visible)),
-        tombstones: memtable.range_tombstones(keyspace),
-    });
+/// The places but for the tree where entries of a keyspace may be, newest first.
+fn sources_above_tree(version: &Version, visible: SeqNo, keyspace: KeyspaceId) -> Vec<Source> {
+    let memtables =
+        version.memtables().filter_map(|memtable| memtable_source(memtable, visible, keyspace));
     let live = version.keyspace(keyspace);
     let runs = live.into_iter().flat_map(|keyspace| run_sources(keyspace));
-    let tree = live.and_then(|keyspace| keyspace.tree.as_ref()).map(tree_source);
-    memtables.chain(runs).chain(tree).collect()
+    memtables.chain(runs).collect()
 }
 
-fn tree_source(tree: &Arc<Tree>) -> Source {
-    let nodes = Arc::clone(tree);
-    Source { cursor: Box::new(TreeCursor::new(nodes, Some(tree.root))), tombstones: Arc::default() }
+/// A memtable, unless it has nothing of the keyspace that is visible.
+fn memtable_source(
+    memtable: &Arc<Memtable>,
+    visible: SeqNo,
+    keyspace: KeyspaceId,
+) -> Option<Source> {
+    if memtable.is_empty() {
+        return None;
+    }
+    let cursor = memtable.cursor(keyspace, visible);
+    let tombstones = memtable.range_tombstones(keyspace);
+    if cursor.is_empty() && tombstones.is_empty() {
+        return None;
+    }
+    Some(Source { cursor: Box::new(cursor), tombstones })
 }
 
 /// The runs of a keyspace, newest first, each as far as it counts.

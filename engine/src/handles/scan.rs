@@ -4,6 +4,7 @@ use super::Handle;
 use crate::{
     db::scan::{Bounds, Walk, is_inverted},
     error::{Error, Result},
+    iter::Direction,
     types::{KeyspaceId, SeqNo},
     version::Version,
 };
@@ -102,10 +103,11 @@ impl Scan {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let found = match back != self.reversed {
-            false => self.walk.next(&self.handle.db),
-            true => self.walk.next_back(&self.handle.db),
+        let direction = match back != self.reversed {
+            false => Direction::Forward,
+            true => Direction::Reverse,
         };
+        let found = self.walk.next(&self.handle.db, direction);
         if let Err(error) = &found {
             self.failed = Some(error.clone());
         }
