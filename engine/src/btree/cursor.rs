@@ -6,8 +6,8 @@
 use super::{Bytes, Held, Nodes, Root, refuse};
 use crate::{
     error::Result,
-    format::node::{Layout, Node, NodePointer},
-    iter::{Cursor, Entry},
+    format::node::{KeyBuffer, Layout, Node, NodePointer},
+    iter::{Cursor, Direction, Entry},
     lent::Lent,
     types::{Kind, SeqNo},
 };
@@ -21,8 +21,8 @@ pub(crate) struct TreeCursor {
     leaf: Leaf,
     /// Which of its entries.
     index: usize,
-    /// Of that entry; in front, as long as the leaf stays, the leaf's prefix.
-    key: Vec<u8>,
+    /// Of that entry.
+    key: KeyBuffer,
     /// Where in the leaf the value is. `None`: unpositioned.
     value: Option<Range<usize>>,
 }
@@ -125,7 +125,7 @@ impl TreeCursor {
         let pointer = NodePointer { page: 0, pages: 0, generation: 0 };
         let (in_place, layout) = (Lent::none(nodes), Layout::default());
         let leaf = Leaf { in_place, copy: None, pointer, layout };
-        TreeCursor { root, path: vec![], leaf, index: 0, key: vec![], value: None }
+        TreeCursor { root, path: vec![], leaf, index: 0, key: KeyBuffer::default(), value: None }
     }
 
     /// Leads the path on from `pointer` to a leaf. `choose` says to which child or entry of a node.
@@ -151,8 +151,7 @@ impl TreeCursor {
         self.leaf.read(pointer)?;
         let node = self.leaf.node();
         self.index = choose(node).ok_or_else(|| self.leaf.refuse(0))?;
-        self.key.clear();
-        self.key.extend_from_slice(node.prefix());
+        self.key.enter(node);
         Ok(())
     }
 
@@ -185,18 +184,38 @@ impl TreeCursor {
 
     /// Takes up the entry of the leaf that the cursor came to; if it came behind the last, the first of the
     /// next leaf.
-    #[inline]
     fn stand(&mut self) -> Result<()> {
         self.value = None;
-        let node = self.leaf.node();
-        if self.index >= node.len() {
+        if self.index >= self.leaf.node().len() {
             return self.walk(End::First);
         }
-        let entry = node.entry(self.index).ok_or_else(|| self.leaf.refuse(self.index))?;
-        self.key.truncate(node.prefix().len());
-        entry.suffix.append_to(&mut self.key);
+        match self.take_up(self.index) {
+            true => Ok(()),
+            false => Err(self.leaf.refuse(self.index)),
+        }
+    }
+
+    /// Takes up an entry of the leaf. `false`: it makes no sense, and nothing is changed.
+    #[inline(always)]
+    fn take_up(&mut self, index: usize) -> bool {
+        let node = self.leaf.node();
+        let Some(entry) = node.entry(index) else {
+            return false;
+        };
+        self.index = index;
+        self.key.set(node, entry.suffix);
         self.value = Some(entry.value_at..entry.value_at + entry.value.len());
-        Ok(())
+        true
+    }
+
+    /// Moves to the neighbouring entry if it is in the same leaf. `false`: nothing is changed.
+    #[inline(always)] // a step of a scan is little more
+    pub(crate) fn step_in_leaf(&mut self, direction: Direction) -> bool {
+        let index = match direction {
+            Direction::Forward => self.index + 1,
+            Direction::Reverse => self.index.wrapping_sub(1),
+        };
+        self.value.is_some() && index < self.leaf.node().len() && self.take_up(index)
     }
 
     /// To the neighbouring leaf: the next at its first entry, or the one before at its last.
@@ -224,7 +243,6 @@ impl TreeCursor {
         Ok(())
     }
 
-    #[inline]
     fn prev_from_here(&mut self) -> Result<()> {
         match self.index.checked_sub(1) {
             None => self.walk(End::Last),
@@ -261,7 +279,7 @@ impl Cursor for TreeCursor {
 
     #[inline]
     fn next(&mut self) -> Result<()> {
-        if self.value.is_none() {
+        if self.value.is_none() || self.step_in_leaf(Direction::Forward) {
             return Ok(());
         }
         self.index += 1;
@@ -270,15 +288,15 @@ impl Cursor for TreeCursor {
 
     #[inline]
     fn prev(&mut self) -> Result<()> {
-        match self.value {
-            Some(_) => self.prev_from_here(),
-            None => Ok(()),
+        if self.value.is_none() || self.step_in_leaf(Direction::Reverse) {
+            return Ok(());
         }
+        self.prev_from_here()
     }
 
     #[inline]
     fn entry(&self) -> Option<Entry<'_>> {
         let value = self.leaf.bytes().get(self.value.clone()?)?;
-        Some(Entry { key: &self.key, seq: SeqNo(0), kind: Kind::Put, value })
+        Some(Entry { key: self.key.key(), seq: SeqNo(0), kind: Kind::Put, value })
     }
 }

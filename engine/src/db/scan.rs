@@ -55,25 +55,51 @@ impl Walk {
         Walk { version, visible, keyspace, bounds, front: None, back: None, over: false }
     }
 
+    /// Moves to the next entry where that is one step within a leaf and nothing else: the usual case.
+    /// `false`: [`Walk::next`] is to be asked.
+    #[inline(always)]
+    pub(crate) fn step_in_leaf(&mut self, db: &Db, direction: Direction) -> bool {
+        let (this, other) = match direction {
+            Direction::Forward => (&mut self.front, &self.back),
+            Direction::Reverse => (&mut self.back, &self.front),
+        };
+        let (Some(Way::Tree(tree)), None) = (this, other) else {
+            return false;
+        };
+        if self.over || db.check_open().is_err() || !tree.cursor().step_in_leaf(direction) {
+            return false;
+        }
+        let here = tree.here();
+        self.over = here.is_none_or(|(key, _)| !direction.is_before_end(&self.bounds, key));
+        !self.over
+    }
+
+    /// The entry that [`Walk::step_in_leaf`] moved to.
+    #[inline(always)]
+    pub(crate) fn here(&self, direction: Direction) -> Option<(&[u8], &[u8])> {
+        match (direction, &self.front, &self.back) {
+            (Direction::Forward, Some(Way::Tree(tree)), _) => tree.here(),
+            (Direction::Reverse, _, Some(Way::Tree(tree))) => tree.here(),
+            _ => None,
+        }
+    }
+
     /// The next entry from the end that `direction` begins at.
-    #[inline]
     pub(crate) fn next(&mut self, db: &Db, direction: Direction) -> Result<Option<(&[u8], &[u8])>> {
         db.check_open()?;
         if self.over {
             return Ok(None);
         }
         let Walk { version, visible, keyspace, bounds, front, back, over } = self;
-        let (this, other, other_direction) = match direction {
-            Direction::Forward => (front, back, Direction::Reverse),
-            Direction::Reverse => (back, front, Direction::Forward),
+        let (this, other) = match direction {
+            Direction::Forward => (front, back),
+            Direction::Reverse => (back, front),
         };
         let this = match this {
             Some(this) => this,
             None => {
-                if let Some(key) = other.as_ref().and_then(Way::key) {
-                    other_direction.pass(bounds, key);
-                }
-                this.insert(Way::new(version, *visible, *keyspace, direction, bounds))
+                let sought = (&**version, *visible, *keyspace);
+                this.insert(Way::beside(other.as_ref(), sought, direction, bounds))
             }
         };
         let found = match this {
@@ -82,13 +108,8 @@ impl Walk {
         };
         match (found, other) {
             (None, _) => *over = true,
-            (Some((key, _)), Some(other)) => {
-                // The other walk must not come past what is given out here.
-                direction.pass(bounds, key);
-                if let Way::Merged(merge) = other {
-                    merge.narrow(bounds);
-                }
-            }
+            // The other walk must not come past what is given out here.
+            (Some((key, _)), Some(other)) => other.narrow(bounds, direction, key),
             (Some(_), None) => {}
         }
         Ok(found)
@@ -96,13 +117,17 @@ impl Walk {
 }
 
 impl Way {
-    fn new(
-        version: &Version,
-        visible: SeqNo,
-        keyspace: KeyspaceId,
+    /// The walk in one direction, which ends where the one in the other has come to.
+    #[inline(never)] // once a walk; the step stays small
+    fn beside(
+        other: Option<&Way>,
+        (version, visible, keyspace): (&Version, SeqNo, KeyspaceId),
         direction: Direction,
-        bounds: &Bounds,
+        bounds: &mut Bounds,
     ) -> Way {
+        if let Some(key) = other.and_then(Way::key) {
+            direction.reverse().pass(bounds, key);
+        }
         let mut sources = sources_above_tree(version, visible, keyspace);
         let tree = version.keyspace(keyspace).and_then(|keyspace| keyspace.tree.as_ref());
         let tree = tree.map(|tree| TreeCursor::new(Arc::clone(tree) as _, Some(tree.root)));
@@ -118,10 +143,19 @@ impl Way {
         }
     }
 
+    /// Ends the walk in front of `key`, to which the one in the other `direction` has come.
+    #[cold]
+    fn narrow(&mut self, bounds: &mut Bounds, direction: Direction, key: &[u8]) {
+        direction.pass(bounds, key);
+        if let Way::Merged(merge) = self {
+            merge.narrow(bounds);
+        }
+    }
+
     /// The key that was given out last.
     fn key(&self) -> Option<&[u8]> {
         match self {
-            Way::Tree(tree) => tree.key(),
+            Way::Tree(tree) => tree.here().map(|(key, _)| key),
             Way::Merged(merge) => merge.key(),
         }
     }

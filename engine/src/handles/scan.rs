@@ -99,14 +99,24 @@ impl Scan {
         self.step(true)
     }
 
+    #[inline]
     fn step(&mut self, back: bool) -> Result<Option<(&[u8], &[u8])>> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
         let direction = match back != self.reversed {
             false => Direction::Forward,
             true => Direction::Reverse,
         };
+        // A walk that failed stands nowhere.
+        if self.walk.step_in_leaf(&self.handle.db, direction) {
+            return Ok(self.walk.here(direction));
+        }
+        self.next(direction)
+    }
+
+    #[inline(never)]
+    fn next(&mut self, direction: Direction) -> Result<Option<(&[u8], &[u8])>> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         let found = self.walk.next(&self.handle.db, direction);
         if let Err(error) = &found {
             self.failed = Some(error.clone());

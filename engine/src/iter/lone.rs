@@ -27,12 +27,18 @@ impl<C: Cursor> Lone<C> {
                 self.started = true;
             }
         }
-        let entry = self.cursor.entry().map(|entry| (entry.key, entry.value));
-        Ok(entry.filter(|(key, _)| self.direction.is_before_end(bounds, key)))
+        Ok(self.here().filter(|(key, _)| self.direction.is_before_end(bounds, key)))
     }
 
-    /// The key of the entry that was lent last.
-    pub(crate) fn key(&self) -> Option<&[u8]> {
-        self.cursor.entry().filter(|_| self.started).map(|entry| entry.key)
+    /// The entry that was lent last.
+    #[inline]
+    pub(crate) fn here(&self) -> Option<(&[u8], &[u8])> {
+        self.cursor.entry().map(|entry| (entry.key, entry.value))
+    }
+
+    /// What it walks with.
+    #[inline]
+    pub(crate) fn cursor(&mut self) -> &mut C {
+        &mut self.cursor
     }
 }

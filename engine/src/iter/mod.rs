@@ -10,7 +10,7 @@ use crate::{
     error::Result,
     types::{Kind, SeqNo},
 };
-use std::ops::Bound;
+use std::{cmp::Ordering, ops::Bound};
 
 /// The keys of a range.
 pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
@@ -56,6 +56,13 @@ pub(crate) enum Direction {
 }
 
 impl Direction {
+    pub(crate) fn reverse(self) -> Direction {
+        match self {
+            Direction::Forward => Direction::Reverse,
+            Direction::Reverse => Direction::Forward,
+        }
+    }
+
     /// Moves a cursor to where the walk begins.
     pub(crate) fn seek<C: Cursor + ?Sized>(self, cursor: &mut C, bounds: &Bounds) -> Result<()> {
         match (self, &bounds.0, &bounds.1) {
@@ -69,15 +76,16 @@ impl Direction {
     }
 
     /// Whether a key is still within the bound that the walk goes towards.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_before_end(self, bounds: &Bounds, key: &[u8]) -> bool {
-        match (self, &bounds.0, &bounds.1) {
-            (Direction::Forward, _, Bound::Unbounded) => true,
-            (Direction::Forward, _, Bound::Included(end)) => key <= end.as_slice(),
-            (Direction::Forward, _, Bound::Excluded(end)) => key < end.as_slice(),
-            (Direction::Reverse, Bound::Unbounded, _) => true,
-            (Direction::Reverse, Bound::Included(start), _) => key >= start.as_slice(),
-            (Direction::Reverse, Bound::Excluded(start), _) => key > start.as_slice(),
+        let (end, before) = match self {
+            Direction::Forward => (&bounds.1, Ordering::Less),
+            Direction::Reverse => (&bounds.0, Ordering::Greater),
+        };
+        match end {
+            Bound::Unbounded => true,
+            Bound::Included(end) => key.cmp(end) != before.reverse(),
+            Bound::Excluded(end) => key.cmp(end) == before,
         }
     }
 
