@@ -47,7 +47,7 @@ impl fmt::Debug for Scan {
 
 impl Scan {
     pub(super) fn new(
-        handle: &Arc<Handle>,
+        handle: Arc<Handle>,
         (version, visible): (Arc<Version>, SeqNo),
         keyspace: KeyspaceId,
         bounds: Bounds,
@@ -57,7 +57,7 @@ impl Scan {
             return Err(Error::InvertedRange);
         }
         let walk = Walk::new(version, visible, keyspace, bounds);
-        Ok(Scan { handle: Arc::clone(handle), walk, reversed, failed: None })
+        Ok(Scan { handle, walk, reversed, failed: None })
     }
 
     /// The next entry, borrowed until the next call: nothing is copied out.
