@@ -9,9 +9,13 @@ use crate::{
     format::node::{KeyBuffer, Layout, Node, NodePointer},
     iter::{Cursor, Direction, Entry},
     lent::Lent,
+    sync::prefetch,
     types::{Kind, SeqNo},
 };
 use std::{ops::Range, sync::Arc};
+
+/// A walk that begins in the middle of a leaf asks for so much of it at once.
+const AHEAD_BYTES: usize = 1024;
 
 /// A [`Cursor`] over a tree. Its entries are older than all others, so that their SeqNo is 0.
 pub(crate) struct TreeCursor {
@@ -148,6 +152,7 @@ impl TreeCursor {
             self.path.push(Step { pointer, level, index, copy });
             (pointer, level) = (child, level - 1);
         }
+        self.leaf.nodes().prefetch(pointer, false);
         self.leaf.read(pointer)?;
         let node = self.leaf.node();
         self.index = choose(node).ok_or_else(|| self.leaf.refuse(0))?;
@@ -161,6 +166,7 @@ impl TreeCursor {
             return Ok(());
         };
         self.descend(pointer, level, |node| end.of(node))?;
+        self.prefetch_beyond(end);
         self.stand()
     }
 
@@ -218,6 +224,39 @@ impl TreeCursor {
         self.value.is_some() && index < self.leaf.node().len() && self.take_up(index)
     }
 
+    /// Which child of a branch a walk comes to after the present one.
+    fn child_beyond(step: &Step, node: Node<'_>, to: End) -> Option<usize> {
+        match to {
+            End::First => Some(step.index + 1).filter(|next| *next < node.len()),
+            End::Last => step.index.checked_sub(1),
+        }
+    }
+
+    /// Asks for the leaf that a walk comes to after this one, if it has the same parent.
+    fn prefetch_beyond(&self, to: End) {
+        let nodes = self.leaf.nodes();
+        let step = self.path.last().and_then(|step| Some((step, step.node(nodes).ok()?)));
+        let child = step.and_then(|(step, node)| node.child(Self::child_beyond(step, node, to)?));
+        if let Some(child) = child {
+            nodes.prefetch(child, to == End::Last);
+        }
+    }
+
+    /// Asks for what a walk that begins in the middle of a leaf comes to next. One from leaf to leaf needs it
+    /// not: the processor sees by itself which way it goes.
+    fn prefetch_on(&self, to: End) {
+        let Some(value) = &self.value else {
+            return;
+        };
+        let part = match to {
+            End::First => value.start..(value.start + AHEAD_BYTES).min(self.leaf.bytes().len()),
+            End::Last => value.start.saturating_sub(AHEAD_BYTES)..value.start,
+        };
+        let lines = self.leaf.bytes().get(part).unwrap_or_default().chunks(64);
+        lines.for_each(|line| prefetch(line.as_ptr()));
+        self.prefetch_beyond(to);
+    }
+
     /// To the neighbouring leaf: the next at its first entry, or the one before at its last.
     #[inline(never)]
     fn walk(&mut self, to: End) -> Result<()> {
@@ -225,11 +264,7 @@ impl TreeCursor {
         while let Some(step) = self.path.last_mut() {
             let nodes = self.leaf.nodes();
             let node = step.node(nodes)?;
-            let next = match to {
-                End::First => Some(step.index + 1).filter(|next| *next < node.len()),
-                End::Last => step.index.checked_sub(1),
-            };
-            let Some(next) = next else {
+            let Some(next) = Self::child_beyond(step, node, to) else {
                 self.path.pop();
                 continue;
             };
@@ -238,6 +273,7 @@ impl TreeCursor {
             step.index = next;
             let level = step.level - 1;
             self.descend(child, level, |node| to.of(node))?;
+            self.prefetch_beyond(to);
             return self.stand();
         }
         Ok(())
@@ -265,14 +301,22 @@ impl Cursor for TreeCursor {
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
         match self.seek_leaf(key)? {
-            true => self.stand(),
+            true => {
+                self.stand()?;
+                self.prefetch_on(End::First);
+                Ok(())
+            }
             false => Ok(()),
         }
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
         match self.seek_leaf(key)? {
-            true => self.prev_from_here(),
+            true => {
+                self.prev_from_here()?;
+                self.prefetch_on(End::Last);
+                Ok(())
+            }
             false => Ok(()),
         }
     }
