@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 /// The ladder, lowest rung first. A module names only modules on lower rungs.
 const RUNGS: [&[&str]; 13] = [
-    &["types", "sync"],
+    &["types", "sync", "lent"],
     &["error"],
     &["config"],
     &["codec", "metrics"],

@@ -15,6 +15,7 @@ mod model;
 mod outside;
 mod outside_tests;
 mod random;
+mod scans;
 mod seeds;
 mod space;
 mod sweep;

@@ -7,6 +7,7 @@
 mod durable;
 mod memory;
 mod report;
+mod scans;
 mod settled;
 
 use report::Report;
@@ -21,8 +22,12 @@ pub(crate) struct Bench {
 type Run = fn(&Bench, &mut Report);
 
 fn main() {
-    let all: [(&str, Run); 3] =
-        [("memory", memory::run), ("settled", settled::run), ("durable", durable::run)];
+    let all: [(&str, Run); 4] = [
+        ("memory", memory::run),
+        ("settled", settled::run),
+        ("scans", scans::run),
+        ("durable", durable::run),
+    ];
     let mut bench = Bench { rounds: 5, dir: std::env::temp_dir() };
     let mut chosen = vec![];
     let mut args = std::env::args().skip(1);

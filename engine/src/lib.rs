@@ -34,6 +34,7 @@ mod format;
 pub mod fuzzing;
 mod handles;
 mod iter;
+mod lent;
 mod memtable;
 mod metrics;
 mod pager;

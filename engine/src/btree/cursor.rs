@@ -1,26 +1,37 @@
 //! A position in the entries of a tree.
+//!
+//! The leaf is looked up, checked and its header decoded once, when the cursor comes to it; within it a
+//! step is that to the next cell.
 
 use super::{Bytes, Held, Nodes, Root, refuse};
 use crate::{
     error::Result,
-    format::node::{Node, NodePointer},
-    iter::{Cursor, Entry},
+    format::node::{KeyBuffer, Layout, Node, NodePointer},
+    iter::{Cursor, Direction, Entry},
+    lent::Lent,
+    sync::prefetch,
     types::{Kind, SeqNo},
 };
 use std::{ops::Range, sync::Arc};
 
+/// A walk that begins in the middle of a leaf asks for so much of it at once.
+const AHEAD_BYTES: usize = 1024;
+
 /// A [`Cursor`] over a tree. Its entries are older than all others, so that their SeqNo is 0.
 pub(crate) struct TreeCursor {
-    nodes: Arc<Source>,
     root: Option<Root>,
-    /// From the root to the leaf.
+    /// From the root to the parent of the leaf.
     path: Vec<Step>,
-    key: Vec<u8>,
+    leaf: Leaf,
+    /// Which of its entries.
+    index: usize,
+    /// Of that entry.
+    key: KeyBuffer,
     /// Where in the leaf the value is. `None`: unpositioned.
     value: Option<Range<usize>>,
 }
 
-/// A node, and which of its children or entries the cursor is at.
+/// A branch, and which of its children the cursor is under.
 struct Step {
     pointer: NodePointer,
     level: u8,
@@ -30,16 +41,66 @@ struct Step {
 }
 
 impl Step {
-    fn bytes<'s>(&'s self, nodes: &'s Source) -> Option<&'s [u8]> {
-        match &self.copy {
-            Some(bytes) => Some(bytes),
+    fn node<'s>(&'s self, nodes: &'s Source) -> Result<Node<'s>> {
+        let bytes = match &self.copy {
+            Some(bytes) => Some(&**bytes),
             None => nodes.in_place(self.pointer),
+        };
+        let node = bytes.and_then(Node::of);
+        node.ok_or_else(|| refuse(nodes, self.pointer, None, self.index))
+    }
+}
+
+/// A leaf whose bytes are at hand, and where all nodes are read from.
+struct Leaf {
+    /// The bytes, if they are read in place: whoever holds the source of the nodes holds their pages.
+    in_place: Lent<Source>,
+    /// The bytes, if they are not.
+    copy: Option<Arc<[u8]>>,
+    pointer: NodePointer,
+    layout: Layout,
+}
+
+impl Leaf {
+    fn nodes(&self) -> &Source {
+        &**self.in_place.owner()
+    }
+
+    /// Takes another leaf in the place of this one. After an error there is none.
+    fn read(&mut self, pointer: NodePointer) -> Result<()> {
+        let Leaf { in_place, copy, .. } = self;
+        *copy = None;
+        in_place.lend(|nodes| {
+            Ok(match nodes.read(pointer, 0)? {
+                Bytes::InPlace(bytes) => bytes,
+                Bytes::Copied(bytes) => {
+                    *copy = Some(bytes);
+                    &[]
+                }
+            })
+        })?;
+        let node = Node::of(self.bytes());
+        self.layout = node.ok_or_else(|| refuse(self.nodes(), pointer, None, 0))?.layout();
+        self.pointer = pointer;
+        Ok(())
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match &self.copy {
+            Some(bytes) => bytes,
+            None => self.in_place.bytes(),
         }
     }
 
-    fn node<'s>(&'s self, nodes: &'s Source) -> Result<Node<'s>> {
-        let node = self.bytes(nodes).and_then(Node::of);
-        node.ok_or_else(|| refuse(nodes, self.pointer, None, self.index))
+    #[inline]
+    fn node(&self) -> Node<'_> {
+        Node::new(self.bytes(), self.layout)
+    }
+
+    #[cold]
+    fn refuse(&self, index: usize) -> crate::error::Error {
+        refuse(self.nodes(), self.pointer, Some(self.node()), index)
     }
 }
 
@@ -53,9 +114,22 @@ enum End {
     Last,
 }
 
+impl End {
+    /// The child or entry of a node that is there.
+    fn of(self, node: Node<'_>) -> Option<usize> {
+        match self {
+            End::First => Some(0),
+            End::Last => node.len().checked_sub(1),
+        }
+    }
+}
+
 impl TreeCursor {
     pub(crate) fn new(nodes: Arc<Source>, root: Option<Root>) -> TreeCursor {
-        TreeCursor { nodes, root, path: vec![], key: vec![], value: None }
+        let pointer = NodePointer { page: 0, pages: 0, generation: 0 };
+        let (in_place, layout) = (Lent::none(nodes), Layout::default());
+        let leaf = Leaf { in_place, copy: None, pointer, layout };
+        TreeCursor { root, path: vec![], leaf, index: 0, key: KeyBuffer::default(), value: None }
     }
 
     /// Leads the path on from `pointer` to a leaf. `choose` says to which child or entry of a node.
@@ -63,31 +137,27 @@ impl TreeCursor {
         &mut self,
         mut pointer: NodePointer,
         mut level: u8,
-        choose: impl Fn(crate::format::node::Node<'_>) -> Option<usize>,
+        choose: impl Fn(Node<'_>) -> Option<usize>,
     ) -> Result<()> {
-        loop {
-            let held = Held::read(&*self.nodes, pointer, level)?;
-            let node = held.node(&*self.nodes)?;
-            let index = choose(node).ok_or_else(|| held.refuse(&*self.nodes, 0))?;
-            let child = if level > 0 { node.child(index) } else { Some(pointer) };
-            let child = child.ok_or_else(|| held.refuse(&*self.nodes, index))?;
+        while level > 0 {
+            let nodes = self.leaf.nodes();
+            let held = Held::read(nodes, pointer, level)?;
+            let node = held.node(nodes)?;
+            let index = choose(node).ok_or_else(|| held.refuse(nodes, 0))?;
+            let child = node.child(index).ok_or_else(|| held.refuse(nodes, index))?;
             let copy = match held.bytes {
                 Bytes::InPlace(_) => None,
                 Bytes::Copied(bytes) => Some(bytes),
             };
-            self.path.push(Step { pointer: held.pointer, level, index, copy });
-            if level == 0 {
-                return Ok(());
-            }
+            self.path.push(Step { pointer, level, index, copy });
             (pointer, level) = (child, level - 1);
         }
-    }
-
-    fn go_to_end(&mut self, pointer: NodePointer, level: u8, end: End) -> Result<()> {
-        self.descend(pointer, level, |node| match end {
-            End::First => Some(0),
-            End::Last => node.len().checked_sub(1),
-        })
+        self.leaf.nodes().prefetch(pointer, false);
+        self.leaf.read(pointer)?;
+        let node = self.leaf.node();
+        self.index = choose(node).ok_or_else(|| self.leaf.refuse(0))?;
+        self.key.enter(node);
+        Ok(())
     }
 
     fn seek_end(&mut self, end: End) -> Result<()> {
@@ -95,7 +165,8 @@ impl TreeCursor {
         let Some(Root { pointer, level }) = self.root else {
             return Ok(());
         };
-        self.go_to_end(pointer, level, end)?;
+        self.descend(pointer, level, |node| end.of(node))?;
+        self.prefetch_beyond(end);
         self.stand()
     }
 
@@ -117,46 +188,105 @@ impl TreeCursor {
         self.value = None;
     }
 
-    /// Takes up the entry that the path leads to; if the path leads behind the last of its leaf, the first
-    /// of the next leaf.
+    /// Takes up the entry of the leaf that the cursor came to; if it came behind the last, the first of the
+    /// next leaf.
     fn stand(&mut self) -> Result<()> {
         self.value = None;
-        let Some(step) = self.path.last() else {
-            return Ok(());
-        };
-        let (node, index) = (step.node(&*self.nodes)?, step.index);
-        if index >= node.len() {
+        if self.index >= self.leaf.node().len() {
             return self.walk(End::First);
         }
-        self.key.clear();
-        let whole = node.append_key(index, &mut self.key).and_then(|()| node.entry(index));
-        let entry = whole.ok_or_else(|| refuse(&*self.nodes, step.pointer, Some(node), index))?;
+        match self.take_up(self.index) {
+            true => Ok(()),
+            false => Err(self.leaf.refuse(self.index)),
+        }
+    }
+
+    /// Takes up an entry of the leaf. `false`: it makes no sense, and nothing is changed.
+    #[inline(always)]
+    fn take_up(&mut self, index: usize) -> bool {
+        let node = self.leaf.node();
+        let Some(entry) = node.entry(index) else {
+            return false;
+        };
+        self.index = index;
+        self.key.set(node, entry.suffix);
         self.value = Some(entry.value_at..entry.value_at + entry.value.len());
-        Ok(())
+        true
+    }
+
+    /// Moves to the neighbouring entry if it is in the same leaf. `false`: nothing is changed.
+    #[inline(always)] // a step of a scan is little more
+    pub(crate) fn step_in_leaf(&mut self, direction: Direction) -> bool {
+        let index = match direction {
+            Direction::Forward => self.index + 1,
+            Direction::Reverse => self.index.wrapping_sub(1),
+        };
+        self.value.is_some() && index < self.leaf.node().len() && self.take_up(index)
+    }
+
+    /// Which child of a branch a walk comes to after the present one.
+    fn child_beyond(step: &Step, node: Node<'_>, to: End) -> Option<usize> {
+        match to {
+            End::First => Some(step.index + 1).filter(|next| *next < node.len()),
+            End::Last => step.index.checked_sub(1),
+        }
+    }
+
+    /// Asks for the leaf that a walk comes to after this one, if it has the same parent.
+    fn prefetch_beyond(&self, to: End) {
+        let nodes = self.leaf.nodes();
+        let step = self.path.last().and_then(|step| Some((step, step.node(nodes).ok()?)));
+        let child = step.and_then(|(step, node)| node.child(Self::child_beyond(step, node, to)?));
+        if let Some(child) = child {
+            nodes.prefetch(child, to == End::Last);
+        }
+    }
+
+    /// Asks for what a walk that begins in the middle of a leaf comes to next. One from leaf to leaf needs it
+    /// not: the processor sees by itself which way it goes.
+    fn prefetch_on(&self, to: End) {
+        let Some(value) = &self.value else {
+            return;
+        };
+        let part = match to {
+            End::First => value.start..(value.start + AHEAD_BYTES).min(self.leaf.bytes().len()),
+            End::Last => value.start.saturating_sub(AHEAD_BYTES)..value.start,
+        };
+        let lines = self.leaf.bytes().get(part).unwrap_or_default().chunks(64);
+        lines.for_each(|line| prefetch(line.as_ptr()));
+        self.prefetch_beyond(to);
     }
 
     /// To the neighbouring leaf: the next at its first entry, or the one before at its last.
+    #[inline(never)]
     fn walk(&mut self, to: End) -> Result<()> {
         self.value = None;
-        self.path.pop();
-        while let Some(mut step) = self.path.pop() {
-            let node = step.node(&*self.nodes)?;
-            let next = match to {
-                End::First => Some(step.index + 1).filter(|next| *next < node.len()),
-                End::Last => step.index.checked_sub(1),
+        while let Some(step) = self.path.last_mut() {
+            let nodes = self.leaf.nodes();
+            let node = step.node(nodes)?;
+            let Some(next) = Self::child_beyond(step, node, to) else {
+                self.path.pop();
+                continue;
             };
-            if let Some(next) = next {
-                let child = node.child(next);
-                let child =
-                    child.ok_or_else(|| refuse(&*self.nodes, step.pointer, Some(node), next))?;
-                let level = step.level - 1;
-                step.index = next;
-                self.path.push(step);
-                self.go_to_end(child, level, to)?;
-                return self.stand();
-            }
+            let child = node.child(next);
+            let child = child.ok_or_else(|| refuse(nodes, step.pointer, Some(node), next))?;
+            step.index = next;
+            let level = step.level - 1;
+            self.descend(child, level, |node| to.of(node))?;
+            self.prefetch_beyond(to);
+            return self.stand();
         }
         Ok(())
+    }
+
+    fn prev_from_here(&mut self) -> Result<()> {
+        match self.index.checked_sub(1) {
+            None => self.walk(End::Last),
+            Some(before) => {
+                self.index = before;
+                self.stand()
+            }
+        }
     }
 }
 
@@ -171,49 +301,46 @@ impl Cursor for TreeCursor {
 
     fn seek(&mut self, key: &[u8]) -> Result<()> {
         match self.seek_leaf(key)? {
-            true => self.stand(),
+            true => {
+                self.stand()?;
+                self.prefetch_on(End::First);
+                Ok(())
+            }
             false => Ok(()),
         }
     }
 
     fn seek_before(&mut self, key: &[u8]) -> Result<()> {
         match self.seek_leaf(key)? {
-            true => self.prev_from_here(),
+            true => {
+                self.prev_from_here()?;
+                self.prefetch_on(End::Last);
+                Ok(())
+            }
             false => Ok(()),
         }
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
-        if let (Some(_), Some(step)) = (&self.value, self.path.last_mut()) {
-            step.index += 1;
-            return self.stand();
+        if self.value.is_none() || self.step_in_leaf(Direction::Forward) {
+            return Ok(());
         }
-        Ok(())
+        self.index += 1;
+        self.stand()
     }
 
+    #[inline]
     fn prev(&mut self) -> Result<()> {
-        match self.value {
-            Some(_) => self.prev_from_here(),
-            None => Ok(()),
+        if self.value.is_none() || self.step_in_leaf(Direction::Reverse) {
+            return Ok(());
         }
+        self.prev_from_here()
     }
 
+    #[inline]
     fn entry(&self) -> Option<Entry<'_>> {
-        let bytes = self.path.last()?.bytes(&*self.nodes)?;
-        let value = bytes.get(self.value.clone()?)?;
-        Some(Entry { key: &self.key, seq: SeqNo(0), kind: Kind::Put, value })
-    }
-}
-
-impl TreeCursor {
-    fn prev_from_here(&mut self) -> Result<()> {
-        match self.path.last_mut() {
-            Some(Step { index: 0, .. }) => self.walk(End::Last),
-            Some(step) => {
-                step.index -= 1;
-                self.stand()
-            }
-            None => Ok(()),
-        }
+        let value = self.leaf.bytes().get(self.value.clone()?)?;
+        Some(Entry { key: self.key.key(), seq: SeqNo(0), kind: Kind::Put, value })
     }
 }

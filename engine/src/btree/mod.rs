@@ -64,6 +64,9 @@ pub(crate) trait Nodes {
         None
     }
 
+    /// The node is about to be read, from its last entry on if `at_end`. Advice only.
+    fn prefetch(&self, _pointer: NodePointer, _at_end: bool) {}
+
     /// The error for a node that was verified and still makes no sense.
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error;
 }

@@ -372,3 +372,131 @@ fn a_cut_reads_no_leaf_that_it_need_not_and_frees_all() {
     let bounds = (Bound::Included(keys[100].clone()), Bound::Excluded(keys[19_900].clone()));
     assert_eq!(tree.map.range(bounds).count(), 0);
 }
+
+/// The same nodes, read where they lie.
+struct InPlace(BTreeMap<u64, Arc<[u8]>>);
+
+impl InPlace {
+    fn of(memory: &Memory) -> Arc<dyn Nodes + Send + Sync> {
+        Arc::new(InPlace(memory.nodes.lock().clone()))
+    }
+}
+
+impl Nodes for InPlace {
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
+        let bytes = self.in_place(pointer).expect("a node");
+        Node::verify(bytes, pointer, level, IDENTITY).map_err(|why| self.refuse(pointer, why))?;
+        Ok(Bytes::InPlace(bytes))
+    }
+
+    fn in_place(&self, pointer: NodePointer) -> Option<&[u8]> {
+        self.0.get(&pointer.page).map(|bytes| &**bytes)
+    }
+
+    fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
+        Error::InvalidArgument { what: "node", why: format!("{pointer:?}: {why:?}") }
+    }
+}
+
+/// A tree of several levels whose leaves have prefixes of their own, and some more than one page.
+fn mixed(random: &mut Random, tree: &mut Tree<'_>) {
+    for _ in 0..3 {
+        let change = |random: &mut Random| (key(random), Some(value(random)));
+        tree.merge((0..1200).map(|_| change(random)).collect(), &[]);
+    }
+    let prefixed = |n: u64| ([&b"long prefix "[..], &n.to_be_bytes()].concat(), Some(vec![1; 90]));
+    tree.merge((0..1500).map(|n| prefixed(n * n)).collect(), &[]);
+}
+
+#[test]
+fn a_cursor_is_where_it_was_led() {
+    for seed in 0..10 {
+        let random = &mut Random(seed);
+        let memory = Arc::new(Memory::default());
+        let mut tree = Tree::new(&memory);
+        mixed(random, &mut tree);
+        let in_place = TreeCursor::new(InPlace::of(&memory), tree.root);
+        for mut cursor in [tree.cursor(), in_place] {
+            let mut at: Option<Vec<u8>> = None;
+            for _ in 0..1500 {
+                let all = &tree.map;
+                let sought = key(random);
+                let steps = random.below(30);
+                at = match (random.below(10), at) {
+                    (0, _) => {
+                        cursor.seek_first().unwrap();
+                        all.keys().next().cloned()
+                    }
+                    (1, _) => {
+                        cursor.seek_last().unwrap();
+                        all.keys().next_back().cloned()
+                    }
+                    (2, _) => {
+                        cursor.seek(&sought).unwrap();
+                        all.range(sought..).next().map(|(key, _)| key.clone())
+                    }
+                    (3, _) => {
+                        cursor.seek_before(&sought).unwrap();
+                        all.range(..sought).next_back().map(|(key, _)| key.clone())
+                    }
+                    (_, None) => None,
+                    (4..=6, Some(from)) => {
+                        let mut behind = all.range(from..);
+                        for _ in (0..steps).take_while(|_| behind.next().is_some()) {
+                            cursor.next().unwrap();
+                        }
+                        behind.next().map(|(key, _)| key.clone())
+                    }
+                    (_, Some(from)) => {
+                        let mut before = all.range(..=from);
+                        for _ in (0..steps).take_while(|_| before.next_back().is_some()) {
+                            cursor.prev().unwrap();
+                        }
+                        before.next_back().map(|(key, _)| key.clone())
+                    }
+                };
+                let expected = at.as_ref().map(|key| (key.as_slice(), all[key].as_slice()));
+                assert_eq!(cursor.entry().map(|e| (e.key, e.value)), expected);
+            }
+        }
+    }
+}
+
+/// A leaf that is damaged ends the walk to it, from either side; elsewhere the cursor still goes.
+#[test]
+fn a_damaged_leaf_is_an_error_each_time_a_cursor_comes_to_it() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = Tree::new(&memory);
+    tree.merge(numbered(0..500), &[]);
+    let (middle, _) = tree.map.iter().nth(250).unwrap();
+    let held = |level| Held::read(&*memory, tree.root.unwrap().pointer, level).unwrap();
+    assert_eq!(tree.root.unwrap().level, 1);
+    let root = held(1);
+    let root = root.node(&*memory).unwrap();
+    let damaged = root.child(root.search_child(middle).unwrap()).unwrap();
+    let mut bytes = memory.nodes.lock()[&damaged.page].to_vec();
+    bytes[3000] ^= 1;
+    memory.nodes.lock().insert(damaged.page, bytes.into());
+    let in_place = TreeCursor::new(InPlace::of(&memory), tree.root);
+    for mut cursor in [tree.cursor(), in_place] {
+        for _ in 0..2 {
+            let (mut front, mut back) = (0, 0);
+            cursor.seek_first().unwrap();
+            let failed = loop {
+                front += 1;
+                if let Err(error) = cursor.next() {
+                    break error;
+                }
+            };
+            assert!(failed.to_string().contains(&format!("page: {},", damaged.page)), "{failed}");
+            assert_eq!(cursor.entry(), None);
+            cursor.seek_last().unwrap();
+            while cursor.prev().is_ok() {
+                back += 1;
+            }
+            assert_eq!(cursor.entry(), None);
+            assert!(front > 0 && back > 0 && front + back < 499, "{front} {back}");
+            assert!(cursor.seek(middle).is_err() && cursor.seek_before(middle).is_err());
+        }
+    }
+}

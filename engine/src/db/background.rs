@@ -14,7 +14,8 @@ use crate::{
         record::record_bytes,
     },
     iter::{
-        merge::{Direction, Merge, Source},
+        Direction,
+        merge::{Merge, Source},
         tombstones::RangeTombstones,
     },
     memtable::Memtable,

@@ -16,7 +16,7 @@ use crate::{
         node::NodePointer,
         pages::{PageRun, PageSet, TreeFileMeta},
     },
-    iter::merge::{Direction, Merge},
+    iter::{Direction, merge::Merge},
     pager::{Pager, Shared, tree_file_name},
     sstable::Sstable,
     sync::Ordering::SeqCst,

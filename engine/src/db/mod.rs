@@ -135,7 +135,7 @@ impl Db {
             let version = self.versions.load();
             crate::sync::point("db.view");
             let visible = self.visible();
-            if Arc::ptr_eq(&version, &self.versions.load()) {
+            if self.versions.is_current(&version) {
                 return (version, visible);
             }
         }

@@ -1,31 +1,48 @@
 //! Range reads: the same places as a point read, merged.
 
+pub(crate) use crate::iter::Bounds;
+
 use super::Db;
 use crate::{
     btree::TreeCursor,
     error::Result,
     iter::{
+        Direction,
         clipped::Clipped,
-        merge::{Direction, Merge, Source, successor},
+        lone::Lone,
+        merge::{Merge, Source},
+        successor,
     },
+    memtable::Memtable,
     sstable::Sstable,
     types::{KeyspaceId, SeqNo},
-    version::{KeyspaceVersion, Tree, Version},
+    version::{KeyspaceVersion, Version},
 };
 use std::{ops::Bound, sync::Arc};
-
-/// The keys of a range.
-pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// Walks a range at one moment from both ends; the two walks end where they meet.
 pub(crate) struct Walk {
     version: Arc<Version>,
     visible: SeqNo,
     keyspace: KeyspaceId,
+    /// What is left, as far as the walk from the other end has to know.
     bounds: Bounds,
     /// Made when first asked for: most walks go one way.
-    front: Option<Merge>,
-    back: Option<Merge>,
+    front: Option<Way>,
+    back: Option<Way>,
+    /// From one of the ends there was nothing left.
+    over: bool,
+}
+
+/// A walk from one end.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and saves an allocation"
+)]
+enum Way {
+    /// There is nothing but the tree: what it holds is what there is.
+    Tree(Lone<TreeCursor>),
+    Merged(Box<Merge>),
 }
 
 impl Walk {
@@ -35,81 +52,139 @@ impl Walk {
         keyspace: KeyspaceId,
         bounds: Bounds,
     ) -> Walk {
-        Walk { version, visible, keyspace, bounds, front: None, back: None }
+        Walk { version, visible, keyspace, bounds, front: None, back: None, over: false }
     }
 
-    /// The next entry from the lower end.
-    pub(crate) fn next(&mut self, db: &Db) -> Result<Option<(&[u8], &[u8])>> {
+    /// Moves to the next entry where that is one step within a leaf and nothing else: the usual case.
+    /// `false`: [`Walk::next`] is to be asked.
+    #[inline(always)]
+    pub(crate) fn step_in_leaf(&mut self, db: &Db, direction: Direction) -> bool {
+        let (this, other) = match direction {
+            Direction::Forward => (&mut self.front, &self.back),
+            Direction::Reverse => (&mut self.back, &self.front),
+        };
+        let (Some(Way::Tree(tree)), None) = (this, other) else {
+            return false;
+        };
+        if self.over || db.check_open().is_err() || !tree.cursor().step_in_leaf(direction) {
+            return false;
+        }
+        let here = tree.here();
+        self.over = here.is_none_or(|(key, _)| !direction.is_before_end(&self.bounds, key));
+        !self.over
+    }
+
+    /// The entry that [`Walk::step_in_leaf`] moved to.
+    #[inline(always)]
+    pub(crate) fn here(&self, direction: Direction) -> Option<(&[u8], &[u8])> {
+        match (direction, &self.front, &self.back) {
+            (Direction::Forward, Some(Way::Tree(tree)), _) => tree.here(),
+            (Direction::Reverse, _, Some(Way::Tree(tree))) => tree.here(),
+            _ => None,
+        }
+    }
+
+    /// The next entry from the end that `direction` begins at.
+    pub(crate) fn next(&mut self, db: &Db, direction: Direction) -> Result<Option<(&[u8], &[u8])>> {
         db.check_open()?;
-        let Walk { version, visible, keyspace, bounds, front, .. } = self;
-        let merge = front.get_or_insert_with(|| {
-            Merge::new(
-                sources(version, *visible, *keyspace),
-                *visible,
-                Direction::Forward,
-                bounds.clone(),
-            )
-        });
-        let found = merge.next_live()?;
-        if let Some((key, _)) = found {
+        if self.over {
+            return Ok(None);
+        }
+        let Walk { version, visible, keyspace, bounds, front, back, over } = self;
+        let (this, other) = match direction {
+            Direction::Forward => (front, back),
+            Direction::Reverse => (back, front),
+        };
+        let this = match this {
+            Some(this) => this,
+            None => {
+                let sought = (&**version, *visible, *keyspace);
+                this.insert(Way::beside(other.as_ref(), sought, direction, bounds))
+            }
+        };
+        let found = match this {
+            Way::Tree(tree) => tree.next(bounds)?,
+            Way::Merged(merge) => merge.next_live()?,
+        };
+        match (found, other) {
+            (None, _) => *over = true,
             // The other walk must not come past what is given out here.
-            set_excluded(&mut self.bounds.0, key);
-            if let Some(back) = &mut self.back {
-                back.narrow(&self.bounds);
-            }
-        }
-        Ok(found)
-    }
-
-    /// The next entry from the upper end.
-    pub(crate) fn next_back(&mut self, db: &Db) -> Result<Option<(&[u8], &[u8])>> {
-        db.check_open()?;
-        let Walk { version, visible, keyspace, bounds, back, .. } = self;
-        let merge = back.get_or_insert_with(|| {
-            Merge::new(
-                sources(version, *visible, *keyspace),
-                *visible,
-                Direction::Reverse,
-                bounds.clone(),
-            )
-        });
-        let found = merge.next_live()?;
-        if let Some((key, _)) = found {
-            set_excluded(&mut self.bounds.1, key);
-            if let Some(front) = &mut self.front {
-                front.narrow(&self.bounds);
-            }
+            (Some((key, _)), Some(other)) => other.narrow(bounds, direction, key),
+            (Some(_), None) => {}
         }
         Ok(found)
     }
 }
 
-/// Sets a bound to "beyond `key`", in the memory that it has.
-fn set_excluded(bound: &mut Bound<Vec<u8>>, key: &[u8]) {
-    match bound {
-        Bound::Excluded(old) => {
-            old.clear();
-            old.extend_from_slice(key);
+impl Way {
+    /// The walk in one direction, which ends where the one in the other has come to.
+    #[inline(never)] // once a walk; the step stays small
+    fn beside(
+        other: Option<&Way>,
+        (version, visible, keyspace): (&Version, SeqNo, KeyspaceId),
+        direction: Direction,
+        bounds: &mut Bounds,
+    ) -> Way {
+        if let Some(key) = other.and_then(Way::key) {
+            direction.reverse().pass(bounds, key);
         }
-        other => *other = Bound::Excluded(key.to_vec()),
+        let mut sources = sources_above_tree(version, visible, keyspace);
+        let tree = version.keyspace(keyspace).and_then(|keyspace| keyspace.tree.as_ref());
+        let tree = tree.map(|tree| TreeCursor::new(Arc::clone(tree) as _, Some(tree.root)));
+        match tree {
+            Some(tree) if sources.is_empty() => Way::Tree(Lone::new(tree, direction)),
+            tree => {
+                sources.extend(
+                    tree.map(|tree| Source { cursor: Box::new(tree), tombstones: Arc::default() }),
+                );
+                let merge = Merge::new(sources, visible, direction, bounds.clone());
+                Way::Merged(Box::new(merge))
+            }
+        }
+    }
+
+    /// Ends the walk in front of `key`, to which the one in the other `direction` has come.
+    #[cold]
+    fn narrow(&mut self, bounds: &mut Bounds, direction: Direction, key: &[u8]) {
+        direction.pass(bounds, key);
+        if let Way::Merged(merge) = self {
+            merge.narrow(bounds);
+        }
+    }
+
+    /// The key that was given out last.
+    fn key(&self) -> Option<&[u8]> {
+        match self {
+            Way::Tree(tree) => tree.here().map(|(key, _)| key),
+            Way::Merged(merge) => merge.key(),
+        }
     }
 }
 
-/// The places where entries of a keyspace may be, newest first.
-fn sources(version: &Version, visible: SeqNo, keyspace: KeyspaceId) -> Vec<Source> {
-    let memtables = version.memtables().map(|memtable| Source {
-        cursor: Box::new(memtable.cursor(keyspace, visible)),
-        tombstones: memtable.range_tombstones(keyspace),
-    });
+/// The places but for the tree where entries of a keyspace may be, newest first.
+fn sources_above_tree(version: &Version, visible: SeqNo, keyspace: KeyspaceId) -> Vec<Source> {
+    let memtables =
+        version.memtables().filter_map(|memtable| memtable_source(memtable, visible, keyspace));
     let live = version.keyspace(keyspace);
     let runs = live.into_iter().flat_map(|keyspace| run_sources(keyspace));
-    let tree = live.and_then(|keyspace| keyspace.tree.as_ref()).map(tree_source);
-    memtables.chain(runs).chain(tree).collect()
+    memtables.chain(runs).collect()
 }
 
-fn tree_source(tree: &Arc<Tree>) -> Source {
-    let nodes = Arc::clone(tree);
-    Source { cursor: Box::new(TreeCursor::new(nodes, Some(tree.root))), tombstones: Arc::default() }
+/// A memtable, unless it has nothing of the keyspace that is visible.
+fn memtable_source(
+    memtable: &Arc<Memtable>,
+    visible: SeqNo,
+    keyspace: KeyspaceId,
+) -> Option<Source> {
+    if memtable.is_empty() {
+        return None;
+    }
+    let cursor = memtable.cursor(keyspace, visible);
+    let tombstones = memtable.range_tombstones(keyspace);
+    if cursor.is_empty() && tombstones.is_empty() {
+        return None;
+    }
+    Some(Source { cursor: Box::new(cursor), tombstones })
 }
 
 /// The runs of a keyspace, newest first, each as far as it counts.

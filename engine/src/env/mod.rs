@@ -277,6 +277,10 @@ pub trait ReadMap: Send + Sync {
     /// it.
     #[expect(unsafe_code, reason = "a file can change: the caller sees to it that it does not")]
     unsafe fn bytes(&self, offset: u64, len: usize) -> Option<&[u8]>;
+
+    /// `len` bytes at `offset` are about to be looked at. Advice only: unless a mapping says otherwise,
+    /// nothing is done.
+    fn prefetch(&self, _offset: u64, _len: usize) {}
 }
 
 /// A writable shared mapping of a file: what is written is at once in the page cache, so it

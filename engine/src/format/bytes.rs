@@ -13,7 +13,14 @@ impl<'a> Decoder<'a> {
         Decoder { bytes, at: 0 }
     }
 
-    /// How many bytes were read.
+    /// Begins at byte `at` of `bytes`.
+    #[inline]
+    pub(crate) fn at_byte(bytes: &'a [u8], at: usize) -> Decoder<'a> {
+        Decoder { bytes, at }
+    }
+
+    /// How many bytes were read, or where reading goes on.
+    #[inline]
     pub(crate) fn at(&self) -> usize {
         self.at
     }
@@ -29,6 +36,7 @@ impl<'a> Decoder<'a> {
         Some(taken)
     }
 
+    #[inline]
     pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
@@ -58,10 +66,18 @@ impl<'a> Decoder<'a> {
                 self.at += 1;
                 Some(u32::from(*byte))
             }
-            _ => self.long_varint(),
+            Some(low) => match self.bytes.get(self.at + 1) {
+                Some(high) if (1..0x80).contains(high) => {
+                    self.at += 2;
+                    Some(u32::from(low & 0x7f) | u32::from(*high) << 7)
+                }
+                _ => self.long_varint(),
+            },
+            None => None,
         }
     }
 
+    #[cold]
     fn long_varint(&mut self) -> Option<u32> {
         let mut value = 0u32;
         for shift in (0..35).step_by(7) {

@@ -104,9 +104,84 @@ fn checksum(node: &[u8], identity: u64) -> u32 {
 /// A leaf entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LeafEntry<'a> {
+    pub(crate) suffix: Suffix<'a>,
     pub(crate) value: &'a [u8],
     /// Where in the node the value begins.
     pub(crate) value_at: usize,
+}
+
+/// A key behind the prefix of its node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Suffix<'a> {
+    /// Its first bytes; what is missing is 0.
+    head: [u8; HEAD_BYTES],
+    len: usize,
+    /// What follows the head, and where in the node.
+    rest: &'a [u8],
+    rest_at: usize,
+}
+
+impl Suffix<'_> {
+    fn append_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head[..self.len.min(HEAD_BYTES)]);
+        out.extend_from_slice(self.rest);
+    }
+}
+
+/// A key put together from its parts, in memory that is used again: one entry of a node after the other.
+#[derive(Default)]
+pub(crate) struct KeyBuffer {
+    /// The prefix of the node, behind it the suffix, and room for [`KeyBuffer::ROOM`] bytes more.
+    bytes: Vec<u8>,
+    prefix_len: usize,
+    len: usize,
+}
+
+impl KeyBuffer {
+    /// What follows a head is copied as so many bytes, if it is no more: that takes no loop and no call.
+    const ROOM: usize = 32;
+
+    #[inline]
+    pub(crate) fn key(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// Keys of this node follow.
+    pub(crate) fn enter(&mut self, node: Node<'_>) {
+        let prefix = node.prefix();
+        self.bytes.clear();
+        self.bytes.reserve(prefix.len() + HEAD_BYTES + Self::ROOM);
+        self.bytes.extend_from_slice(prefix);
+        (self.prefix_len, self.len) = (prefix.len(), prefix.len());
+        self.bytes.resize(self.prefix_len + HEAD_BYTES + Self::ROOM, 0);
+    }
+
+    /// Puts the key together that has this suffix in the node entered last.
+    #[inline(always)] // a step of a scan is little more
+    pub(crate) fn set(&mut self, node: Node<'_>, suffix: Suffix<'_>) {
+        self.len = self.prefix_len + suffix.len;
+        // What lies behind in the node comes along, and is not looked at.
+        let source = node.bytes.get(suffix.rest_at..).and_then(<[u8]>::first_chunk);
+        let suffix_at = self.bytes.get_mut(self.prefix_len..);
+        let parts = suffix_at.and_then(<[u8]>::split_first_chunk_mut::<HEAD_BYTES>);
+        if let (Some(source), Some((head, rest))) = (source, parts)
+            && let Some(rest) = rest.first_chunk_mut::<{ Self::ROOM }>()
+            && suffix.rest.len() <= Self::ROOM
+        {
+            *head = suffix.head;
+            *rest = *source;
+            return;
+        }
+        self.set_slowly(suffix);
+    }
+
+    #[cold]
+    fn set_slowly(&mut self, suffix: Suffix<'_>) {
+        self.bytes.truncate(self.prefix_len);
+        suffix.append_to(&mut self.bytes);
+        let len = self.bytes.len().max(self.prefix_len + HEAD_BYTES);
+        self.bytes.resize(len + Self::ROOM, 0);
+    }
 }
 
 /// A node to search. Methods return `None` where the bytes make no sense; [`Node::refuse`] says why.
@@ -117,7 +192,7 @@ pub(crate) struct Node<'a> {
 }
 
 /// Where the parts of a node lie: heads, pointers of a branch, offsets, prefix, cells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Layout {
     level: u8,
     /// How many keys: of entries in a leaf, in a branch of all children but the first.
@@ -216,6 +291,16 @@ impl<'a> Node<'a> {
         Some(Node { bytes, layout: Layout::of(bytes)? })
     }
 
+    /// A node of which this is the layout.
+    #[inline]
+    pub(crate) fn new(bytes: &'a [u8], layout: Layout) -> Node<'a> {
+        Node { bytes, layout }
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
     pub(crate) fn level(&self) -> u8 {
         self.layout.level
     }
@@ -242,7 +327,7 @@ impl<'a> Node<'a> {
         self.heads().get(index).map(|head| u32::from_le_bytes(*head))
     }
 
-    #[inline]
+    #[inline(always)]
     fn offset(&self, index: usize) -> Option<usize> {
         let offsets = self.bytes.get(self.layout.offsets_at..self.layout.prefix_at)?;
         match offset_bytes(self.bytes.len()) {
@@ -256,40 +341,59 @@ impl<'a> Node<'a> {
     #[inline]
     fn key_cell(&self, index: usize) -> Option<(usize, Decoder<'a>)> {
         let at = self.offset(index).filter(|at| *at >= self.layout.cells_at)?;
-        let mut d = Decoder::new(self.bytes.get(at..)?);
+        let mut d = Decoder::at_byte(self.bytes, at);
         let suffix_len = d.varint()? as usize;
         Some((suffix_len, d))
     }
 
-    /// The key at `index` behind the prefix: its length and what follows its head.
+    /// The key at `index` behind the prefix.
     #[inline]
-    fn suffix(&self, index: usize) -> Option<(usize, &'a [u8])> {
+    fn suffix(&self, index: usize) -> Option<Suffix<'a>> {
         let (len, mut d) = self.key_cell(index)?;
         if self.layout.level == 0 {
             let (_kind, _value_len) = (d.u8()?, d.varint()?);
         }
-        Some((len, d.take(len.saturating_sub(HEAD_BYTES))?))
+        let rest_at = d.at();
+        let rest = d.take(len.saturating_sub(HEAD_BYTES))?;
+        Some(Suffix { head: self.head(index)?.to_be_bytes(), len, rest, rest_at })
     }
 
     /// Appends the key at `index`.
     pub(crate) fn append_key(&self, index: usize, out: &mut Vec<u8>) -> Option<()> {
-        let (len, rest) = self.suffix(index)?;
+        let suffix = self.suffix(index)?;
         out.extend_from_slice(self.prefix());
-        let head = self.head(index)?.to_be_bytes();
-        out.extend_from_slice(&head[..len.min(HEAD_BYTES)]);
-        out.extend_from_slice(rest);
+        suffix.append_to(out);
         Some(())
     }
 
     /// The entry of a leaf at `index`.
-    #[inline]
+    #[inline(always)] // a step of a scan is little more
     pub(crate) fn entry(&self, index: usize) -> Option<LeafEntry<'a>> {
-        let (len, mut d) = self.key_cell(index)?;
-        let (kind, value_len) = (d.u8()?, d.varint()? as usize);
-        d.take(len.saturating_sub(HEAD_BYTES))?;
-        let value_at = self.offset(index)? + d.at();
-        let value = d.take(value_len)?;
-        (kind == KIND_PUT).then_some(LeafEntry { value, value_at })
+        let at = self.offset(index).filter(|at| *at >= self.layout.cells_at)?;
+        let (len, kind, value_len, rest_at) = match self.bytes.get(at..)?.first_chunk() {
+            // As a rule the lengths take one byte, and one or two.
+            Some([len @ ..0x80, kind, low @ ..0x80, _]) => {
+                (usize::from(*len), *kind, usize::from(*low), at + 3)
+            }
+            Some([len @ ..0x80, kind, low, high @ 1..0x80]) => {
+                let value_len = usize::from(low & 0x7f) | usize::from(*high) << 7;
+                (usize::from(*len), *kind, value_len, at + 4)
+            }
+            _ => self.long_cell(at)?,
+        };
+        let value_at = rest_at.checked_add(len.saturating_sub(HEAD_BYTES))?;
+        let rest = self.bytes.get(rest_at..value_at)?;
+        let value = self.bytes.get(value_at..value_at.checked_add(value_len)?)?;
+        let suffix = Suffix { head: self.head(index)?.to_be_bytes(), len, rest, rest_at };
+        (kind == KIND_PUT).then_some(LeafEntry { suffix, value, value_at })
+    }
+
+    /// The fields of the cell of a leaf that begins here, and where what follows them begins.
+    #[cold]
+    fn long_cell(&self, at: usize) -> Option<(usize, u8, usize, usize)> {
+        let mut d = Decoder::at_byte(self.bytes, at);
+        let (len, kind, value_len) = (d.varint()?, d.u8()?, d.varint()?);
+        Some((len as usize, kind, value_len as usize, d.at()))
     }
 
     /// The child of a branch at `index`.
@@ -306,7 +410,7 @@ impl<'a> Node<'a> {
         if by_head != Ordering::Equal {
             return Some(by_head);
         }
-        let (len, rest) = self.suffix(index)?;
+        let Suffix { len, rest, .. } = self.suffix(index)?;
         // Heads that are equal though one key ends in them: the bytes missing count as 0.
         Some(match (len < HEAD_BYTES, suffix.get(HEAD_BYTES..)) {
             (false, Some(other)) => rest.cmp(other),

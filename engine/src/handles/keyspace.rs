@@ -1,9 +1,11 @@
 //! A set of keys of its own within a database.
 
-use super::{Handle, KeyRange, Scan, Snapshot, ValueRef, WriteBatch};
+use super::{
+    Handle, KeyRange, Scan, Snapshot, ValueRef, WriteBatch, range::owned, snapshot::half_open,
+};
 use crate::{
     config::{Compression, Durability},
-    db::{commit::Encoded, read},
+    db::{commit::Encoded, read, scan::prefix_bounds},
     error::Result,
     format::{
         ops::Op,
@@ -371,7 +373,7 @@ impl Keyspace {
     /// # Errors
     /// [`InvertedRange`](crate::Error::InvertedRange), [`Closed`](crate::Error::Closed).
     pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
-        self.snapshot()?.range(range)
+        self.snapshot()?.into_walk(owned(&range), false)
     }
 
     /// All entries in key order.
@@ -391,7 +393,7 @@ impl Keyspace {
     /// # Errors
     /// [`Closed`](crate::Error::Closed).
     pub fn iter(&self) -> Result<Scan> {
-        self.snapshot()?.iter()
+        self.range(..)
     }
 
     /// The entries of `start <= key < end` in key order; `None` leaves an end open.
@@ -410,7 +412,7 @@ impl Keyspace {
     /// # Errors
     /// As [`range`](Keyspace::range).
     pub fn scan(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
-        self.snapshot()?.scan(start, end)
+        self.snapshot()?.into_walk(half_open(start, end), false)
     }
 
     /// The entries of `start <= key < end`, highest key first.
@@ -429,7 +431,7 @@ impl Keyspace {
     /// # Errors
     /// As [`range`](Keyspace::range).
     pub fn scan_reverse(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
-        self.snapshot()?.scan_reverse(start, end)
+        self.snapshot()?.into_walk(half_open(start, end), true)
     }
 
     /// The entries whose keys begin with `prefix`, in key order.
@@ -448,7 +450,7 @@ impl Keyspace {
     /// # Errors
     /// As [`iter`](Keyspace::iter).
     pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Scan> {
-        self.snapshot()?.scan_prefix(prefix)
+        self.snapshot()?.into_walk(prefix_bounds(prefix.as_ref()), false)
     }
 
     /// Hands every entry of a range to `with`, in key order, without copying.

@@ -4,6 +4,7 @@ use super::Handle;
 use crate::{
     db::scan::{Bounds, Walk, is_inverted},
     error::{Error, Result},
+    iter::Direction,
     types::{KeyspaceId, SeqNo},
     version::Version,
 };
@@ -46,7 +47,7 @@ impl fmt::Debug for Scan {
 
 impl Scan {
     pub(super) fn new(
-        handle: &Arc<Handle>,
+        handle: Arc<Handle>,
         (version, visible): (Arc<Version>, SeqNo),
         keyspace: KeyspaceId,
         bounds: Bounds,
@@ -56,7 +57,7 @@ impl Scan {
             return Err(Error::InvertedRange);
         }
         let walk = Walk::new(version, visible, keyspace, bounds);
-        Ok(Scan { handle: Arc::clone(handle), walk, reversed, failed: None })
+        Ok(Scan { handle, walk, reversed, failed: None })
     }
 
     /// The next entry, borrowed until the next call: nothing is copied out.
@@ -98,14 +99,25 @@ impl Scan {
         self.step(true)
     }
 
+    #[inline]
     fn step(&mut self, back: bool) -> Result<Option<(&[u8], &[u8])>> {
+        let direction = match back != self.reversed {
+            false => Direction::Forward,
+            true => Direction::Reverse,
+        };
+        // A walk that failed stands nowhere.
+        if self.walk.step_in_leaf(&self.handle.db, direction) {
+            return Ok(self.walk.here(direction));
+        }
+        self.next(direction)
+    }
+
+    #[inline(never)]
+    fn next(&mut self, direction: Direction) -> Result<Option<(&[u8], &[u8])>> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let found = match back != self.reversed {
-            false => self.walk.next(&self.handle.db),
-            true => self.walk.next_back(&self.handle.db),
-        };
+        let found = self.walk.next(&self.handle.db, direction);
         if let Err(error) = &found {
             self.failed = Some(error.clone());
         }

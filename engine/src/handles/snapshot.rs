@@ -207,10 +207,14 @@ impl Snapshot {
     }
 
     fn walk(&self, bounds: scan::Bounds, reversed: bool) -> Result<Scan> {
+        self.clone().into_walk(bounds, reversed)
+    }
+
+    /// A walk that the snapshot was made for: it takes what the snapshot holds.
+    pub(super) fn into_walk(self, bounds: scan::Bounds, reversed: bool) -> Result<Scan> {
         self.handle.db.check_open()?;
         read::check_keyspace(&self.version, self.keyspace)?;
-        let view = (Arc::clone(&self.version), self.visible);
-        Scan::new(&self.handle, view, self.keyspace, bounds, reversed)
+        Scan::new(self.handle, (self.version, self.visible), self.keyspace, bounds, reversed)
     }
 
     /// The entries of a range in key order.
@@ -374,7 +378,7 @@ impl Snapshot {
     }
 }
 
-fn half_open(start: Option<&[u8]>, end: Option<&[u8]>) -> scan::Bounds {
+pub(super) fn half_open(start: Option<&[u8]>, end: Option<&[u8]>) -> scan::Bounds {
     let start = start.map_or(Bound::Unbounded, |key| Bound::Included(key.to_vec()));
     let end = end.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
     (start, end)

@@ -1,6 +1,6 @@
 //! A value that is not copied out.
 
-use crate::{btree, db::read::Value, sstable, version::Version};
+use crate::{btree, db::read::Value, lent::Lent, sstable, version::Version};
 use std::{fmt, ops::Deref, sync::Arc};
 
 /// A value where it lies in the database, readable like `&[u8]`. It keeps that place in memory while it
@@ -19,11 +19,9 @@ use std::{fmt, ops::Deref, sync::Arc};
 pub struct ValueRef(Place);
 
 enum Place {
-    /// Bytes of a memtable, or of a mapped tree, that the Version holds.
-    Version {
-        bytes: *const [u8],
-        _version: Arc<Version>,
-    },
+    /// Bytes of a memtable, or of a mapped tree. Both belong to the Version: what is written in a memtable
+    /// does not change, nor do the pages of a tree that a Version has.
+    Version(Lent<Version>),
     Block(sstable::Found),
     Node(btree::Found<'static>),
 }
@@ -34,40 +32,31 @@ impl ValueRef {
         version: Arc<Version>,
         find: impl FnOnce(&Version) -> Result<Option<Value<'_>>, E>,
     ) -> Result<Option<ValueRef>, E> {
-        let bytes = match find(&version)? {
-            None => return Ok(None),
-            Some(Value::Block(found)) => return Ok(Some(ValueRef(Place::Block(found)))),
-            Some(Value::Node(found)) => match found.copied() {
-                Ok(found) => return Ok(Some(ValueRef(Place::Node(found)))),
-                Err(in_place) => std::ptr::from_ref(in_place),
+        let mut lent = Lent::none(version);
+        // What is not lent by the Version.
+        let other = lent.lend(|version| match find(version).transpose() {
+            Some(Ok(Value::Memtable(bytes))) => Ok(bytes),
+            Some(Ok(Value::Node(found))) => match found.copied() {
+                Ok(found) => Err(Ok(Some(Place::Node(found)))),
+                Err(in_place) => Ok(in_place),
             },
-            Some(Value::Memtable(bytes)) => std::ptr::from_ref(bytes),
-        };
-        Ok(Some(ValueRef(Place::Version { bytes, _version: version })))
+            Some(Ok(Value::Block(found))) => Err(Ok(Some(Place::Block(found)))),
+            None => Err(Ok(None)),
+            Some(Err(error)) => Err(Err(error)),
+        });
+        match other {
+            Ok(()) => Ok(Some(ValueRef(Place::Version(lent)))),
+            Err(other) => Ok(other?.map(ValueRef)),
+        }
     }
 }
-
-#[expect(unsafe_code, reason = "the pointer is to memory that the Version beside it keeps")]
-// SAFETY: the bytes belong to a memtable of the Version, or to a node of one of its trees, and are not
-// written while it is held. The Version is Send and Sync.
-unsafe impl Send for ValueRef {}
-#[expect(unsafe_code, reason = "the pointer is to memory that the Version beside it keeps")]
-// SAFETY: as for Send.
-unsafe impl Sync for ValueRef {}
 
 impl Deref for ValueRef {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            #[expect(
-                unsafe_code,
-                reason = "the lifetime is the Version's, held beside the pointer"
-            )]
-            // SAFETY: `find` borrowed the bytes from `version`, whose memtables are immutable
-            // where something was written and live as long as it does, as do the mappings of its trees, whose
-            // pages are not written before it is gone; it is held here.
-            Place::Version { bytes, .. } => unsafe { &**bytes },
+            Place::Version(lent) => lent.bytes(),
             Place::Block(found) => found.value(),
             Place::Node(found) => found.value(),
         }

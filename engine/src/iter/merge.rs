@@ -1,11 +1,11 @@
 //! Many sorted places seen as one: for each key its newest visible value.
 
-use super::{Cursor, Entry, tombstones::RangeTombstones};
+use super::{Bounds, Cursor, Direction, Entry, tombstones::RangeTombstones};
 use crate::{
     error::Result,
     types::{Kind, SeqNo},
 };
-use std::{cmp::Ordering, ops::Bound, sync::Arc};
+use std::{cmp::Ordering, sync::Arc};
 
 /// The place a merge reads from: a cursor, and the range tombstones that the place carries.
 pub(crate) struct Source {
@@ -19,7 +19,7 @@ pub(crate) struct Merge {
     sources: Vec<Source>,
     visible: SeqNo,
     direction: Direction,
-    bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+    bounds: Bounds,
     /// The entry that the merge stands on, copied from the source: its cursor has moved on.
     key: Vec<u8>,
     value: Vec<u8>,
@@ -28,12 +28,6 @@ pub(crate) struct Merge {
     started: bool,
     /// Whether any source carries range tombstones.
     tombstones: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Direction {
-    Forward,
-    Reverse,
 }
 
 /// What a [`Merge`] stands on.
@@ -52,7 +46,7 @@ impl Merge {
         sources: Vec<Source>,
         visible: SeqNo,
         direction: Direction,
-        bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+        bounds: Bounds,
     ) -> Merge {
         let tombstones = sources.iter().any(|s| !s.tombstones.is_empty());
         Merge {
@@ -70,11 +64,16 @@ impl Merge {
     }
 
     /// Ends the walk earlier: a walk from the other end has come that far.
-    pub(crate) fn narrow(&mut self, bounds: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) {
+    pub(crate) fn narrow(&mut self, bounds: &Bounds) {
         match self.direction {
             Direction::Forward => self.bounds.1.clone_from(&bounds.1),
             Direction::Reverse => self.bounds.0.clone_from(&bounds.0),
         }
+    }
+
+    /// The key that was given out last.
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        self.started.then_some(&self.key)
     }
 
     /// The next key that has a value.
@@ -102,7 +101,9 @@ impl Merge {
     /// To the next key; whether it has a value. `None` at the end.
     fn advance(&mut self) -> Result<Option<bool>> {
         if !self.started {
-            self.start()?;
+            for source in &mut self.sources {
+                self.direction.seek(&mut *source.cursor, &self.bounds)?;
+            }
             self.started = true;
         }
         while let Some(at) = self.pick() {
@@ -110,7 +111,7 @@ impl Merge {
                 Direction::Forward => self.take_forward(at)?,
                 Direction::Reverse => self.take_reverse(at)?,
             };
-            if !self.is_within_end() {
+            if !self.direction.is_before_end(&self.bounds, &self.key) {
                 self.sources.clear();
                 return Ok(None);
             }
@@ -119,23 +120,6 @@ impl Merge {
             }
         }
         Ok(None)
-    }
-
-    fn start(&mut self) -> Result<()> {
-        for source in &mut self.sources {
-            let cursor = &mut source.cursor;
-            match (self.direction, &self.bounds.0, &self.bounds.1) {
-                (Direction::Forward, Bound::Unbounded, _) => cursor.seek_first()?,
-                (Direction::Forward, Bound::Included(key), _) => cursor.seek(key)?,
-                (Direction::Forward, Bound::Excluded(key), _) => cursor.seek(&successor(key))?,
-                (Direction::Reverse, _, Bound::Unbounded) => cursor.seek_last()?,
-                (Direction::Reverse, _, Bound::Included(key)) => {
-                    cursor.seek_before(&successor(key))?;
-                }
-                (Direction::Reverse, _, Bound::Excluded(key)) => cursor.seek_before(key)?,
-            }
-        }
-        Ok(())
     }
 
     /// The source whose entry comes next; of equal keys the newest version comes first going
@@ -222,29 +206,4 @@ impl Merge {
                 .iter()
                 .any(|s| s.tombstones.covering(&self.key, self.visible) > Some(self.seq))
     }
-
-    /// Whether the key is still within the bound that the walk goes towards.
-    fn is_within_end(&self) -> bool {
-        let key = self.key.as_slice();
-        match self.direction {
-            Direction::Forward => match &self.bounds.1 {
-                Bound::Unbounded => true,
-                Bound::Included(end) => key <= end.as_slice(),
-                Bound::Excluded(end) => key < end.as_slice(),
-            },
-            Direction::Reverse => match &self.bounds.0 {
-                Bound::Unbounded => true,
-                Bound::Included(start) => key >= start.as_slice(),
-                Bound::Excluded(start) => key > start.as_slice(),
-            },
-        }
-    }
-}
-
-/// The key right behind `key`.
-pub(crate) fn successor(key: &[u8]) -> Vec<u8> {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    next
 }

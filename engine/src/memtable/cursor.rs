@@ -53,6 +53,11 @@ impl MemtableCursor {
         }
     }
 
+    /// Whether there are no entries.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
     /// Lets every run stand at what `place` says and begins to move in that direction.
     fn position(&mut self, direction: Direction, place: impl Fn(&MemtableCursor, &Run) -> usize) {
         for run in 0..self.at.len() {

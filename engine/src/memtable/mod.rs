@@ -257,8 +257,9 @@ impl Memtable {
         self.arena.memory().len() + index + self.order.memory_bytes()
     }
 
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    /// Whether nothing was written that is visible, as of what was read before this call. One load.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
         self.arena.reserved().entries() == 0
     }
 }

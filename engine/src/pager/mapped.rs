@@ -9,6 +9,8 @@ use crate::{
     },
 };
 
+/// What is read first of a node.
+const NEAR_BYTES: usize = 384;
 const WORD_BITS: u64 = u64::BITS as u64;
 
 /// A mapping of the first pages of the file, and which nodes in it were verified.
@@ -24,6 +26,18 @@ impl Mapped {
     pub(super) fn new(map: Box<dyn ReadMap>, page_bytes: usize, pages: u64) -> Mapped {
         let words = (0..pages.div_ceil(WORD_BITS)).map(|_| AtomicU64::new(0));
         Mapped { map, page_bytes: page_bytes as u64, pages, verified: words.collect() }
+    }
+
+    /// The node is about to be read: its header and heads, and the entries at its end if that is where
+    /// reading begins.
+    #[inline]
+    pub(crate) fn prefetch(&self, pointer: NodePointer, at_end: bool) {
+        let offset = pointer.page.saturating_mul(self.page_bytes);
+        self.map.prefetch(offset, NEAR_BYTES);
+        if at_end {
+            let len = u64::from(pointer.pages) * self.page_bytes;
+            self.map.prefetch(offset.saturating_add(len - NEAR_BYTES as u64), NEAR_BYTES);
+        }
     }
 
     /// How many pages are mapped.

@@ -80,6 +80,11 @@ impl VersionCell {
         Arc::clone(&self.inner.lock().current)
     }
 
+    /// Whether a Version that somebody holds is still the current one.
+    pub(crate) fn is_current(&self, version: &Arc<Version>) -> bool {
+        ptr::eq(self.current.load(SeqCst), Arc::as_ptr(version))
+    }
+
     /// Makes the Version that `change` derives from the current one current.
     pub(crate) fn install(&self, change: impl FnOnce(&Version) -> Version) {
         let mut inner = self.inner.lock();

@@ -92,6 +92,13 @@ impl Nodes for Tree {
         self.mapped.as_deref()?.bytes(pointer)
     }
 
+    #[inline]
+    fn prefetch(&self, pointer: NodePointer, at_end: bool) {
+        if let Some(mapped) = &self.mapped {
+            mapped.prefetch(pointer, at_end);
+        }
+    }
+
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
         self.pager.refuse(pointer, why)
     }

@@ -176,6 +176,12 @@ impl ReadMap for OsReadMap {
         // these bytes while the slice is in use (contract).
         Some(unsafe { std::slice::from_raw_parts(self.0.as_ptr().add(start), len) })
     }
+
+    #[inline]
+    fn prefetch(&self, offset: u64, len: usize) {
+        let start = self.0.as_ptr().wrapping_add(offset as usize);
+        (0..len).step_by(64).for_each(|at| crate::sync::prefetch(start.wrapping_add(at)));
+    }
 }
 
 struct OsMap(MmapRaw);
