@@ -187,3 +187,34 @@ pub(crate) fn prefetch(at: *const u8) {
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = at;
 }
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use super::*;
+    use shuttle::thread;
+    use std::sync::Arc;
+
+    /// For a lock that two threads hold at once, or that is not let go, where a contended one parks as it
+    /// does in the simulator. That no wake-up is missed is the simulator's part: its tasks are not switched
+    /// between the attempt that fails and the parking.
+    #[test]
+    fn shuttle_one_thread_at_a_time_holds_a_lock() {
+        model::explore(|| {
+            let (lock, held) = (Arc::new(Mutex::new(0)), Arc::new(AtomicBool::new(false)));
+            let count = || {
+                let (lock, held) = (Arc::clone(&lock), Arc::clone(&held));
+                thread::spawn(move || {
+                    for _ in 0..2 {
+                        let mut count = lock.lock();
+                        assert!(!held.swap(true, Ordering::SeqCst), "held by another thread");
+                        *count += 1;
+                        held.store(false, Ordering::SeqCst);
+                    }
+                })
+            };
+            let threads = [count(), count(), count()];
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(*lock.lock(), 6);
+        });
+    }
+}
