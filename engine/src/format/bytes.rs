@@ -9,11 +9,13 @@ pub(crate) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
+    #[inline]
     pub(crate) fn new(bytes: &'a [u8]) -> Decoder<'a> {
         Decoder { bytes, at: 0 }
     }
 
     /// How many bytes were read.
+    #[inline]
     pub(crate) fn at(&self) -> usize {
         self.at
     }
@@ -29,6 +31,7 @@ impl<'a> Decoder<'a> {
         Some(taken)
     }
 
+    #[inline]
     pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
@@ -38,14 +41,17 @@ impl<'a> Decoder<'a> {
         self.array::<1>().map(|b| b[0])
     }
 
+    #[inline]
     pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
@@ -53,10 +59,14 @@ impl<'a> Decoder<'a> {
     /// An LEB128 integer of at most 32 bits; longer encodings than needed are refused.
     #[inline]
     pub(crate) fn varint(&mut self) -> Option<u32> {
-        match self.bytes.get(self.at) {
-            Some(byte) if *byte < 0x80 => {
+        match self.bytes.get(self.at..)? {
+            [byte, ..] if *byte < 0x80 => {
                 self.at += 1;
                 Some(u32::from(*byte))
+            }
+            [low, high @ 1..0x80, ..] => {
+                self.at += 2;
+                Some(u32::from(*low & 0x7f) | u32::from(*high) << 7)
             }
             _ => self.long_varint(),
         }
