@@ -92,7 +92,7 @@ pub(crate) fn find<'v>(
     }
     match &live.tree {
         Some(tree) if covered.is_none() => {
-            Ok(btree::get(&**tree, tree.root, key)?.map(Value::Node))
+            Ok(tree.get(hash, key)?.map(Value::Node))
         }
         _ => Ok(None),
     }

@@ -321,6 +321,24 @@ impl<'a> Node<'a> {
         (kind == KIND_PUT).then_some(LeafEntry { value, value_at })
     }
 
+    /// The entry of a leaf at `index`, if it is that of `key`.
+    #[inline]
+    pub(crate) fn entry_of(&self, index: usize, key: &[u8]) -> Option<LeafEntry<'a>> {
+        let (front, suffix) = key.split_at_checked(self.layout.cells_at - self.layout.prefix_at)?;
+        if self.layout.level > 0 || self.head(index)? != head_of(suffix) {
+            return None;
+        }
+        let (len, mut d) = self.key_cell(index)?;
+        let (kind, value_len) = (d.u8()?, d.varint()? as usize);
+        let rest = d.take(len.saturating_sub(HEAD_BYTES))?;
+        let same = len == suffix.len()
+            && suffix.get(HEAD_BYTES..).unwrap_or_default() == rest
+            && front == self.prefix();
+        let value_at = self.offset(index)? + d.at();
+        let value = d.take(value_len)?;
+        (kind == KIND_PUT && same).then_some(LeafEntry { value, value_at })
+    }
+
     /// The child of a branch at `index`.
     #[inline]
     pub(crate) fn child(&self, index: usize) -> Option<NodePointer> {

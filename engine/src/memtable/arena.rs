@@ -23,7 +23,7 @@
 use crate::{
     env::Memory,
     error::{Error, Result},
-    sync::{AtomicU32, AtomicU64, CachePadded, Ordering},
+    sync::{AtomicU32, AtomicU64, CachePadded, Ordering, prefetch},
     types::{KeyspaceId, Kind, SeqKind, SeqNo},
 };
 use std::{cmp, marker::PhantomData, num::NonZeroU32, slice};
@@ -409,16 +409,4 @@ impl Slot<'_> {
         let place = NonZeroU32::new(word as u32)?;
         Some(((word >> 32) as u32, Place(place)))
     }
-}
-
-#[inline]
-fn prefetch(at: *const u8) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch never faults, and every x86-64 has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = at;
 }

@@ -194,6 +194,25 @@ fn a_key_that_no_search_finds_is_refused() {
 }
 
 #[test]
+fn an_entry_is_that_of_its_key_and_of_no_other() {
+    for entries in sets() {
+        let bytes = leaf(&entries);
+        let node = verified(&bytes);
+        for (index, (key, value)) in entries.iter().enumerate() {
+            let found = node.entry_of(index, key).expect("the entry of its key");
+            assert_eq!(found.value, value);
+            assert_eq!(found.value_at, node.entry(index).unwrap().value_at);
+            for other in 0..node.len() + 1 {
+                assert_eq!(node.entry_of(other, key).is_some(), other == index);
+            }
+            for wrong in [&key[..key.len() / 2], &[key, &b"\0"[..]].concat(), b"none"] {
+                assert_eq!(node.entry_of(index, wrong).is_some(), wrong == key, "{wrong:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn heads_are_counted_as_a_search_by_halves_finds_them() {
     let mut x = 1_u64;
     let mut number = move |below: u64| {
