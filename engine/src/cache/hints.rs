@@ -8,7 +8,7 @@
 use crate::{
     env::Memory,
     error::Result,
-    sync::{AtomicU64, Ordering::Relaxed},
+    sync::{AtomicU64, Ordering::Relaxed, prefetch},
 };
 
 /// A bucket is one line of the CPU's cache.
@@ -101,6 +101,13 @@ impl Hints {
     #[inline]
     fn bucket_of(&self, hash: u64) -> &[AtomicU64; BUCKET] {
         self.bucket(hash as usize & (self.buckets - 1))
+    }
+
+    /// Brings the bucket of a hash near, ahead of its use.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        let bucket: *const [AtomicU64; BUCKET] = self.bucket_of(hash);
+        prefetch(bucket.cast());
     }
 
     /// Where the entry with this hash may be.

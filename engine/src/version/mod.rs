@@ -100,6 +100,22 @@ impl Tree {
         Some((self.mapped.as_deref()?, self.hinted.as_ref()?))
     }
 
+    /// Brings near the hint for a hash.
+    #[inline]
+    pub(crate) fn prefetch_hint(&self, hash: u64) {
+        if let Some(hinted) = &self.hinted {
+            hinted.hints.prefetch(hash);
+        }
+    }
+
+    /// Brings near what the hint for a hash leads to.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        if let Some((mapped, hinted)) = self.hinted() {
+            hinted.prefetch(mapped, hash);
+        }
+    }
+
     /// The value of a key; `hash` is that of keyspace and key.
     #[inline]
     pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Result<Option<btree::Found<'_>>> {
