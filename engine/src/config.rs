@@ -111,7 +111,8 @@ impl From<Compression> for u32 {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct LightningDbConfig {
-    /// Bytes of memory for decoded blocks of sstables. Default: 64 MiB.
+    /// Bytes of memory for decoded blocks of sstables, and nodes of trees that are not read in place; up to
+    /// a quarter of it for hints to where entries are in those that are. Default: 64 MiB.
     pub cache_size: usize,
     /// Whether sstable blocks are compressed. Default: true.
     pub compression_enabled: bool,
@@ -199,6 +200,9 @@ impl Default for LightningDbConfig {
 /// ```
 pub const MAX_VALUE_BYTES: u64 = 16 << 20;
 
+/// A table of hints is never smaller.
+const HINT_BYTES_MIN: usize = 1 << 10;
+
 impl LightningDbConfig {
     /// The default settings with [`WalSyncMode::Sync`]: what a commit acknowledged survives
     /// a loss of power.
@@ -222,6 +226,20 @@ impl LightningDbConfig {
     /// How much of the file of the trees is mapped, at most.
     pub(crate) fn map_bytes_max(&self) -> u64 {
         self.mmap_size.map_or(u64::MAX, |bytes| bytes as u64)
+    }
+
+    /// Bytes of the largest table of hints: an eighth of the cache, rounded down to a power of two. Smaller
+    /// ones whose place it took, each at most half as large as the next, may live beside it.
+    pub(crate) fn hint_bytes_max(&self) -> usize {
+        match (self.mmap_size, self.cache_size / 8) {
+            (Some(0), _) | (_, ..HINT_BYTES_MIN) => 0,
+            (_, eighth) => 1 << eighth.ilog2(),
+        }
+    }
+
+    /// Bytes of the cache that are not kept for hints.
+    pub(crate) fn block_bytes(&self) -> usize {
+        self.cache_size - 2 * self.hint_bytes_max()
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

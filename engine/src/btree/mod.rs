@@ -12,6 +12,7 @@
 
 mod check;
 mod cursor;
+mod hinted;
 mod merge;
 #[cfg(test)]
 mod tests;
@@ -21,9 +22,11 @@ pub(crate) use crate::format::node::Root;
 use check::Checked;
 pub(crate) use check::check;
 pub(crate) use cursor::TreeCursor;
+pub(crate) use hinted::{Hinted, Leaves, leave_hints};
 pub(crate) use merge::{Changes, Cut, Merged, TreeMerge};
 
 use crate::{
+    cache::hints::Spot,
     error::{Error, Result},
     format::{
         block::Refused,
@@ -155,6 +158,12 @@ pub(crate) struct Found<'a> {
 }
 
 impl Found<'_> {
+    /// What a hint is to say of it, in the leaf at `pointer`.
+    fn spot(&self, pointer: NodePointer, index: usize, key: &[u8]) -> Spot {
+        let page_bytes = self.node.len() / usize::from(pointer.pages);
+        spot(pointer, index, key, self.at, page_bytes)
+    }
+
     #[inline]
     pub(crate) fn value(&self) -> &[u8] {
         &self.node[self.at..self.at + self.len]
@@ -172,13 +181,35 @@ impl<'a> Found<'a> {
     }
 }
 
+/// What a hint is to say of the entry `index` of a leaf, whose value begins at `value_at`.
+fn spot(
+    pointer: NodePointer,
+    index: usize,
+    key: &[u8],
+    value_at: usize,
+    page_bytes: usize,
+) -> Spot {
+    // About where the cell begins: there the key's bytes stand that are not in its head, and lengths.
+    Spot::new(pointer.page, index, value_at.saturating_sub(key.len()), page_bytes)
+}
+
 /// The value of a key.
-#[inline]
+#[cfg(test)]
 pub(crate) fn get<'a, N: Nodes + ?Sized>(
     nodes: &'a N,
     root: Root,
     key: &[u8],
 ) -> Result<Option<Found<'a>>> {
+    Ok(descend(nodes, root, key)?.map(|(found, ..)| found))
+}
+
+/// The value of a key, with the leaf in which it stands and its number there.
+#[inline]
+pub(crate) fn descend<'a, N: Nodes + ?Sized>(
+    nodes: &'a N,
+    root: Root,
+    key: &[u8],
+) -> Result<Option<(Found<'a>, NodePointer, usize)>> {
     let (mut pointer, mut level) = (root.pointer, root.level);
     loop {
         let held = Held::read(nodes, pointer, level)?;
@@ -190,7 +221,7 @@ pub(crate) fn get<'a, N: Nodes + ?Sized>(
             }
             let entry = node.entry(index).ok_or_else(|| held.refuse(nodes, index))?;
             let (at, len) = (entry.value_at, entry.value.len());
-            return Ok(Some(Found { node: held.bytes, at, len }));
+            return Ok(Some((Found { node: held.bytes, at, len }, pointer, index)));
         }
         let child = node.search_child(key).and_then(|index| node.child(index));
         pointer = child.ok_or_else(|| held.refuse(nodes, 0))?;

@@ -10,6 +10,7 @@
 //! the order of calls.
 
 mod car;
+pub(crate) mod hints;
 mod table;
 
 use crate::{

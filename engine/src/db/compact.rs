@@ -8,16 +8,17 @@ use super::{
     settle::{IDLE_LOOK, Idling},
 };
 use crate::{
-    btree::{Cut, Merged, Nodes, TreeMerge},
+    btree::{Cut, Merged, NewNodes, Nodes, TreeMerge, leave_hints},
+    cache::hints::Hints,
     env::{NamedFile, OpenMode},
     error::{Error, Result},
     format::{
         manifest::{Change, MergedDown, PageChange},
-        node::NodePointer,
+        node::{NodeBuilder, NodePointer},
         pages::{PageRun, PageSet, TreeFileMeta},
     },
     iter::{Direction, merge::Merge},
-    pager::{Pager, Shared, tree_file_name},
+    pager::{NewPages, Pager, Shared, tree_file_name},
     sstable::Sstable,
     sync::Ordering::SeqCst,
     types::{FileId, KeyspaceId, SeqNo},
@@ -40,6 +41,24 @@ struct Wrote {
     generation: u64,
     /// Commits up to here are durable, and may have deleted what is let go.
     committed: SeqNo,
+}
+
+/// Writes nodes, and leaves hints to their entries.
+struct Hinting<'a> {
+    pages: NewPages<'a>,
+    keyspace: KeyspaceId,
+    hints: Option<Arc<Hints>>,
+}
+
+impl NewNodes for Hinting<'_> {
+    fn write(&mut self, node: &NodeBuilder) -> Result<NodePointer> {
+        let pointer = self.pages.add(node)?;
+        if let Some(hints) = self.hints.as_deref().filter(|_| node.level() == 0) {
+            let hash = |key: &[u8]| self.keyspace.hash(key);
+            leave_hints(hints, hash, self.pages.last(pointer), pointer, node);
+        }
+        Ok(pointer)
+    }
 }
 
 /// What there is to do.
@@ -205,10 +224,11 @@ impl Db {
         let given_up = || self.background.stopped();
         let mut changes = RunChanges::new(merge, &given_up)?;
         let generation = self.new_generation()?;
-        let mut new = pager.write(generation);
+        let hints = pager.hints(self.slice_bytes(runs));
+        let mut new = Hinting { pages: pager.write(generation), keyspace: keyspace.id, hints };
         let root = keyspace.tree.as_ref().map(|tree| tree.root);
         let page_bytes = pager.page_bytes();
-        let pages_max = self.config.memtable_size.min(SLICE_BYTES_MAX) / page_bytes;
+        let pages_max = self.slice_bytes_max() / page_bytes;
         let nodes: &dyn Nodes = match &keyspace.tree {
             Some(tree) => &**tree,
             None => &*pager,
@@ -222,7 +242,7 @@ impl Db {
             page_bytes,
             pages_max.max(1) as u64,
         )?;
-        let taken = new.finish()?;
+        let taken = new.pages.finish()?;
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
         let done = merged.stopped_at.is_none();
         let mut manifest = self.manifest.lock();
@@ -234,6 +254,17 @@ impl Db {
             self.metrics.compactions.add(1);
         }
         Ok(())
+    }
+
+    /// What a slice writes, about.
+    fn slice_bytes_max(&self) -> usize {
+        self.config.memtable_size.min(SLICE_BYTES_MAX)
+    }
+
+    /// What a slice that merges these runs may add to the tree, about.
+    fn slice_bytes(&self, runs: &[Arc<Sstable>]) -> u64 {
+        let all = runs.iter().map(|run| run.properties().raw_bytes()).sum::<u64>();
+        all.min(self.slice_bytes_max() as u64)
     }
 
     /// Makes the edit durable that puts a new tree in the place of a keyspace's tree and some of its runs,
@@ -284,7 +315,10 @@ impl Db {
             return Err(error);
         }
         self.wal.set_durable_edit(manifest.number());
-        let tree = merged.root.map(|root| Arc::new(Tree::new(root, pager)));
+        let tree = merged.root.map(|root| match &keyspace.tree {
+            Some(old) => Arc::new(old.merged(root, &merged.freed)),
+            None => Arc::new(Tree::new(root, pager)),
+        });
         let merging = merged.stopped_at.map(|from| Merging { runs: ids.len(), from: from.into() });
         if merging.is_none() {
             self.background.add_obsolete(runs.iter().cloned());
@@ -314,6 +348,7 @@ impl Db {
         let shared = Shared {
             cache: Arc::clone(&self.blocks.cache),
             map_bytes_max: self.config.map_bytes_max(),
+            hint_bytes_max: self.config.hint_bytes_max(),
             _lock: Some(Arc::clone(&self.lock)),
         };
         let made = Pager::create(file, self.uuid, meta, shared);

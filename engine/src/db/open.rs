@@ -246,7 +246,7 @@ impl Opening {
         }
         let mut manifest = manifest;
         manifest.roll(state)?;
-        let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
+        let blocks = Arc::new(SharedBlocks::new(self.config.block_bytes()));
         let tables = (self.open_tables(&manifest, &blocks, None)?, blocks, None);
         self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
     }
@@ -257,7 +257,7 @@ impl Opening {
         let uuid = manifest.uuid();
         let (segments, strays) = self.find_segments(listing, uuid)?;
         let mut recovered = self.replay(&manifest, &segments)?;
-        let blocks = Arc::new(SharedBlocks::new(self.config.cache_size));
+        let blocks = Arc::new(SharedBlocks::new(self.config.block_bytes()));
         let pager = self.open_trees(&manifest, &blocks, &lock)?;
         let keyspaces = self.open_tables(&manifest, &blocks, pager.as_ref())?;
 

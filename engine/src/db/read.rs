@@ -9,6 +9,9 @@ use crate::{
     version::Version,
 };
 
+/// How many lookups are under way at once: as many as the CPU has requests for memory open, about.
+const TOGETHER: usize = 16;
+
 /// A value where it lies.
 pub(crate) enum Value<'a> {
     /// In a memtable of the Version.
@@ -47,6 +50,41 @@ impl Db {
         let visible = self.visible();
         Ok(find(&version, visible, keyspace, key)?.map(|value| with(value.bytes())))
     }
+
+    /// Looks keys up one after the other and hands what is found to `with`. Of several keys at once what the
+    /// lookups will need is brought near before it is waited for.
+    pub(crate) fn find_each<K: AsRef<[u8]>>(
+        &self,
+        (version, visible): (&Version, SeqNo),
+        keyspace: KeyspaceId,
+        keys: &[K],
+        mut with: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        let tree = version.keyspace(keyspace).and_then(|live| live.tree.as_deref());
+        for (group, keys) in keys.chunks(TOGETHER).enumerate() {
+            let (mut slices, mut hashes) = ([&[][..]; TOGETHER], [0; TOGETHER]);
+            let (slices, hashes) = (&mut slices[..keys.len()], &mut hashes[..keys.len()]);
+            for ((slice, hash), key) in slices.iter_mut().zip(&mut *hashes).zip(keys) {
+                *slice = key.as_ref();
+                *hash = keyspace.hash(slice);
+                for memtable in version.memtables().filter(|memtable| !memtable.is_empty()) {
+                    memtable.prefetch(*hash);
+                }
+                if let Some(tree) = tree {
+                    tree.prefetch_hint(*hash);
+                }
+            }
+            if let Some(tree) = tree {
+                hashes.iter().for_each(|hash| tree.prefetch(*hash));
+            }
+            for (i, (key, hash)) in slices.iter().zip(&*hashes).enumerate() {
+                self.check_open()?;
+                let found = find_hashed(version, visible, keyspace, *hash, key)?;
+                with(group * TOGETHER + i, found.as_ref().map(Value::bytes));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Refuses a keyspace that is not in the Version: it was dropped.
@@ -66,8 +104,19 @@ pub(crate) fn find<'v>(
     keyspace: KeyspaceId,
     key: &[u8],
 ) -> Result<Option<Value<'v>>> {
+    find_hashed(version, visible, keyspace, keyspace.hash(key), key)
+}
+
+/// [`find`], of a key whose hash is known.
+#[inline]
+fn find_hashed<'v>(
+    version: &'v Version,
+    visible: SeqNo,
+    keyspace: KeyspaceId,
+    hash: u64,
+    key: &[u8],
+) -> Result<Option<Value<'v>>> {
     check_keyspace(version, keyspace)?;
-    let hash = keyspace.hash(key);
     let mut covered = None;
     for memtable in version.memtables() {
         covered = covered.max(memtable.covering(keyspace, key, visible));
@@ -91,9 +140,7 @@ pub(crate) fn find<'v>(
         }
     }
     match &live.tree {
-        Some(tree) if covered.is_none() => {
-            Ok(btree::get(&**tree, tree.root, key)?.map(Value::Node))
-        }
+        Some(tree) if covered.is_none() => Ok(tree.get(hash, key)?.map(Value::Node)),
         _ => Ok(None),
     }
 }

@@ -9,6 +9,7 @@ pub(crate) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
+    #[inline]
     pub(crate) fn new(bytes: &'a [u8]) -> Decoder<'a> {
         Decoder { bytes, at: 0 }
     }
@@ -46,14 +47,17 @@ impl<'a> Decoder<'a> {
         self.array::<1>().map(|b| b[0])
     }
 
+    #[inline]
     pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
@@ -61,19 +65,16 @@ impl<'a> Decoder<'a> {
     /// An LEB128 integer of at most 32 bits; longer encodings than needed are refused.
     #[inline]
     pub(crate) fn varint(&mut self) -> Option<u32> {
-        match self.bytes.get(self.at) {
-            Some(byte) if *byte < 0x80 => {
+        match self.bytes.get(self.at..)? {
+            [byte, ..] if *byte < 0x80 => {
                 self.at += 1;
                 Some(u32::from(*byte))
             }
-            Some(low) => match self.bytes.get(self.at + 1) {
-                Some(high) if (1..0x80).contains(high) => {
-                    self.at += 2;
-                    Some(u32::from(low & 0x7f) | u32::from(*high) << 7)
-                }
-                _ => self.long_varint(),
-            },
-            None => None,
+            [low, high @ 1..0x80, ..] => {
+                self.at += 2;
+                Some(u32::from(*low & 0x7f) | u32::from(*high) << 7)
+            }
+            _ => self.long_varint(),
         }
     }
 

@@ -23,6 +23,8 @@ const FIXED_BYTES: usize = NODE_HEADER_BYTES + 8;
 const MAGIC: u16 = u16::from_le_bytes(*b"Ln");
 const HEAD_BYTES: usize = 4;
 const POINTER_BYTES: usize = 16;
+/// So many heads are searched by counting.
+const HEADS_COUNTED: usize = 32;
 /// The kind of an entry whose value stands in its cell.
 const KIND_PUT: u8 = 1;
 
@@ -72,10 +74,11 @@ impl NodeHeader {
     /// What the node says of itself, which was verified before.
     #[inline]
     pub(crate) fn of(node: &[u8]) -> Option<NodeHeader> {
-        let mut d = Decoder::new(node.get(8..34)?);
+        let header: &[u8; NODE_HEADER_BYTES] = node.first_chunk()?;
+        let mut d = Decoder::new(&header[8..34]);
         let (page, generation, _lsn, pages) = (d.u64()?, d.u64()?, d.u64()?, d.u16()?);
         let pointer = NodePointer { page, pages, generation };
-        Some(NodeHeader { pointer, level: *node.get(2)? })
+        Some(NodeHeader { pointer, level: header[2] })
     }
 
     /// Writes the header over the first bytes of a node that is otherwise complete.
@@ -204,9 +207,11 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    #[inline]
     fn of(bytes: &[u8]) -> Option<Layout> {
-        let level = *bytes.get(2)?;
-        let mut d = Decoder::new(bytes.get(NODE_HEADER_BYTES..)?);
+        let fixed: &[u8; FIXED_BYTES] = bytes.first_chunk()?;
+        let level = fixed[2];
+        let mut d = Decoder::new(&fixed[NODE_HEADER_BYTES..]);
         let (count, prefix_len, reserved) = (d.u32()? as usize, d.u16()?, d.u16()?);
         let keys = count.checked_sub(usize::from(level > 0))?;
         let pointers_at = FIXED_BYTES.checked_add(keys.checked_mul(HEAD_BYTES)?)?;
@@ -220,6 +225,7 @@ impl Layout {
 }
 
 /// Width of a cell's offset in a node of this length.
+#[inline]
 fn offset_bytes(node_len: usize) -> usize {
     if node_len <= 1 << 16 { 2 } else { 4 }
 }
@@ -235,6 +241,28 @@ fn head_of(suffix: &[u8]) -> u32 {
             u32::from_be_bytes(head)
         }
     }
+}
+
+/// The range of the heads that are equal to `head`, in heads that ascend.
+#[inline]
+fn same_heads(heads: &[[u8; HEAD_BYTES]], head: u32) -> Option<(usize, usize)> {
+    let is_less = |h: &[u8; HEAD_BYTES]| u32::from_le_bytes(*h) < head;
+    let is_same = |h: &[u8; HEAD_BYTES]| u32::from_le_bytes(*h) == head;
+    // Few are counted all, several with one instruction: nothing waits for a comparison.
+    let (mut from, mut window) = (0, heads);
+    while window.len() > HEADS_COUNTED {
+        let (low, high) = window.split_at(window.len() / 2);
+        (from, window) = if is_less(&high[0]) { (from + low.len(), high) } else { (from, low) };
+    }
+    let start = from + window.iter().map(|h| u32::from(is_less(h))).sum::<u32>() as usize;
+    let rest = heads.get(start..)?;
+    // Most often one key at most has this head.
+    let count = match rest {
+        [first, second, ..] if is_same(first) && is_same(second) => rest.partition_point(is_same),
+        [first, ..] => usize::from(is_same(first)),
+        [] => 0,
+    };
+    Some((start, start + count))
 }
 
 /// A key's place among those of a node.
@@ -287,6 +315,7 @@ impl<'a> Node<'a> {
     }
 
     /// A node that was verified before.
+    #[inline]
     pub(crate) fn of(bytes: &'a [u8]) -> Option<Node<'a>> {
         Some(Node { bytes, layout: Layout::of(bytes)? })
     }
@@ -396,6 +425,20 @@ impl<'a> Node<'a> {
         Some((len as usize, kind, value_len as usize, d.at()))
     }
 
+    /// The entry of a leaf at `index`, if it is that of `key`.
+    #[inline]
+    pub(crate) fn entry_of(&self, index: usize, key: &[u8]) -> Option<LeafEntry<'a>> {
+        let (front, suffix) = key.split_at_checked(self.layout.cells_at - self.layout.prefix_at)?;
+        if self.layout.level > 0 || self.head(index)? != head_of(suffix) {
+            return None;
+        }
+        let entry = self.entry(index)?;
+        let same = entry.suffix.len == suffix.len()
+            && suffix.get(HEAD_BYTES..).unwrap_or_default() == entry.suffix.rest
+            && front == self.prefix();
+        same.then_some(entry)
+    }
+
     /// The child of a branch at `index`.
     #[inline]
     pub(crate) fn child(&self, index: usize) -> Option<NodePointer> {
@@ -442,10 +485,7 @@ impl<'a> Node<'a> {
         };
         let head = head_of(suffix);
         let heads = self.heads();
-        // Most often one key at most has this head.
-        let mut start = heads.partition_point(|h| u32::from_le_bytes(*h) < head);
-        let same = heads.get(start..)?;
-        let mut end = start + same.partition_point(|h| u32::from_le_bytes(*h) == head);
+        let (mut start, mut end) = same_heads(heads, head)?;
         while start < end {
             let middle = start.midpoint(end);
             match self.compare(middle, suffix)? {

@@ -173,16 +173,13 @@ impl Snapshot {
     pub fn get_batch_with<K: AsRef<[u8]>>(
         &self,
         keys: &[K],
-        mut with: impl FnMut(usize, Option<&[u8]>),
+        with: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
         // Without keys too.
         self.handle.db.check_open()?;
         read::check_keyspace(&self.version, self.keyspace)?;
-        for (i, key) in keys.iter().enumerate() {
-            let found = self.find(key.as_ref())?;
-            with(i, found.as_ref().map(read::Value::bytes));
-        }
-        Ok(())
+        let view = (&*self.version, self.visible);
+        self.handle.db.find_each(view, self.keyspace, keys, with)
     }
 
     /// The values of several keys, in the order of `keys`.

@@ -160,6 +160,10 @@ impl Memtable {
         visible: SeqNo,
     ) -> Option<(SeqNo, Kind, &[u8])> {
         debug_assert_eq!(hash, Memtable::hash(keyspace, key));
+        // Settled data is read past a memtable that holds nothing: no need to look into its index.
+        if self.is_empty() {
+            return None;
+        }
         let entry = match (self.index).get(&self.arena, hash, keyspace, key, visible) {
             Found::Version(entry) => entry,
             Found::Nothing => return None,

@@ -6,12 +6,19 @@ use crate::{
     sync::{
         AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
+        prefetch,
     },
 };
 
 /// What is read first of a node.
 const NEAR_BYTES: usize = 384;
 const WORD_BITS: u64 = u64::BITS as u64;
+/// What the CPU brings near at once.
+const LINE_BYTES: usize = 64;
+/// How much of an entry is brought near ahead: what is behind follows fast.
+const LINES_OF_ENTRY: usize = 4;
+/// Parts of a page that hints tell apart: `cache::hints::Spot::line`.
+const PAGE_PARTS: usize = 64;
 
 /// A mapping of the first pages of the file, and which nodes in it were verified.
 pub(crate) struct Mapped {
@@ -41,7 +48,7 @@ impl Mapped {
     }
 
     /// How many pages are mapped.
-    pub(super) fn pages(&self) -> u64 {
+    pub(crate) fn pages(&self) -> u64 {
         self.pages
     }
 
@@ -71,6 +78,23 @@ impl Mapped {
         (NodeHeader::of(bytes) == Some(NodeHeader { pointer, level })).then_some(bytes)
     }
 
+    /// The first page of the leaf that begins at `page`, which was verified here and belongs to a tree of a
+    /// Version that the caller holds.
+    #[inline]
+    pub(crate) fn first_page(&self, page: u64) -> Option<&[u8]> {
+        self.bytes(NodePointer { page, pages: 1, generation: 0 })
+    }
+
+    /// The leaf that begins with such a page.
+    #[inline]
+    pub(crate) fn leaf<'m>(&'m self, page: u64, first: &'m [u8]) -> Option<&'m [u8]> {
+        let header = NodeHeader::of(first).filter(|h| h.level == 0 && h.pointer.page == page)?;
+        match header.pointer.pages {
+            1 => Some(first),
+            _ => self.bytes(header.pointer),
+        }
+    }
+
     pub(super) fn set_verified(&self, page: u64) {
         if let Some(word) = self.verified.get((page / WORD_BITS) as usize) {
             word.fetch_or(1 << (page % WORD_BITS), Release);
@@ -84,5 +108,20 @@ impl Mapped {
                 word.fetch_and(!(1 << (page % WORD_BITS)), Relaxed);
             }
         }
+    }
+}
+
+/// Brings near what comparing one entry of a leaf reads: its heads, and the entry, which begins in the 64th
+/// part `line` of `first`, the leaf's first page.
+#[inline]
+pub(crate) fn prefetch_entry(first: &[u8], line: usize) {
+    for at in [LINE_BYTES, 2 * LINE_BYTES] {
+        if let Some(byte) = first.get(at) {
+            prefetch(byte);
+        }
+    }
+    let at = first.len() / PAGE_PARTS * line;
+    for line in first.get(at..).unwrap_or_default().chunks(LINE_BYTES).take(LINES_OF_ENTRY) {
+        prefetch(line.as_ptr());
     }
 }

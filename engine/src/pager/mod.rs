@@ -10,7 +10,10 @@
 //! Which nodes make a tree is not known here.
 
 use crate::{
-    cache::{Cache, Hint},
+    cache::{
+        Cache, Hint,
+        hints::{BUCKET_BYTES, Hints},
+    },
     env::{DirLock, NamedFile},
     error::{Error, Result},
     format::{
@@ -27,7 +30,7 @@ use std::{path::Path, sync::Arc};
 mod mapped;
 #[cfg(test)]
 mod tests;
-pub(crate) use mapped::Mapped;
+pub(crate) use mapped::{Mapped, prefetch_entry};
 
 /// The file of the trees, open. All methods may be called from many threads.
 pub(crate) struct Pager {
@@ -37,6 +40,8 @@ pub(crate) struct Pager {
     space: Mutex<Space>,
     /// The newest mapping. Trees keep the one that was the newest when they were made.
     mapped: Mutex<Option<Arc<Mapped>>>,
+    /// The newest table of hints, as for the mapping.
+    hints: Mutex<Option<Arc<Hints>>>,
 }
 
 /// What the file of the trees shares with the rest of the database.
@@ -44,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) cache: Arc<Cache<[u8]>>,
     /// No more bytes than this are mapped.
     pub(crate) map_bytes_max: u64,
+    /// No table of hints is larger. 0: there is none.
+    pub(crate) hint_bytes_max: usize,
     /// The directory stays locked while anybody looks at a tree: another process would write over what it
     /// holds free, and what is read in place would change.
     pub(crate) _lock: Option<Arc<dyn DirLock>>,
@@ -59,6 +66,8 @@ struct Space {
     allocated: u64,
 }
 
+/// With hints of 8 bytes, entries of 128 bytes fill a table.
+const BYTES_PER_HINT_BYTE: u64 = 16;
 /// What is gathered before it is written.
 const WRITE_BYTES: usize = 1 << 20;
 /// A file grows by an eighth, but by no less and no more than this.
@@ -90,8 +99,8 @@ impl Pager {
         file.sync_all()?;
         let space =
             Space { free: PageSet::default(), hollow: PageSet::default(), end: 1, allocated: 1 };
-        let (space, mapped) = (Mutex::new(space), Mutex::new(None));
-        Ok(Pager { file, meta, shared, space, mapped })
+        let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
+        Ok(Pager { file, meta, shared, space, mapped, hints })
     }
 
     /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
@@ -126,8 +135,8 @@ impl Pager {
         // Which of the free pages have no space is not known: it makes no difference to what is written.
         let (end, hollow) = (end.max(1), PageSet::default()); // the first page holds the header
         let space = Space { free, hollow, end, allocated };
-        let (space, mapped) = (Mutex::new(space), Mutex::new(None));
-        let pager = Pager { file, meta, shared, space, mapped };
+        let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
+        let pager = Pager { file, meta, shared, space, mapped, hints };
         pager.map_all();
         Ok(pager)
     }
@@ -152,6 +161,30 @@ impl Pager {
     /// The file as it is mapped now, if it is.
     pub(crate) fn mapped(&self) -> Option<Arc<Mapped>> {
         self.mapped.lock().clone()
+    }
+
+    /// The table of hints, made larger for what the file holds and `more` bytes of nodes. `None`: there is
+    /// to be none, or no memory for it.
+    pub(crate) fn hints(&self, more: u64) -> Option<Arc<Hints>> {
+        let max = self.shared.hint_bytes_max;
+        if max == 0 {
+            return None;
+        }
+        let (held, unused) = self.size();
+        let wanted = (held.saturating_sub(unused) + more) / BYTES_PER_HINT_BYTE;
+        let wanted = usize::try_from(wanted).unwrap_or(max).max(BUCKET_BYTES).min(max);
+        let wanted = wanted.checked_next_power_of_two().map_or(max, |bytes| bytes.min(max));
+        let mut hints = self.hints.lock();
+        let larger = match &*hints {
+            Some(hints) if hints.bytes() >= wanted => return Some(Arc::clone(hints)),
+            Some(hints) => hints.grown(wanted),
+            None => Hints::new(wanted),
+        };
+        match larger {
+            Ok(larger) => *hints = Some(Arc::new(larger)),
+            Err(error) => tracing::warn!(%error, "no memory for more hints"),
+        }
+        hints.clone()
     }
 
     /// The node where it lies, verified when it is first looked at. `None`: it is not mapped.
@@ -407,6 +440,12 @@ impl NewPages<'_> {
         let header = NodeHeader { pointer, level: node.level() };
         header.seal(&mut self.bytes[start..], self.pager.meta.identity);
         Ok(pointer)
+    }
+
+    /// The node that was written last.
+    pub(crate) fn last(&self, pointer: NodePointer) -> &[u8] {
+        let len = usize::from(pointer.pages) * self.pager.page_bytes();
+        &self.bytes[self.bytes.len().saturating_sub(len)..]
     }
 
     fn write_out(&mut self) -> Result<()> {

@@ -14,7 +14,7 @@ fn open(dir: &tempfile::TempDir, mode: OpenMode) -> NamedFile {
 }
 
 fn shared(map_bytes_max: u64) -> Shared {
-    Shared { cache: Arc::new(Cache::new(1 << 20)), map_bytes_max, _lock: None }
+    Shared { cache: Arc::new(Cache::new(1 << 20)), map_bytes_max, hint_bytes_max: 0, _lock: None }
 }
 
 /// A leaf with one entry.

@@ -169,24 +169,22 @@ pub type MutexGuard<'a, T> = lock_api::MutexGuard<'a, RawMutex, T>;
 #[repr(align(128))]
 pub struct CachePadded<T>(pub T);
 
-mod in_order;
-pub(crate) use in_order::InOrder;
-
-/// Asks for the cache line at an address, which may be any, to be brought near.
+/// Asks the CPU to bring the line of its cache that `at` is in near, ahead of its use.
 #[inline]
+#[expect(unsafe_code, reason = "the one home of the instruction")]
 pub(crate) fn prefetch(at: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        #[expect(unsafe_code, reason = "every intrinsic of this kind is; this is its one home")]
         // SAFETY: a prefetch never faults, and every x86-64 has the instruction.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
-        }
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = at;
 }
+
+mod in_order;
+pub(crate) use in_order::InOrder;
 
 #[cfg(all(test, shuttle))]
 mod shuttle_tests {

@@ -7,7 +7,7 @@ pub(crate) mod cell;
 pub(crate) mod manifest;
 
 use crate::{
-    btree::{Bytes, Nodes, Root},
+    btree::{self, Bytes, Hinted, Leaves, Nodes, Root},
     config::Compression,
     error::{Error, Result},
     format::{block::Refused, node::NodePointer},
@@ -68,11 +68,69 @@ pub(crate) struct Tree {
     pub(crate) pager: Arc<Pager>,
     /// The file as it was mapped when the tree was made: it has all pages of the tree.
     mapped: Option<Arc<Mapped>>,
+    /// Where it is mapped.
+    hinted: Option<Hinted>,
 }
 
 impl Tree {
+    /// A tree, of which nothing was read yet.
     pub(crate) fn new(root: Root, pager: &Arc<Pager>) -> Tree {
-        Tree { root, pager: Arc::clone(pager), mapped: pager.mapped() }
+        Tree::with(root, pager, |mapped| Leaves::new(mapped.pages()))
+    }
+
+    /// What a merge made of this tree that let go of the nodes `freed`.
+    pub(crate) fn merged(&self, root: Root, freed: &[NodePointer]) -> Tree {
+        Tree::with(root, &self.pager, |mapped| match (&self.mapped, &self.hinted) {
+            (Some(old), Some(hinted)) if Arc::ptr_eq(old, mapped) => hinted.leaves.without(freed),
+            // Nothing was read through this mapping.
+            _ => Leaves::new(mapped.pages()),
+        })
+    }
+
+    fn with(root: Root, pager: &Arc<Pager>, leaves: impl FnOnce(&Arc<Mapped>) -> Leaves) -> Tree {
+        let (mapped, hints) = (pager.mapped(), pager.hints(0));
+        let hinted = mapped.as_ref().zip(hints);
+        let hinted = hinted.map(|(mapped, hints)| Hinted { hints, leaves: leaves(mapped) });
+        Tree { root, pager: Arc::clone(pager), mapped, hinted }
+    }
+
+    /// The mapping and the hints, where it has both.
+    #[inline]
+    fn hinted(&self) -> Option<(&Mapped, &Hinted)> {
+        Some((self.mapped.as_deref()?, self.hinted.as_ref()?))
+    }
+
+    /// Brings near the hint for a hash.
+    #[inline]
+    pub(crate) fn prefetch_hint(&self, hash: u64) {
+        if let Some(hinted) = &self.hinted {
+            hinted.hints.prefetch(hash);
+        }
+    }
+
+    /// Brings near what the hint for a hash leads to.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        if let Some((mapped, hinted)) = self.hinted() {
+            hinted.prefetch(mapped, hash);
+        }
+    }
+
+    /// The value of a key; `hash` is that of keyspace and key.
+    #[inline]
+    pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Result<Option<btree::Found<'_>>> {
+        if let Some((mapped, hinted)) = self.hinted()
+            && let Some(found) = hinted.get(mapped, hash, key)
+        {
+            return Ok(Some(found));
+        }
+        let found = btree::descend(self, self.root, key)?;
+        Ok(found.map(|(found, leaf, index)| {
+            if let Some(hinted) = &self.hinted {
+                hinted.remember(hash, key, &found, leaf, index);
+            }
+            found
+        }))
     }
 }
 
@@ -124,6 +182,7 @@ impl KeyspaceVersion {
 
 impl Version {
     /// The keyspace with this id, if it lives.
+    #[inline]
     pub(crate) fn keyspace(&self, id: KeyspaceId) -> Option<&Arc<KeyspaceVersion>> {
         let at = self.keyspaces.binary_search_by_key(&id, |k| k.id).ok()?;
         self.keyspaces.get(at)
@@ -208,3 +267,6 @@ impl Version {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

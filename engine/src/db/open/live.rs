@@ -28,6 +28,7 @@ impl Opening {
         let shared = Shared {
             cache: Arc::clone(&blocks.cache),
             map_bytes_max: self.config.map_bytes_max(),
+            hint_bytes_max: self.config.hint_bytes_max(),
             _lock: Some(Arc::clone(lock)),
         };
         let space = (trees.free.clone(), trees.end);

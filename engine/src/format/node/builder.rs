@@ -60,6 +60,11 @@ impl NodeBuilder {
         self.items.first()?.child
     }
 
+    /// The keys of a leaf, in order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.items.iter().map(|item| self.key(item))
+    }
+
     fn key(&self, item: &Item) -> &[u8] {
         &self.bytes[item.at..item.at + item.key_len]
     }

@@ -192,3 +192,44 @@ fn a_key_that_no_search_finds_is_refused() {
     assert_eq!((found.append_key(0, &mut key), key.as_slice()), (Some(()), &b"ab"[..]));
     assert!(matches!(found.check(), Err(Refused::Corrupt("keys that a search finds", _))));
 }
+
+#[test]
+fn an_entry_is_that_of_its_key_and_of_no_other() {
+    for entries in sets() {
+        let bytes = leaf(&entries);
+        let node = verified(&bytes);
+        for (index, (key, value)) in entries.iter().enumerate() {
+            let found = node.entry_of(index, key).expect("the entry of its key");
+            assert_eq!(found.value, value);
+            assert_eq!(found.value_at, node.entry(index).unwrap().value_at);
+            for other in 0..node.len() + 1 {
+                assert_eq!(node.entry_of(other, key).is_some(), other == index);
+            }
+            for wrong in [&key[..key.len() / 2], &[key, &b"\0"[..]].concat(), b"none"] {
+                assert_eq!(node.entry_of(index, wrong).is_some(), wrong == key, "{wrong:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_are_counted_as_a_search_by_halves_finds_them() {
+    let mut x = 1_u64;
+    let mut number = move |below: u64| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (x >> 33) % below
+    };
+    for len in (0..140).chain([500, 4097]) {
+        for distinct in [2, 9, 1 << 20, 1 << 31] {
+            let mut heads: Vec<u32> = (0..len).map(|_| (number(distinct) * 2) as u32).collect();
+            heads.sort_unstable();
+            let stored: Vec<[u8; HEAD_BYTES]> = heads.iter().map(|h| h.to_le_bytes()).collect();
+            let around = heads.iter().flat_map(|h| [h.wrapping_sub(1), *h, h.wrapping_add(1)]);
+            for head in around.chain([0, 1 << 31, u32::MAX]) {
+                let start = heads.partition_point(|h| *h < head);
+                let end = heads.partition_point(|h| *h <= head);
+                assert_eq!(same_heads(&stored, head), Some((start, end)), "{head} in {heads:?}");
+            }
+        }
+    }
+}

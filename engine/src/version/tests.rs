@@ -1,0 +1,111 @@
+//! For the failures that answer a get with what is not in its tree: hints to nodes that were let go, or
+//! written anew.
+
+use super::*;
+use crate::{
+    cache::{
+        Cache,
+        hints::{BUCKET_BYTES, Spot},
+    },
+    env::{Env, NamedFile, OpenMode, OsEnv},
+    format::{
+        node::NodeBuilder,
+        pages::{PageRun, TreeFileMeta},
+    },
+    pager::Shared,
+};
+
+const META: TreeFileMeta = TreeFileMeta { file_id: FileId(3), identity: 99, page_bytes: 4096 };
+const HASH: u64 = 0x1234_5678_9abc_def0;
+
+fn pager(dir: &tempfile::TempDir, hint_bytes_max: usize) -> Arc<Pager> {
+    let path = dir.path().join("trees");
+    let file = NamedFile::open(OsEnv::new().disk(), path, OpenMode::CreateNew).unwrap();
+    let cache = Arc::new(Cache::new(1 << 20));
+    let shared = Shared { cache, map_bytes_max: u64::MAX, hint_bytes_max, _lock: None };
+    Arc::new(Pager::create(file, [7; 16], META, shared).unwrap())
+}
+
+/// A leaf of these entries.
+fn leaf(pager: &Pager, generation: u64, entries: &[(&[u8], &[u8])]) -> Root {
+    let mut node = NodeBuilder::new(0);
+    entries.iter().for_each(|(key, value)| node.add(key, value));
+    let mut new = pager.write(generation);
+    let pointer = new.add(&node).unwrap();
+    new.finish().unwrap();
+    Root { pointer, level: 0 }
+}
+
+fn get(tree: &Tree, key: &[u8]) -> Option<Vec<u8>> {
+    tree.get(HASH, key).unwrap().map(|found| found.value().to_vec())
+}
+
+fn hints(tree: &Tree) -> &Hinted {
+    tree.hinted.as_ref().expect("hints")
+}
+
+fn is_hinted(tree: &Tree, key: &[u8]) -> bool {
+    let (mapped, hinted) = tree.hinted().expect("a mapping and hints");
+    hinted.get(mapped, HASH, key).is_some()
+}
+
+#[test]
+fn a_hint_to_what_a_merge_let_go_is_no_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let pager = pager(&dir, BUCKET_BYTES); // which never grows
+    // The mapping is to have all pages from the beginning.
+    let room = leaf(&pager, 1, &[(b"room", &[0; 40_000])]).pointer;
+    pager.give_back([PageRun { first: room.page, pages: room.pages.into() }]);
+    let old = leaf(&pager, 2, &[(b"a", b"1"), (b"key", b"old")]);
+    let first = Tree::new(old, &pager);
+    assert!(!is_hinted(&first, b"key"));
+    assert_eq!(get(&first, b"key"), Some(b"old".to_vec()));
+    assert!(is_hinted(&first, b"key") && !is_hinted(&first, b"a"), "the same hash, another key");
+    let to_old = hints(&first).hints.find(HASH).unwrap();
+
+    let new = leaf(&pager, 3, &[(b"key", b"new")]);
+    let second = first.merged(new, &[old.pointer]);
+    assert!(Arc::ptr_eq(first.mapped.as_ref().unwrap(), second.mapped.as_ref().unwrap()));
+    assert!(!is_hinted(&second, b"key"), "a superseded page");
+    assert_eq!(get(&second, b"a"), None);
+    assert_eq!(get(&second, b"key"), Some(b"new".to_vec()));
+    assert!(is_hinted(&second, b"key") && !is_hinted(&first, b"key"), "of the newer tree only");
+    assert_eq!(get(&first, b"key"), Some(b"old".to_vec()), "the older tree stays as it was");
+
+    // The old page is another tree's now, at the same place with the same key.
+    drop(first);
+    pager.give_back([PageRun { first: old.pointer.page, pages: 1 }]);
+    let other = leaf(&pager, 4, &[(b"a", b"1"), (b"key", b"other")]);
+    assert_eq!(other.pointer.page, old.pointer.page);
+    let third = Tree::new(other, &pager);
+    assert_eq!(get(&third, b"key"), Some(b"other".to_vec()));
+    hints(&second).hints.put(HASH, to_old);
+    assert!(is_hinted(&third, b"key") && !is_hinted(&second, b"key"), "used again by another");
+    assert_eq!(get(&second, b"key"), Some(b"new".to_vec()));
+}
+
+#[test]
+fn a_hint_that_is_wrong_is_no_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let pager = pager(&dir, BUCKET_BYTES); // which never grows
+    let large = [7; 9000];
+    let tree = Tree::new(leaf(&pager, 1, &[(b"a", b"1"), (b"b", &large)]), &pager);
+    assert_eq!(get(&tree, b"b"), Some(large.to_vec()));
+    assert!(is_hinted(&tree, b"b"), "in a leaf of several pages too");
+    let right = hints(&tree).hints.find(HASH).unwrap();
+    for (page, index) in [(right.page, 0), (right.page, 2), (right.page + 1, 1), (1 << 27, 1)] {
+        hints(&tree).hints.put(HASH, Spot { page, index, line: 63 });
+        assert!(!is_hinted(&tree, b"b"));
+        assert_eq!(get(&tree, b"b"), Some(large.to_vec()));
+        assert!(is_hinted(&tree, b"b"));
+    }
+}
+
+#[test]
+fn without_memory_for_hints_there_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let pager = pager(&dir, 0);
+    let tree = Tree::new(leaf(&pager, 1, &[(b"a", b"1")]), &pager);
+    assert!(tree.hinted.is_none());
+    assert_eq!(get(&tree, b"a"), Some(b"1".to_vec()));
+}
