@@ -37,6 +37,7 @@ fn config() -> LightningDbConfig {
 
 /// The fixed program that wrote the databases: what it writes must never change.
 fn write(db: &Database, contents: &mut Contents) {
+    grow_trees(db, contents);
     let keyspaces = [
         ("default", None),
         ("stored", Some(Compression::None)),
@@ -78,6 +79,31 @@ fn write(db: &Database, contents: &mut Contents) {
     for i in 0..20u8 {
         db.put([i], vec![i; 30]).unwrap();
         map.insert(vec![i], vec![i; 30]);
+    }
+}
+
+/// Trees of one node and of several, nodes of several pages, pages that were used and are free.
+fn grow_trees(db: &Database, contents: &mut Contents) {
+    let keyspace = db.keyspace("tree").unwrap();
+    let map = contents.entry("tree".into()).or_default();
+    for i in 0..400u32 {
+        let value = match i % 50 {
+            7 => vec![i as u8; 9000],
+            _ => format!("{i} ").repeat(10).into_bytes(),
+        };
+        keyspace.put(i.to_be_bytes(), &value).unwrap();
+        map.insert(i.to_be_bytes().into(), value);
+    }
+    db.compact().unwrap();
+    let (start, end) = (100u32.to_be_bytes(), 250u32.to_be_bytes());
+    keyspace.delete_range(start..end).unwrap();
+    map.retain(|key, _| key[..] < start[..] || key[..] >= end[..]);
+    db.compact().unwrap();
+    // Newer than the tree: in a run, and in the log.
+    for i in 300..400u32 {
+        let value = format!("new {i} ").repeat(25).into_bytes();
+        keyspace.put(i.to_be_bytes(), &value).unwrap();
+        map.insert(i.to_be_bytes().into(), value);
     }
 }
 
@@ -159,6 +185,10 @@ fn databases_of_earlier_formats_open() {
             unpack(&version.path().join(moment), &scratch.db());
             let found = read(&scratch.db());
             assert!(found == expected(), "{:?} {moment}", version.path());
+            let kinds = [".sst", ".tree", "wal-", "manifest-"];
+            let names: Vec<String> = contents_of_files(&scratch.db()).into_keys().collect();
+            let has = |kind: &&str| names.iter().any(|name| name.contains(*kind));
+            assert!(kinds.iter().all(has), "{names:?}");
             // Once opened by this version, it is this version's, and opens again.
             assert!(read(&scratch.db()) == found, "{:?} {moment}, again", version.path());
             opened += 1;

@@ -233,3 +233,39 @@ fn heads_are_counted_as_a_search_by_halves_finds_them() {
         }
     }
 }
+
+/// The rows of 16 bytes that are not all zero, with their offsets.
+fn dump(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for (number, row) in bytes.chunks(16).enumerate().filter(|(_, row)| row.iter().any(|b| *b != 0))
+    {
+        let hex: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        let printable = |byte: &u8| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' };
+        let text: String = row.iter().map(printable).collect();
+        out += &format!("{:04x}  {}  {text}\n", number * 16, hex.join(" "));
+    }
+    out
+}
+
+/// For a change of the format that nobody meant. docs/formats/tree.md says what the bytes are.
+#[test]
+fn the_bytes_of_a_leaf_are_pinned() {
+    let entries =
+        [("fruit/apple", "red"), ("fruit/apricot", ""), ("fruit/fig", "green"), ("fruit/", "all")];
+    let entries = entries.map(|(key, value)| (key.as_bytes().to_vec(), value.as_bytes().to_vec()));
+    insta::assert_snapshot!(dump(&leaf(&entries.into())));
+}
+
+#[test]
+fn the_bytes_of_a_branch_are_pinned() {
+    let mut builder = NodeBuilder::new(1);
+    for (n, lower) in ["", "bark", "barley", "corn"].iter().enumerate() {
+        let child =
+            NodePointer { page: 7 + 2 * n as u64, pages: 1 + n as u16, generation: 300 + n as u64 };
+        builder.add_child(lower.as_bytes(), child);
+    }
+    let mut bytes = vec![];
+    builder.encode(PAGE_BYTES_MIN, &mut bytes);
+    NodeHeader { pointer: pointer(), level: 1 }.seal(&mut bytes, IDENTITY);
+    insta::assert_snapshot!(dump(&bytes));
+}
