@@ -237,8 +237,8 @@ impl Aim {
         }
         let kinds = FaultPlan::draw(seed).damage.kinds();
         let damages = faulty && !kinds.is_empty();
-        let trees = dice.chance(0.12) && !intervals && full.is_none();
-        if trees && faulty && dice.chance(0.7) {
+        let trees = dice.chance(0.12) && !intervals;
+        if trees && faulty && full.is_none() && dice.chance(0.7) {
             let (site, operation) = dice.pick(&MERGES_THAT_FAIL);
             let (rate, most) = (among_powers(dice, 0.01, 6), dice.pick(&[1, 2, 5]));
             fault = Some(FaultAim { task: "lightning-compact", site, operation, rate, most });

@@ -183,9 +183,6 @@ impl Shape {
         if Dice::new(seed, "closing", 0).chance(0.1) {
             shape.mix.close = 1;
         }
-        if aim.trees {
-            shape.grow_trees(&mut Dice::new(seed, "trees", 0));
-        }
         if aim.damaged == Some("wal-") {
             // What a range delete lets go of must not be needed again.
             shape.empties = 0.3;
@@ -198,6 +195,12 @@ impl Shape {
             settings.memtable_bytes = dice.pick(&[64 << 10, 256 << 10]);
             shape.ops = shape.ops.max(60);
             shape.value_bytes = shape.value_bytes.max(1000);
+        }
+        if aim.trees {
+            shape.grow_trees(&mut Dice::new(seed, "trees", 0));
+            if aim.full.is_some() {
+                shape.empties = 0.5;
+            }
         }
         shape
     }
