@@ -784,3 +784,41 @@ fn a_header_that_went_to_another_segment_tells_of_the_one_that_lacks_it() {
     }
     assert!(refused >= 2, "{refused} of {segments:?}");
 }
+
+#[test]
+fn a_merge_gives_damage_no_checksum_of_its_own() {
+    let scratch = Scratch::in_memory();
+    let db = Database::create(scratch.db(), config()).unwrap();
+    let value = *b"a value that is found by its bytes";
+    db.put("a", value).unwrap();
+    db.put("b", "1").unwrap();
+    db.compact().unwrap();
+    assert_eq!(db.get("a").unwrap().unwrap(), value); // verified, where it is mapped
+    let files = contents_of_files(&scratch.db());
+    let (name, bytes) = files.iter().find(|(name, _)| name.ends_with(".tree")).unwrap();
+    let at = bytes.windows(value.len()).position(|window| window == value).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(scratch.db().join(name)).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"X", at as u64).unwrap();
+    db.put("b", "2").unwrap();
+    let told = db.compact().unwrap_err();
+    assert!(matches!(&told, Error::Corruption(_)) && told.to_string().contains(name), "{told}");
+    db.close().unwrap();
+    drop(db);
+    let db = Database::open(scratch.db(), config()).unwrap();
+    assert!(matches!(db.get("a"), Err(Error::Corruption(_))));
+    assert_eq!(db.check_integrity().unwrap().faults.len(), 1);
+}
+
+#[test]
+fn compacting_what_is_compact_writes_nothing() {
+    let scratch = Scratch::in_memory();
+    let db = Database::create(scratch.db(), config()).unwrap();
+    db.put("a", "1").unwrap();
+    db.compact().unwrap();
+    let before = db.stats().unwrap();
+    for _ in 0..3 {
+        db.compact().unwrap();
+    }
+    let after = db.stats().unwrap();
+    assert_eq!((before.flushes, before.compactions), (after.flushes, after.compactions));
+}

@@ -519,6 +519,9 @@ impl Db {
         state.obsolete = kept;
         let unseen = state.retired.iter().take_while(|(tree, _)| Arc::strong_count(tree) == 1);
         let unseen = unseen.count();
+        // What the last reader read of a tree, it read before its pages are written again: the counts alone
+        // do not say so.
+        crate::sync::atomic::fence(crate::sync::Ordering::Acquire);
         // Under the lock: who finds nothing to collect finds the pages among the free ones.
         for (tree, pages) in state.retired.drain(..unseen) {
             tree.pager.give_back(pages.runs());

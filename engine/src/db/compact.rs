@@ -8,7 +8,7 @@ use super::{
     settle::{IDLE_LOOK, Idling},
 };
 use crate::{
-    btree::{Cut, Merged, NewNodes, Nodes, TreeMerge, leave_hints},
+    btree::{Cut, FromFile, Merged, NewNodes, TreeMerge, leave_hints},
     cache::hints::Hints,
     env::{NamedFile, OpenMode},
     error::{Error, Result},
@@ -229,12 +229,11 @@ impl Db {
         let root = keyspace.tree.as_ref().map(|tree| tree.root);
         let page_bytes = pager.page_bytes();
         let pages_max = self.slice_bytes_max() / page_bytes;
-        let nodes: &dyn Nodes = match &keyspace.tree {
-            Some(tree) => &**tree,
-            None => &*pager,
-        };
+        // Verified anew, though it was before: what is copied gets a checksum of its own, which would hide
+        // damage that came in between.
+        let nodes = FromFile(&pager);
         let merged = TreeMerge::run(
-            nodes,
+            &nodes,
             &mut new,
             root,
             &mut changes,

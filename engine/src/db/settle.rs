@@ -83,7 +83,7 @@ impl Db {
     /// any is: once it is flushed, everything is that was committed before the call.
     fn seal_active(&self) -> Result<Option<Arc<Memtable>>> {
         let active = Arc::clone(&self.sequencer.lock().target.memtable);
-        if active.reserved_bytes() > 0 {
+        if !active.is_empty() {
             crate::sync::sometimes("settle: seals a memtable that is not full");
             self.seal_at_once(&active, self.config.memtable_size)?;
             return Ok(Some(active));
