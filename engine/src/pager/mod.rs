@@ -164,10 +164,10 @@ impl Pager {
     }
 
     /// The table of hints, made larger for what the file holds and `more` bytes of nodes. `None`: there is
-    /// to be none, or no memory for it.
+    /// to be none, or no memory for it, or nothing is mapped that it could lead to.
     pub(crate) fn hints(&self, more: u64) -> Option<Arc<Hints>> {
         let max = self.shared.hint_bytes_max;
-        if max == 0 {
+        if max == 0 || self.mapped.lock().is_none() {
             return None;
         }
         let (held, unused) = self.size();

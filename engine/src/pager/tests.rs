@@ -14,7 +14,12 @@ fn open(dir: &tempfile::TempDir, mode: OpenMode) -> NamedFile {
 }
 
 fn shared(map_bytes_max: u64) -> Shared {
-    Shared { cache: Arc::new(Cache::new(1 << 20)), map_bytes_max, hint_bytes_max: 0, _lock: None }
+    Shared {
+        cache: Arc::new(Cache::new(1 << 20)),
+        map_bytes_max,
+        hint_bytes_max: 1 << 16,
+        _lock: None,
+    }
 }
 
 /// A leaf with one entry.
@@ -86,7 +91,8 @@ fn what_is_not_mapped_is_read_through_the_cache() {
     let file = open(&dir, OpenMode::CreateNew);
     let pager = Pager::create(file, UUID, META, shared(0)).unwrap();
     let node = write(&pager, 1, b"value");
-    assert!(pager.mapped().is_none());
+    // Hints lead to what is mapped only.
+    assert!(pager.mapped().is_none() && pager.hints(0).is_none());
     assert_eq!(value(&pager.read(node, 0).unwrap()), b"value");
     let (end, meta) = (pager.end(), pager.meta());
     drop(pager);
@@ -96,6 +102,7 @@ fn what_is_not_mapped_is_read_through_the_cache() {
     let pager = reopened(u64::MAX).unwrap();
     assert_eq!(read(&pager, node).unwrap(), b"value");
     let mapped = pager.mapped().unwrap();
+    assert!(pager.hints(0).is_some());
     for page in [0, mapped.pages(), u64::MAX >> 16] {
         let pointer = NodePointer { page, ..node };
         assert!(pager.read_mapped(&mapped, pointer, 0).is_ok_and(|bytes| bytes.is_none()));

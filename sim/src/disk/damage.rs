@@ -1,7 +1,7 @@
 //! What destroys the only copy: bit rot, places that cannot be read any more, writes that went
 //! elsewhere or nowhere, and blocks that come back in an earlier state.
 
-use super::{Inode, Shared, SimDisk, State, eio};
+use super::{Inode, SPACE_BLOCK, Shared, SimDisk, State, eio};
 use crate::world::BAD_PLACE;
 use lightning_faults::{ClockFaults, Dice};
 use std::{
@@ -106,6 +106,8 @@ impl Shared {
         let name = || state.tree.names().remove(&number);
         let rot = self.world.struck_file("bit rot", damage.bit_rot, damage, name);
         let bad = self.world.struck_file("latent error", damage.latent_error, damage, name);
+        let on_device = !state.is_shown(number, offset, len);
+        let (rot, bad) = (rot.filter(|_| on_device), bad.filter(|_| on_device));
         if let Some(mut dice) = rot
             && let Some((place, differed)) = state.inode(number)?.rot(offset, len, &mut dice)
         {
@@ -202,6 +204,10 @@ impl Shared {
         if place >= other.durable_pages() || (target, place) == (number, page) {
             return;
         }
+        if state.is_shown(target, place * SPACE_BLOCK, SPACE_BLOCK) {
+            return;
+        }
+        let Ok(other) = state.inode(target) else { return };
         other.overwrite_page(place, &bytes);
         if let Ok(inode) = state.inode(number) {
             inode.lose_pages(&[page], before);

@@ -2,6 +2,7 @@
 
 use super::{
     Kind, Shared, State, Waits, access_denied, bad_descriptor, eio, interrupted, invalid, no_space,
+    pages_of,
 };
 use crate::{
     env::killed,
@@ -211,6 +212,7 @@ impl File for SimFile {
                 return Ok(None);
             }
             inode.handles += 1;
+            state.shown.entry(self.inode).or_default().mappings += 1;
             let (shared, inode, copies) = (self.shared.clone(), self.inode, Mutex::default());
             Ok(Some(Box::new(SimReadMap { shared, inode, len, copies }) as Box<dyn ReadMap>))
         })
@@ -231,7 +233,14 @@ struct SimReadMap {
 
 impl Drop for SimReadMap {
     fn drop(&mut self) {
-        self.shared.state.lock().release(self.inode, 0, 1);
+        let state = &mut *self.shared.state.lock();
+        state.release(self.inode, 0, 1);
+        if let Some(shown) = state.shown.get_mut(&self.inode) {
+            shown.mappings -= 1;
+            if shown.mappings == 0 {
+                state.shown.remove(&self.inode);
+            }
+        }
     }
 }
 
@@ -245,8 +254,12 @@ impl ReadMap for SimReadMap {
             return None;
         }
         let mut now = vec![0; len];
-        if let Ok(inode) = self.shared.state.lock().inode(self.inode) {
+        let state = &mut *self.shared.state.lock();
+        if let Ok(inode) = state.inode(self.inode) {
             inode.read(&mut now, offset);
+        }
+        if let Some(shown) = state.shown.get_mut(&self.inode) {
+            shown.pages.extend(pages_of(offset, len as u64));
         }
         let mut copies = self.copies.lock();
         let states = copies.entry((offset, len)).or_default();

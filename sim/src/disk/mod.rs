@@ -27,7 +27,13 @@ use inode::{Inode, SPACE_BLOCK};
 use lightning_db::env::{DirLock, Disk, File, OpenMode, PathKind};
 use lightning_faults::{Dice, FaultPlan};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
 use tree::{Entry, Tree, Unlinked};
 
 /// A disk of a simulated machine.
@@ -52,6 +58,19 @@ struct State {
     took_back: bool,
     /// What was damaged so far.
     struck: Struck,
+    /// Pages that live mappings showed, by file: the page cache has them, whatever becomes of the device's.
+    shown: BTreeMap<u64, Shown>,
+}
+
+/// What the live mappings of a file showed.
+#[derive(Default)]
+struct Shown {
+    mappings: u32,
+    pages: BTreeSet<u64>,
+}
+
+fn pages_of(offset: u64, len: u64) -> Range<u64> {
+    offset / SPACE_BLOCK..(offset + len).div_ceil(SPACE_BLOCK)
 }
 
 /// What an operation waits for.
@@ -108,6 +127,7 @@ impl SimDisk {
                     limit_bytes: None,
                     took_back: false,
                     struck: Struck::default(),
+                    shown: BTreeMap::new(),
                 }),
             }),
         })
@@ -179,6 +199,12 @@ impl SimDisk {
 impl State {
     fn inode(&mut self, number: u64) -> io::Result<&mut Inode> {
         self.inodes.get_mut(&number).ok_or_else(killed)
+    }
+
+    /// Whether a mapping showed any of these bytes of a file.
+    fn is_shown(&self, number: u64, offset: u64, len: u64) -> bool {
+        let mut shown = self.shown.get(&number).into_iter();
+        shown.any(|shown| shown.pages.range(pages_of(offset, len)).next().is_some())
     }
 
     fn used_by(&self, number: u64) -> u64 {
