@@ -808,17 +808,3 @@ fn a_merge_gives_damage_no_checksum_of_its_own() {
     assert!(matches!(db.get("a"), Err(Error::Corruption(_))));
     assert_eq!(db.check_integrity().unwrap().faults.len(), 1);
 }
-
-#[test]
-fn compacting_what_is_compact_writes_nothing() {
-    let scratch = Scratch::in_memory();
-    let db = Database::create(scratch.db(), config()).unwrap();
-    db.put("a", "1").unwrap();
-    db.compact().unwrap();
-    let before = db.stats().unwrap();
-    for _ in 0..3 {
-        db.compact().unwrap();
-    }
-    let after = db.stats().unwrap();
-    assert_eq!((before.flushes, before.compactions), (after.flushes, after.compactions));
-}

@@ -148,3 +148,17 @@ fn idling_gives_the_space_of_deletes_back() -> Result<()> {
     }
     assert_small(&db, &path)
 }
+
+#[test]
+fn compacting_what_is_compact_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::create(dir.path().join("db"), config()).unwrap();
+    db.put("a", "1").unwrap();
+    db.compact().unwrap();
+    let before = db.stats().unwrap();
+    for _ in 0..3 {
+        db.compact().unwrap();
+    }
+    let after = db.stats().unwrap();
+    assert_eq!((before.flushes, before.compactions), (after.flushes, after.compactions));
+}
