@@ -25,11 +25,12 @@ lightning-sim: runs Lightning DB on a simulated machine that fails
       (60 if not given), and writes it to OUT (shrunk.json if not given).
 
   lightning-sim canaries [NAME..] [--seeds N] [--off-seeds N] [--shrink-seconds N] [--jobs J]
-                         [--state DIR] [--report FILE] [--check]
+                         [--state DIR] [--report FILE] [--share I/N] [--check]
       Plants each bug of sim/canaries in a copy of the workspace and runs up to N seeds (20000)
       to find it, and N (2000; 0: none) without its class, in which it must survive; makes what
       it found small in N seconds (60; 0: not at all). Goes on where it was interrupted, in DIR
-      (target/canaries). With --check, says only whether the patches apply.
+      (target/canaries). With --share, takes of each N canaries the I-th, counted from 0. With
+      --check, says only whether the patches apply.
 
   lightning-sim coverage --seeds N [--from S] [--jobs J]
       Runs seeds and tells how often each mark in the engine's rare branches was reached, the first

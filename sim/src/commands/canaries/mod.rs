@@ -41,7 +41,30 @@ struct Options {
     jobs: String,
     state: Option<PathBuf>,
     report: Option<PathBuf>,
+    share: Share,
     check: bool,
+}
+
+/// A part of the canaries, so that all are looked for in `of` nights.
+#[derive(Debug, PartialEq)]
+struct Share {
+    nth: usize,
+    of: usize,
+}
+
+impl Share {
+    /// Reads `I/N`: of each N one, the I-th, counted from 0.
+    fn parse(text: &str) -> Result<Share, String> {
+        let share = text.split_once('/').and_then(|(nth, of)| {
+            let share = Share { nth: nth.parse().ok()?, of: of.parse().ok()? };
+            (share.nth < share.of).then_some(share)
+        });
+        share.ok_or_else(|| format!("{text:?} is no share I/N with I less than N"))
+    }
+
+    fn of<T>(&self, all: Vec<T>) -> Vec<T> {
+        all.into_iter().skip(self.nth).step_by(self.of).collect()
+    }
 }
 
 impl Options {
@@ -54,6 +77,7 @@ impl Options {
             jobs: "1".into(),
             state: None,
             report: None,
+            share: Share { nth: 0, of: 1 },
             check: false,
         };
         let mut arguments = arguments.iter();
@@ -73,6 +97,7 @@ impl Options {
                 "--shrink-seconds" => options.shrink_seconds = crate::commands::number(value)?,
                 "--jobs" => options.jobs = crate::commands::number(value)?.to_string(),
                 "--state" => options.state = Some(value.into()),
+                "--share" => options.share = Share::parse(value)?,
                 "--report" => options.report = Some(value.into()),
                 _ => return Err(format!("no option {name:?}")),
             }
@@ -108,7 +133,7 @@ fn workspace_root() -> Result<PathBuf, String> {
 /// Looks for all canaries. Whether each was found, by the promise it names, and not without its class.
 fn hunt(options: &Options) -> Result<bool, String> {
     let root = workspace_root()?;
-    let canaries = read_canaries(&root, &options.names)?;
+    let canaries = options.share.of(read_canaries(&root, &options.names)?);
     let state = options.state.clone().unwrap_or_else(|| root.join("target/canaries"));
     for dir in ["scratch", "results", "logs"] {
         let dir = state.join(dir);
@@ -244,6 +269,17 @@ mod tests {
     impl Drop for TempDir {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn shares_are_all_the_canaries_and_each_once() {
+        let parts: Vec<Vec<u32>> = (0..3)
+            .map(|nth| Share::parse(&format!("{nth}/3")).expect("a share").of((0..8).collect()))
+            .collect();
+        assert_eq!(parts, [vec![0, 3, 6], vec![1, 4, 7], vec![2, 5]]);
+        for bad in ["", "1", "3/3", "0/0", "a/2", "-1/2"] {
+            assert!(Share::parse(bad).is_err_and(|why| why.contains(bad)), "{bad:?}");
         }
     }
 }
