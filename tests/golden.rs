@@ -46,7 +46,8 @@ fn write(db: &Database, contents: &mut Contents) {
         ("snappy", Some(Compression::Snappy)),
     ];
     for (name, compression) in keyspaces {
-        let keyspace = db.keyspace_with(name, KeyspaceOptions { compression }).unwrap();
+        let keyspace =
+            db.keyspace_with(name, KeyspaceOptions { compression, ..Default::default() }).unwrap();
         let map = contents.entry(name.into()).or_default();
         for i in 0..100u32 {
             let mut batch = WriteBatch::new();

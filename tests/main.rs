@@ -10,6 +10,7 @@ mod full_disk;
 mod golden;
 mod injected;
 mod kill;
+mod kinds;
 mod layering;
 mod model;
 mod outside;

@@ -106,7 +106,7 @@ impl Writer {
         let db = Database::create(path, config()).unwrap();
         let mut empty = State::new();
         for (name, compression) in KEYSPACES {
-            db.keyspace_with(name, KeyspaceOptions { compression }).unwrap();
+            db.keyspace_with(name, KeyspaceOptions { compression, ..Default::default() }).unwrap();
             empty.insert(name.into(), Map::new());
         }
         Writer { db, history: vec![empty], seqs: vec![0], random: Random::new(7) }

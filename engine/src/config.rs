@@ -97,6 +97,50 @@ impl From<Compression> for u32 {
     }
 }
 
+/// How what is written to a keyspace comes into its tree.
+///
+/// Everything does in the end: nothing else differs, neither what a keyspace answers nor what it survives.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("db");
+/// use lightning_db::{Database, KeyspaceOptions, LightningDbConfig, StorageKind};
+/// let db = Database::create(&path, LightningDbConfig::default())?;
+/// let storage_kind = Some(StorageKind::BTree);
+/// let options = KeyspaceOptions { storage_kind, ..Default::default() };
+/// let books = db.keyspace_with("books", options)?;
+/// assert_eq!(books.storage_kind()?, StorageKind::BTree);
+/// books.set_storage_kind(StorageKind::Hybrid)?;
+/// # assert_eq!(books.storage_kind()?, StorageKind::Hybrid);
+/// # Ok::<(), lightning_db::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum StorageKind {
+    /// Memtables are flushed to sstables, which are merged into the tree when there are more than eight of
+    /// them, or when nothing is written: writes are cheapest.
+    #[default]
+    Hybrid,
+    /// Memtables are merged into the tree directly, without sstables between: reads look in fewest places,
+    /// and each memtable rewrites every leaf that it has a key of. Where a merge fails, for want of space
+    /// say, the memtable becomes an sstable for the time being.
+    BTree,
+}
+
+impl StorageKind {
+    /// As the manifest writes it.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            StorageKind::Hybrid => 0,
+            StorageKind::BTree => 1,
+        }
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<StorageKind> {
+        [StorageKind::Hybrid, StorageKind::BTree].into_iter().find(|kind| kind.number() == number)
+    }
+}
+
 /// Settings of a database. A plain struct: set what you care about and take the rest from
 /// [`Default`].
 ///
@@ -149,6 +193,10 @@ pub struct LightningDbConfig {
     /// the device cannot read, or that another program cuts off, ends the process with a signal, where a
     /// read would return an error. Default: `None`.
     pub mmap_size: Option<usize>,
+    /// Kind of the keyspaces that are created without one of their own, the default keyspace of a new
+    /// database among them. Those that exist keep theirs, see
+    /// [`set_storage_kind`](crate::Keyspace::set_storage_kind). Default: [`StorageKind::Hybrid`].
+    pub storage_kind: StorageKind,
     /// Has no effect: there is one log, the good one. Here so that configurations compile.
     pub improved_wal: bool,
     /// Has no effect: there is one log, the good one. Here so that configurations compile.
@@ -178,6 +226,7 @@ impl Default for LightningDbConfig {
             max_memory: 2 << 30,
             page_size: 4096,
             mmap_size: None,
+            storage_kind: StorageKind::Hybrid,
             improved_wal: true,
             use_improved_wal: true,
             use_optimized_transactions: true,

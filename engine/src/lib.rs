@@ -44,7 +44,9 @@ mod upkeep;
 mod version;
 mod wal;
 
-pub use config::{Compression, Durability, LightningDbConfig, MAX_VALUE_BYTES, WalSyncMode};
+pub use config::{
+    Compression, Durability, LightningDbConfig, MAX_VALUE_BYTES, StorageKind, WalSyncMode,
+};
 pub use database::Database;
 pub use db::{
     check::{CheckProgress, IntegrityReport, TreeReport},

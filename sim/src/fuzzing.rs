@@ -126,6 +126,7 @@ impl Input<'_> {
             interval_micros: self.pick(&[1_000, 10_000, 100_000]),
             wal: !self.chance(8),
             compression: self.below(4) as u32,
+            btree: self.chance(3),
             shared_keyspaces: self.below(3) as usize,
         }
     }
@@ -246,6 +247,9 @@ impl Input<'_> {
             }
             14 if self.chance(2) => Operation::Keyspace,
             14 if self.chance(3) => Operation::Compact,
+            14 if self.chance(3) => {
+                Operation::StorageKind { space: self.space(), btree: self.chance(2) }
+            }
             14 => Operation::Checkpoint,
             _ => match self.byte() {
                 255 => Operation::Close,

@@ -51,7 +51,7 @@ impl Database {
     /// As [`keyspace`](Database::keyspace).
     pub fn keyspace_with(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         let handle = Arc::clone(self.handle());
-        let id = handle.db.open_keyspace(name, options.compression)?;
+        let id = handle.db.open_keyspace(name, options.compression, options.storage_kind)?;
         Ok(Keyspace { handle, id, name: name.into() })
     }
 

@@ -3,7 +3,7 @@
 //! Four threads, each a loop of "wait until there is something to do, do it". A failure leaves
 //! everything as it was; it is kept for writers that wait, and tried again after a while.
 
-use super::Db;
+use super::{Db, hand_down::HandedDown};
 use crate::{
     config::{LightningDbConfig, WalSyncMode},
     env::{Env, Poison, Signal, Task},
@@ -30,7 +30,7 @@ use crate::{
     wal::Stamp,
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     ops::Bound,
     sync::{Arc, Weak},
@@ -49,11 +49,11 @@ pub(crate) struct Background {
     pub(super) done: Arc<Signal>,
     /// Moved by `stop`: what a thread that only lets time pass waits for.
     pub(super) ended: Arc<Signal>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// Ready to take the place of the next full memtable.
     memtable: Option<Arc<Memtable>>,
     /// How many flushes failed, and how the last one did.
@@ -63,6 +63,8 @@ struct State {
     /// hold up flushes.
     unmerged: BTreeMap<KeyspaceId, u64>,
     failed_merges: u64,
+    /// What a flush waits for.
+    pub(super) handed_down: Option<HandedDown>,
     /// How many wait until all runs are merged: however few there are.
     settling: u64,
     /// How often it was asked for unused space of the trees to be given back, and how many of these
@@ -595,7 +597,8 @@ impl Db {
         }
     }
 
-    /// Writes a memtable, the oldest that is sealed, into a run for each keyspace, and lets go of its log.
+    /// Brings a memtable, the oldest that is sealed, into a run for each keyspace or into its tree, and lets
+    /// go of its log.
     fn flush(&self, sealed: &Arc<Sealed>) -> Result<()> {
         // Nothing unpublished reaches a file, and nothing that a power loss could still take.
         self.published_moved.wait(|| {
@@ -608,10 +611,11 @@ impl Db {
         }
         self.sync_through(sealed.end)?;
         let mut runs = vec![];
-        let flushed = self
-            .write_runs(&sealed.memtable, &mut runs)
-            .and_then(|()| self.sync_dir())
-            .and_then(|()| self.install_flush(sealed, &mut runs));
+        let flushed = self.merge_handed_down(sealed, |merged| {
+            self.write_runs(&sealed.memtable, merged, &mut runs)?;
+            self.sync_dir()?;
+            self.install_flush(sealed, &mut runs)
+        });
         if let Err(error) = flushed {
             crate::sync::sometimes("flush: fails behind what it wrote");
             // What was written is nobody's; the next try writes it anew.
@@ -625,14 +629,15 @@ impl Db {
         Ok(())
     }
 
-    /// Writes a run for each keyspace of the memtable.
+    /// Writes a run for each keyspace of the memtable but those that are `merged`.
     fn write_runs(
         &self,
         memtable: &Arc<Memtable>,
+        merged: &BTreeSet<KeyspaceId>,
         runs: &mut Vec<(KeyspaceId, Arc<Sstable>)>,
     ) -> Result<()> {
         let version = self.versions.load();
-        for id in memtable.keyspaces() {
+        for id in memtable.keyspaces().into_iter().filter(|id| !merged.contains(id)) {
             let Some(keyspace) = version.keyspace(id) else {
                 crate::sync::sometimes("flush: a keyspace was dropped before");
                 continue;

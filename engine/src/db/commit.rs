@@ -230,6 +230,8 @@ impl Db {
             return Ok(Err(Wanted::Log(log_bytes))); // checked above
         };
         sequencer.next_seq = SeqNo(last_seq.0 + 1);
+        sequencer.committed_bytes += log_bytes as u64;
+        sequencer.commits += 1;
         let target = Arc::clone(&sequencer.target);
         let sync_soon = unsynced > spare_bytes / 2;
         Ok(Ok(Place { target, log, entries, first_seq, last_seq, sync_soon }))

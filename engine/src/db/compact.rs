@@ -26,9 +26,9 @@ use crate::{
         merge_down::{RunChanges, cuts},
         pick,
     },
-    version::{KeyspaceVersion, Merging, Tree, manifest::Manifest},
+    version::{KeyspaceVersion, Merging, Sealed, Tree, manifest::Manifest},
 };
-use std::{ops::Bound, sync::Arc};
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 /// What one slice of a merge writes, about: it is what a merge needs of space, and holds of memory.
 const SLICE_BYTES_MAX: usize = 64 << 20;
@@ -63,6 +63,8 @@ impl NewNodes for Hinting<'_> {
 
 /// What there is to do.
 enum Work {
+    /// A flush waits for it.
+    TakeDown(Arc<Sealed>, BTreeSet<KeyspaceId>),
     Drop(KeyspaceId, Vec<Arc<Sstable>>),
     DropTree(Arc<KeyspaceVersion>),
     Merge(Arc<KeyspaceVersion>),
@@ -92,6 +94,10 @@ impl Db {
             };
             let done = match &work {
                 Work::End => return,
+                Work::TakeDown(sealed, keyspaces) => {
+                    self.take_down(sealed, keyspaces);
+                    Ok(()) // the flush fails with it
+                }
                 Work::TidyUp(request) => self.tidy_up().map(|()| background.space_given(*request)),
                 Work::Drop(keyspace, runs) => self.drop_runs(*keyspace, runs),
                 Work::DropTree(keyspace) => {
@@ -118,6 +124,11 @@ impl Db {
     }
 
     fn work(&self) -> Option<Work> {
+        if let Some((sealed, keyspaces)) = self.background.handed_down() {
+            return Some(Work::TakeDown(sealed, keyspaces));
+        }
+        // Before the Version: if it has such a memtable still, the flush is not over.
+        let handed_down = self.background.handed_down_keyspaces();
         // The SeqNo before the Version: what was visible is in it.
         let visible = self.visible();
         let version = self.versions.load();
@@ -127,7 +138,7 @@ impl Db {
         }
         let (unmerged, settling) = (self.background.unmerged(), self.background.is_settling());
         let failures = |k: &KeyspaceVersion| unmerged.get(&k.id).copied().unwrap_or(0);
-        let covered = pick::covered_tree(&version, visible, &unmerged);
+        let covered = pick::covered_tree(&version, visible, &unmerged, &handed_down);
         if let Some(keyspace) = covered.filter(|k| failures(k) == 0) {
             return Some(Work::DropTree(Arc::clone(keyspace)));
         }
@@ -207,7 +218,6 @@ impl Db {
     /// Merges the runs that stand in the keyspace now into its tree, or goes on with those of the last
     /// time: one slice. All of them together, so that tombstones end here.
     fn merge_down(&self, keyspace: &KeyspaceVersion) -> Result<()> {
-        let pager = self.trees()?;
         let (runs, from, cuts) = match &keyspace.merging {
             Some(merging) => {
                 crate::sync::sometimes("compact: goes on with the next slice");
@@ -221,10 +231,33 @@ impl Db {
         let sources = runs.iter().map(scan::run_source).collect();
         let bounds = (from, Bound::Unbounded);
         let merge = Merge::new(sources, SeqNo::MAX, Direction::Forward, bounds);
+        let bytes = runs.iter().map(|run| run.properties().raw_bytes()).sum();
+        // What it leaves out is deleted by what it merges.
+        let stopped = self.merge_slice(keyspace, runs, merge, &cuts, SeqNo(0), bytes)?;
+        if stopped.is_none() {
+            crate::sync::sometimes("compact: merges all runs down");
+            self.metrics.compactions.add(1);
+        }
+        Ok(())
+    }
+
+    /// Merges so much into a keyspace's tree as a slice may write. Returns the key at which the next slice
+    /// begins, if one is needed. What is merged are the oldest `runs`, or something else if there are none,
+    /// of about so many bytes; it relies on commits up to `committed`.
+    pub(super) fn merge_slice(
+        &self,
+        keyspace: &KeyspaceVersion,
+        runs: &[Arc<Sstable>],
+        merge: Merge,
+        cuts: &[Cut],
+        committed: SeqNo,
+        bytes: u64,
+    ) -> Result<Option<Vec<u8>>> {
+        let pager = self.trees()?;
         let given_up = || self.background.stopped();
         let mut changes = RunChanges::new(merge, &given_up)?;
         let generation = self.new_generation()?;
-        let hints = pager.hints(self.slice_bytes(runs));
+        let hints = pager.hints(bytes.min(self.slice_bytes_max() as u64));
         let mut new = Hinting { pages: pager.write(generation), keyspace: keyspace.id, hints };
         let root = keyspace.tree.as_ref().map(|tree| tree.root);
         let page_bytes = pager.page_bytes();
@@ -237,33 +270,22 @@ impl Db {
             &mut new,
             root,
             &mut changes,
-            &cuts,
+            cuts,
             page_bytes,
             pages_max.max(1) as u64,
         )?;
         let taken = new.pages.finish()?;
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
-        let done = merged.stopped_at.is_none();
+        let stopped_at = merged.stopped_at.clone();
         let mut manifest = self.manifest.lock();
-        // What it leaves out is deleted by what it merges.
-        let wrote = Wrote { taken, generation, committed: SeqNo(0) };
+        let wrote = Wrote { taken, generation, committed };
         self.install_merge(&mut manifest, keyspace, runs, &pager, merged, wrote)?;
-        if done {
-            crate::sync::sometimes("compact: merges all runs down");
-            self.metrics.compactions.add(1);
-        }
-        Ok(())
+        Ok(stopped_at)
     }
 
     /// What a slice writes, about.
     fn slice_bytes_max(&self) -> usize {
         self.config.memtable_size.min(SLICE_BYTES_MAX)
-    }
-
-    /// What a slice that merges these runs may add to the tree, about.
-    fn slice_bytes(&self, runs: &[Arc<Sstable>]) -> u64 {
-        let all = runs.iter().map(|run| run.properties().raw_bytes()).sum::<u64>();
-        all.min(self.slice_bytes_max() as u64)
     }
 
     /// Makes the edit durable that puts a new tree in the place of a keyspace's tree and some of its runs,
@@ -284,7 +306,8 @@ impl Db {
         }
         let ids = file_ids(runs);
         let freed = page_runs(&merged.freed);
-        let mut changes = match &merged.stopped_at {
+        let stopped_at = merged.stopped_at.filter(|_| !runs.is_empty());
+        let mut changes = match &stopped_at {
             None => drop_tables(keyspace.id, &ids),
             Some(from) => {
                 let (from, tables) = (from.clone(), ids.iter().copied().collect());
@@ -318,7 +341,7 @@ impl Db {
             Some(old) => Arc::new(old.merged(root, &merged.freed)),
             None => Arc::new(Tree::new(root, pager)),
         });
-        let merging = merged.stopped_at.map(|from| Merging { runs: ids.len(), from: from.into() });
+        let merging = stopped_at.map(|from| Merging { runs: ids.len(), from: from.into() });
         if merging.is_none() {
             self.background.add_obsolete(runs.iter().cloned());
         }

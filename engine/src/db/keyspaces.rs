@@ -3,9 +3,10 @@
 use super::{
     Db,
     compact::{nodes_to_free, page_runs},
+    read::check_keyspace,
 };
 use crate::{
-    config::Compression,
+    config::{Compression, StorageKind},
     error::{Error, Result},
     format::{
         manifest::{Change, KeyspaceMeta, PageChange},
@@ -25,6 +26,7 @@ impl Db {
         &self,
         name: &str,
         compression: Option<Compression>,
+        storage_kind: Option<StorageKind>,
     ) -> Result<KeyspaceId> {
         self.check_open()?;
         if let Some(found) = self.versions.load().keyspace_named(name) {
@@ -42,14 +44,40 @@ impl Db {
         }
         let id = manifest.state().next_keyspace;
         let created_micros = self.env.clock().wall().as_micros() as u64;
-        let meta = KeyspaceMeta { id, name: name.into(), compression, created_micros };
+        let storage_kind = storage_kind.unwrap_or(self.config.storage_kind);
+        let meta =
+            KeyspaceMeta { id, name: name.into(), compression, storage_kind, created_micros };
         manifest.append(&[Change::AddKeyspace(meta), self.next_file()])?;
         self.wal.set_durable_edit(manifest.number());
         let (runs, tree, merging) = (vec![], None, None);
         let name = name.into();
-        let keyspace = KeyspaceVersion { id, name, compression, runs, tree, merging };
+        let keyspace = KeyspaceVersion { id, name, compression, storage_kind, runs, tree, merging };
         self.versions.install(|version| version.with_keyspace(keyspace));
         Ok(id)
+    }
+
+    /// How what is written to a keyspace comes into its tree.
+    pub(crate) fn storage_kind(&self, id: KeyspaceId) -> Result<StorageKind> {
+        self.check_open()?;
+        let version = self.versions.load();
+        check_keyspace(&version, id)?;
+        Ok(version.keyspace(id).map_or_else(StorageKind::default, |k| k.storage_kind))
+    }
+
+    /// Changes that, durably. What is there follows in the background.
+    pub(crate) fn set_storage_kind(&self, id: KeyspaceId, kind: StorageKind) -> Result<()> {
+        self.check_open()?;
+        let mut manifest = self.manifest.lock();
+        if self.storage_kind(id)? == kind {
+            return Ok(());
+        }
+        manifest.append(&[Change::StorageKind(id, kind), self.next_file()])?;
+        self.wal.set_durable_edit(manifest.number());
+        crate::sync::sometimes("keyspaces: one changes its kind");
+        self.versions.install(|version| version.with_storage_kind(id, kind));
+        drop(manifest);
+        self.background.wake_compact();
+        Ok(())
     }
 
     /// Removes a keyspace with all that it holds.

@@ -15,6 +15,7 @@ pub(crate) mod check;
 pub(crate) mod close;
 pub(crate) mod commit;
 pub(crate) mod compact;
+mod hand_down;
 pub(crate) mod keyspaces;
 pub(crate) mod open;
 pub(crate) mod read;
@@ -82,6 +83,9 @@ pub(crate) struct Sequencer {
     /// Bytes of log that the next opening has room to copy, however full the disk is, because a segment
     /// besides the one being written is prepared. No more than this is written without being synced.
     pub(crate) spare_bytes: u64,
+    /// Bytes of the records of commits since opening.
+    pub(crate) committed_bytes: u64,
+    pub(crate) commits: u64,
 }
 
 /// Where a commit's bytes go. Replaced as a whole, so that a commit holds one reference.

@@ -238,6 +238,7 @@ impl Opening {
             id: KeyspaceId::DEFAULT,
             name: DEFAULT_KEYSPACE.into(),
             compression: None,
+            storage_kind: self.config.storage_kind,
             created_micros: self.env.clock().wall().as_micros() as u64,
         });
         let changes = [keyspace, Change::NextFile(FileId(file_ids.load(SeqCst)))];
@@ -519,6 +520,8 @@ impl Opening {
                 memtable: Arc::clone(&recovered.memtables.active),
             }),
             spare_bytes: 0,
+            committed_bytes: 0,
+            commits: 0,
         }
     }
 

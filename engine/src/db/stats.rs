@@ -1,6 +1,7 @@
 //! What the database holds and has done.
 
 use super::Db;
+use crate::{config::StorageKind, format::record::RECORD_HEADER_BYTES};
 
 /// Numbers about a database at one moment. See [`Database::stats`](crate::Database::stats).
 ///
@@ -24,10 +25,18 @@ pub struct DatabaseStats {
     pub durable_lsn: u64,
     /// The end of the log.
     pub log_end_lsn: u64,
+    /// Commits since opening.
+    pub commits: u64,
+    /// Bytes of their operations as the log has them: keys, values, and a few bytes for each.
+    pub operation_bytes: u64,
+    /// Bytes of their records in the log: the same, and a header for each commit.
+    pub log_bytes: u64,
     /// Bytes of all log segment files, spares included.
     pub wal_file_bytes: u64,
     /// Bytes of memory held by memtables, pinned ones included.
     pub memtable_bytes: u64,
+    /// Bytes of entries in the memtables that are live.
+    pub memtable_used_bytes: u64,
     /// Memtables that wait to be flushed.
     pub sealed_memtables: u64,
     /// Bytes of memory held by cached blocks.
@@ -61,6 +70,50 @@ pub struct DatabaseStats {
     pub keyspaces: Vec<KeyspaceStats>,
 }
 
+impl DatabaseStats {
+    /// How many bytes were written since opening, to the log, to sstables and to trees, for each byte of
+    /// an operation that was committed. `None`: nothing was committed.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// let db = Database::create(&path, LightningDbConfig::default())?;
+    /// assert!(db.stats()?.write_amplification().is_none());
+    /// (0..100u32).try_for_each(|n| db.put(n.to_be_bytes(), [7; 1000]))?;
+    /// let to_the_log = db.stats()?.write_amplification().unwrap();
+    /// db.compact()?;
+    /// assert!(to_the_log > 1.0 && db.stats()?.write_amplification().unwrap() > to_the_log);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    pub fn write_amplification(&self) -> Option<f64> {
+        let written = self.log_bytes + self.flushed_bytes + self.compacted_bytes;
+        (self.operation_bytes > 0).then(|| written as f64 / self.operation_bytes as f64)
+    }
+
+    /// How many bytes the files of log, sstables and trees have for each byte that is in use in them: the
+    /// used pages of trees, the entries of sstables before compression, what memtables hold. It counts
+    /// what is deleted or written anew, and not merged yet, as used. `None`: nothing is in use.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// let db = Database::create(&path, LightningDbConfig::default())?;
+    /// assert!(db.stats()?.space_amplification().is_none());
+    /// (0..100u32).try_for_each(|n| db.put(n.to_be_bytes(), [7; 1000]))?;
+    /// assert!(db.stats()?.space_amplification().unwrap() > 1.0); // of the log's 2 MiB little is used
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    pub fn space_amplification(&self) -> Option<f64> {
+        let of = |number: fn(&KeyspaceStats) -> u64| self.keyspaces.iter().map(number).sum::<u64>();
+        let files = self.wal_file_bytes + self.tree_file_bytes + of(|k| k.table_bytes);
+        let trees = self.tree_file_bytes - self.tree_free_bytes;
+        let used = trees + of(|k| k.raw_bytes) + self.memtable_used_bytes;
+        (used > 0).then(|| files as f64 / used as f64)
+    }
+}
+
 /// Numbers about a keyspace. Entries still in memtables are not counted.
 ///
 /// ```
@@ -78,6 +131,8 @@ pub struct DatabaseStats {
 pub struct KeyspaceStats {
     /// Its name.
     pub name: String,
+    /// How what is written to it comes into its tree.
+    pub storage_kind: StorageKind,
     /// How many sstables hold it.
     pub tables: u64,
     /// Bytes of those.
@@ -103,12 +158,24 @@ impl Db {
         memtables.dedup_by_key(|m| std::sync::Arc::as_ptr(m));
         let (tree_file_bytes, tree_free_bytes) =
             self.trees.lock().as_ref().map_or((0, 0), |pager| pager.size());
+        let (log_end, commits, log_bytes) = {
+            let sequencer = self.sequencer.lock();
+            (sequencer.tail.last_end(), sequencer.commits, sequencer.committed_bytes)
+        };
+        let used = version
+            .memtables()
+            .filter(|memtable| !memtable.is_empty())
+            .map(|memtable| memtable.reserved_bytes() as u64);
         DatabaseStats {
             visible_seq: self.visible().0,
             durable_lsn: self.wal.durable().0,
-            log_end_lsn: self.sequencer.lock().tail.last_end().0,
+            log_end_lsn: log_end.0,
+            commits,
+            operation_bytes: log_bytes - commits * RECORD_HEADER_BYTES as u64,
+            log_bytes,
             wal_file_bytes: self.wal.file_bytes(),
             memtable_bytes: memtables.iter().map(|m| m.memory_bytes() as u64).sum(),
+            memtable_used_bytes: used.sum(),
             sealed_memtables: version.sealed.len() as u64,
             cache_bytes: cache.bytes as u64,
             cache_hits: cache.hits,
@@ -128,6 +195,7 @@ impl Db {
                 .iter()
                 .map(|k| KeyspaceStats {
                     name: k.name.to_string(),
+                    storage_kind: k.storage_kind,
                     tables: k.runs.len() as u64,
                     table_bytes: k.runs.iter().map(|r| r.summary().file_bytes).sum(),
                     raw_bytes: k.runs.iter().map(|r| r.properties().raw_bytes()).sum(),

@@ -8,7 +8,7 @@ use super::{
     sstable::{Contents, KeyBounds, SstableSummary},
 };
 use crate::{
-    config::Compression,
+    config::{Compression, StorageKind},
     types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
 };
 use std::{
@@ -35,6 +35,7 @@ pub(crate) struct KeyspaceMeta {
     pub(crate) name: String,
     /// `None`: as the database's configuration says.
     pub(crate) compression: Option<Compression>,
+    pub(crate) storage_kind: StorageKind,
     /// Wall time in microseconds since 1970.
     pub(crate) created_micros: u64,
 }
@@ -44,6 +45,7 @@ pub(crate) struct KeyspaceMeta {
 pub(crate) enum Change {
     AddKeyspace(KeyspaceMeta),
     DropKeyspace(KeyspaceId),
+    StorageKind(KeyspaceId, StorageKind),
     AddTable(KeyspaceId, SstableSummary),
     DropTable(KeyspaceId, FileId),
     /// The whole log, replacing what was said before.
@@ -102,7 +104,13 @@ impl Change {
                 body.push(meta.compression.map_or(u8::MAX, |c| u32::from(c) as u8));
                 body.extend_from_slice(&meta.created_micros.to_le_bytes());
                 put_bytes(&mut body, b""); // merge operator: none
+                body.push(meta.storage_kind.number());
                 1
+            }
+            Change::StorageKind(id, kind) => {
+                body.extend_from_slice(&id.0.to_le_bytes());
+                body.push(kind.number());
+                15
             }
             Change::DropKeyspace(id) => {
                 body.extend_from_slice(&id.0.to_le_bytes());
@@ -195,8 +203,11 @@ impl Change {
                 if !d.bytes()?.is_empty() {
                     return None; // a merge operator: no version that reads this has one
                 }
-                Change::AddKeyspace(KeyspaceMeta { id, name, compression, created_micros })
+                let storage_kind = StorageKind::from_number(d.u8()?)?;
+                let meta = KeyspaceMeta { id, name, compression, storage_kind, created_micros };
+                Change::AddKeyspace(meta)
             }
+            15 => Change::StorageKind(KeyspaceId(d.u32()?), StorageKind::from_number(d.u8()?)?),
             2 => Change::DropKeyspace(KeyspaceId(d.u32()?)),
             3 => Change::AddTable(KeyspaceId(d.u32()?), decode_table(&mut d)?),
             4 => Change::DropTable(KeyspaceId(d.u32()?), FileId(d.u64()?)),
@@ -381,6 +392,7 @@ impl State {
                     .remove(id)
                     .ok_or_else(|| format!("unknown keyspace {id} dropped"))?;
             }
+            Change::StorageKind(id, kind) => self.keyspace(*id)?.meta.storage_kind = *kind,
             Change::AddTable(keyspace, meta) => {
                 let tables = &mut self.keyspace(*keyspace)?.tables;
                 if tables.insert(meta.file_id, meta.clone()).is_some() {
@@ -545,6 +557,7 @@ mod tests {
             id: KeyspaceId(id),
             name: name.into(),
             compression: Some(Compression::Lz4),
+            storage_kind: StorageKind::Hybrid,
             created_micros: 5,
         };
         let table = |file, largest| SstableSummary {
@@ -580,6 +593,7 @@ mod tests {
             Change::Committed(SeqNo(12)),
             Change::NextFile(FileId(10)),
             Change::DropKeyspace(KeyspaceId(5)),
+            Change::StorageKind(KeyspaceId(0), StorageKind::BTree),
             Change::Clean(true),
         ]
     }
@@ -626,6 +640,7 @@ mod tests {
         for bad in [
             Change::DropKeyspace(KeyspaceId(5)),
             Change::DropTable(KeyspaceId(0), FileId(9)),
+            Change::StorageKind(KeyspaceId(5), StorageKind::BTree),
             Change::Flushed(SeqNo(8)),
             changes()[0].clone(),
             Change::TreeFile(TreeFileMeta { file_id: FileId(9), identity: 5, page_bytes: 4096 }),

@@ -4,7 +4,7 @@ use super::{
     Handle, KeyRange, Scan, Snapshot, ValueRef, WriteBatch, range::owned, snapshot::half_open,
 };
 use crate::{
-    config::{Compression, Durability},
+    config::{Compression, Durability, StorageKind},
     db::{commit::Encoded, read, scan::prefix_bounds},
     error::Result,
     format::{
@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{fmt, sync::Arc};
 
-/// What a keyspace is created with. They stay as they are for its life.
+/// What a keyspace is created with.
 ///
 /// ```
 /// use lightning_db::{Compression, KeyspaceOptions};
@@ -23,8 +23,10 @@ use std::{fmt, sync::Arc};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyspaceOptions {
-    /// Compression of its sstables; `None`: as the database's configuration says.
+    /// Compression of its sstables, for its whole life; `None`: as the database's configuration says.
     pub compression: Option<Compression>,
+    /// How what is written comes into its tree; `None`: as the database's configuration says now.
+    pub storage_kind: Option<StorageKind>,
 }
 
 /// Key and value together of a put that is encoded on the stack.
@@ -510,5 +512,46 @@ impl Keyspace {
     /// As [`get`](Keyspace::get).
     pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         self.snapshot()?.last()
+    }
+
+    /// How what is written here comes into the tree.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig, StorageKind};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// assert_eq!(db.keyspace("users")?.storage_kind()?, StorageKind::Hybrid);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) if it was dropped,
+    /// [`Closed`](crate::Error::Closed).
+    pub fn storage_kind(&self) -> Result<StorageKind> {
+        self.handle.db.storage_kind(self.id)
+    }
+
+    /// Changes how what is written here comes into the tree: from now on, durably when this returns. What
+    /// is there already is converted in the background, while reads and writes go on; a crash meanwhile
+    /// loses nothing, and opening goes on with it.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig, StorageKind};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let users = db.keyspace("users")?;
+    /// users.set_storage_kind(StorageKind::BTree)?;
+    /// assert_eq!(users.storage_kind()?, StorageKind::BTree);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) if it was dropped,
+    /// [`NoSpace`](crate::Error::NoSpace), [`Poisoned`](crate::Error::Poisoned),
+    /// [`Closed`](crate::Error::Closed).
+    pub fn set_storage_kind(&self, kind: StorageKind) -> Result<()> {
+        self.handle.db.set_storage_kind(self.id, kind)
     }
 }

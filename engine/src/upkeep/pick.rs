@@ -1,26 +1,35 @@
 //! Decides what to merge; does nothing.
 
 use crate::{
+    config::StorageKind,
     iter::tombstones::RangeTombstones,
     sstable::Sstable,
     types::{KeyspaceId, SeqNo},
     version::{KeyspaceVersion, Version},
 };
-use std::{cmp::Reverse, collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
 
-/// When more runs than this stand in a keyspace, all are merged down into its tree.
+/// When more runs than this stand in a keyspace of kind Hybrid, all are merged down into its tree.
 pub(crate) const RUNS_MAX: usize = 8;
 
 /// The keyspace whose runs are to be merged now, if any: one that is being merged, else the one with the
-/// most; when settling, however few. Those whose merge failed, by the number of the try, come after all others and take turns, so that
+/// most; when settling, or where the kind knows none, however few. Those whose merge failed, by the number of the try, come after all others and take turns, so that
 /// what is wrong with them holds up no other.
 pub(crate) fn crowded<'v>(
     version: &'v Version,
     failed: &BTreeMap<KeyspaceId, u64>,
     settling: bool,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
-    let max = if settling { 0 } else { RUNS_MAX };
-    let wanted = |k: &&Arc<KeyspaceVersion>| k.merging.is_some() || k.runs.len() > max;
+    let max = |k: &KeyspaceVersion| match k.storage_kind {
+        StorageKind::Hybrid if !settling => RUNS_MAX,
+        _ => 0,
+    };
+    let wanted = |k: &&Arc<KeyspaceVersion>| k.merging.is_some() || k.runs.len() > max(k);
     let crowded = version.keyspaces.iter().filter(wanted);
     crowded.min_by_key(|k| {
         let failures = failed.get(&k.id).copied().unwrap_or(0);
@@ -49,16 +58,20 @@ pub(crate) fn covered(
 }
 
 /// A keyspace of whose tree nothing can be seen any more, because a range delete above covers all keys.
-/// Those that failed come last, as in [`crowded`].
+/// Those that failed come last, as in [`crowded`]. Of those `handed_down` the tree holds what a memtable
+/// holds too that stands above it, and may be newer than its range deletes.
 pub(crate) fn covered_tree<'v>(
     version: &'v Version,
     visible: SeqNo,
     failed: &BTreeMap<KeyspaceId, u64>,
+    handed_down: &BTreeSet<KeyspaceId>,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
     let all = |tombstones: &RangeTombstones, visible| {
         tombstones.cover(&[], Bound::Unbounded, SeqNo(0), visible)
     };
-    let has_tree = |k: &&Arc<KeyspaceVersion>| k.tree.is_some() || k.merging.is_some();
+    let has_tree = |k: &&Arc<KeyspaceVersion>| {
+        (k.tree.is_some() || k.merging.is_some()) && !handed_down.contains(&k.id)
+    };
     let covered = version.keyspaces.iter().filter(has_tree).filter(|keyspace| {
         // Of those being merged, the tree may hold what is newer than their range deletes.
         keyspace.split_runs().1.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))

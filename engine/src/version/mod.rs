@@ -8,7 +8,7 @@ pub(crate) mod manifest;
 
 use crate::{
     btree::{self, Bytes, Hinted, Leaves, Nodes, Root},
-    config::Compression,
+    config::{Compression, StorageKind},
     error::{Error, Result},
     format::{block::Refused, node::NodePointer},
     memtable::Memtable,
@@ -45,6 +45,7 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) name: Arc<str>,
     /// `None`: as the database's configuration says.
     pub(crate) compression: Option<Compression>,
+    pub(crate) storage_kind: StorageKind,
     /// The runs, newest first: each holds only newer operations than those behind it.
     pub(crate) runs: Vec<Arc<Sstable>>,
     /// Older than all runs.
@@ -210,6 +211,15 @@ impl Version {
         let mut next = self.clone();
         let at = next.keyspaces.partition_point(|k| k.id < keyspace.id);
         next.keyspaces.insert(at, Arc::new(keyspace));
+        next
+    }
+
+    /// This Version with a keyspace of another kind.
+    pub(crate) fn with_storage_kind(&self, id: KeyspaceId, kind: StorageKind) -> Version {
+        let mut next = self.clone();
+        if let Some(keyspace) = next.keyspaces.iter_mut().find(|k| k.id == id) {
+            Arc::make_mut(keyspace).storage_kind = kind;
+        }
         next
     }
 

@@ -6,7 +6,7 @@
 use super::{
     operation::{Bounds, Durable, Operation, Place, Read, Value, Write, inside, key_bytes},
     session::DIR,
-    shape::Settings,
+    shape::{Settings, storage_kind},
     verbs::{Readable, perform},
 };
 use crate::{
@@ -220,6 +220,15 @@ impl Alone {
             Operation::Keyspace => self.own_keyspace(),
             Operation::Checkpoint => told("checkpoint", self.db.checkpoint()),
             Operation::Compact => told("compact", self.db.compact()),
+            Operation::StorageKind { space, btree } => {
+                let (_, keyspace) = self.space(*space);
+                let kind = storage_kind(*btree);
+                told("set_storage_kind", keyspace.set_storage_kind(kind))?;
+                match told("storage_kind", keyspace.storage_kind())? == kind {
+                    true => Ok(()),
+                    false => Err(format!("the keyspace did not become {kind:?}")),
+                }
+            }
             Operation::Close => told("close", self.db.close()),
             Operation::Sleep { nanos } => {
                 self.env.clock().sleep(Duration::from_nanos(*nanos));
@@ -330,6 +339,7 @@ mod tests {
             interval_micros: 1000,
             wal: true,
             compression: 0,
+            btree: false,
             shared_keyspaces: 0,
         }
     }

@@ -4,6 +4,7 @@ use super::{
     model::{CommitId, Contents, Op, difference},
     operation::{Durable, Operation, Place, Range, Read, Value, Write, key_bytes},
     session::{OpenSpace, Over, Session},
+    shape::storage_kind,
     verbs::{Readable, Seen},
     workload::Turn,
 };
@@ -87,6 +88,7 @@ impl Client {
             Operation::Keyspace => self.keyspace(),
             Operation::Checkpoint => self.make_durable("a checkpoint", Database::checkpoint),
             Operation::Compact => self.make_durable("a compaction", Database::compact),
+            Operation::StorageKind { space, btree } => self.set_storage_kind(*space, *btree),
             Operation::Close => self.close(),
             Operation::Sleep { nanos } => {
                 let (env, mut left) =
@@ -397,6 +399,29 @@ impl Client {
         }
     }
 
+    /// Changes how what is written to a keyspace comes into its tree.
+    fn set_storage_kind(&self, space: Place, btree: bool) -> Result<(), Over> {
+        let process = &self.session.process;
+        let (keyspace, id) = self.space(space);
+        let created = process.workload.settings.btree;
+        let request = process.model.lock().kinds.asked(*id, created, btree);
+        let result = keyspace.set_storage_kind(storage_kind(btree));
+        process.world().record("kind", &[u64::from(btree)], || format!("{keyspace:?}: {result:?}"));
+        match result {
+            Ok(()) => {
+                process.model.lock().kinds.done(*id, request, btree);
+                Ok(())
+            }
+            Err(error) => {
+                process.check_error("I-9", "a change of a kind", &error)?;
+                if matches!(error, Error::NoSpace { .. }) {
+                    process.check_needs_no_space("a change of a kind", &error)?;
+                }
+                Err(Over)
+            }
+        }
+    }
+
     /// A call after which all is durable that was acknowledged before.
     fn make_durable(
         &self,
@@ -466,6 +491,7 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::Keyspace => "verb keyspace, drop_keyspace",
         Operation::Checkpoint => "verb checkpoint",
         Operation::Compact => "verb compact",
+        Operation::StorageKind { .. } => "verb set_storage_kind",
         Operation::Close => "verb close, while others go on",
         Operation::Sleep { .. } => "sleeps",
         Operation::Read { read, .. } | Operation::Reread { read, .. } => match read {

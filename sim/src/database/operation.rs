@@ -310,6 +310,13 @@ pub enum Operation {
     Checkpoint,
     /// `compact`
     Compact,
+    /// `set_storage_kind`
+    StorageKind {
+        /// Where.
+        space: Place,
+        /// To `BTree`, or to `Hybrid`.
+        btree: bool,
+    },
     /// `close`, while other clients go on.
     Close,
     /// Waits.

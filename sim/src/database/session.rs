@@ -12,7 +12,7 @@ use crate::{
     simulation::Boot,
     world::{BAD_PLACE, EIO, NO_SPACE, World},
 };
-use lightning_db::{Database, Error, Keyspace, Result, Snapshot, env::Env};
+use lightning_db::{Database, Error, Keyspace, Result, Snapshot, StorageKind, env::Env};
 use lightning_faults::Dice;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, ops::Bound, path::Path, sync::Arc, time::Duration};
@@ -360,6 +360,7 @@ impl Session {
         let mut unreadable = false;
         for (name, id) in &spaces {
             let keyspace = self.process.checked_read("a keyspace", self.db.keyspace(name))?;
+            self.check_kind(&keyspace, *id)?;
             match self.scan_space(&snapshot.of(&keyspace))? {
                 Scanned::Whole(entries) => _ = contents.insert(*id, entries),
                 Scanned::Part(seen) => {
@@ -397,6 +398,20 @@ impl Session {
         });
         model.spaces = gone.chain(found).collect();
         Ok(())
+    }
+
+    /// A change of its kind that was answered is there.
+    fn check_kind(&self, keyspace: &Keyspace, id: SpaceId) -> Result<(), Over> {
+        let kind = self.process.checked_read("the kind of a keyspace", keyspace.storage_kind())?;
+        let (created, kind) = (self.process.workload.settings.btree, kind == StorageKind::BTree);
+        let may_be = self.model().kinds.found(id, created, kind);
+        if may_be || self.process.manifest_is_damaged() {
+            return Ok(());
+        }
+        let message =
+            format!("{keyspace:?} has a kind that it was not given, or lost the one it was");
+        self.process.world().violate("I-1", message);
+        Err(Over)
     }
 
     /// Keyspaces that were created are there.

@@ -1,7 +1,7 @@
 //! The shape of a seed: settings of the database, number of clients, mix of operations.
 
 use crate::aim::Aim;
-use lightning_db::{LightningDbConfig, WalSyncMode};
+use lightning_db::{LightningDbConfig, StorageKind, WalSyncMode};
 use lightning_faults::Dice;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -16,6 +16,11 @@ pub enum SyncMode {
     Periodic,
     /// At the interval, said beside it.
     Async,
+}
+
+/// `BTree` or not.
+pub(super) fn storage_kind(btree: bool) -> StorageKind {
+    if btree { StorageKind::BTree } else { StorageKind::Hybrid }
 }
 
 /// Settings of the database, as far as runs differ in them.
@@ -38,6 +43,9 @@ pub struct Settings {
     pub wal: bool,
     /// `compression_type`
     pub compression: u32,
+    /// Keyspaces are created as `StorageKind::BTree`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub btree: bool,
     /// Keyspaces that all clients write, besides the default one: up to 2.
     pub shared_keyspaces: usize,
 }
@@ -53,6 +61,7 @@ impl Settings {
             sync: dice.pick(&[SyncMode::Sync, SyncMode::Periodic, SyncMode::Async]),
             wal: dice.chance(0.95),
             compression: dice.below(4) as u32,
+            btree: false,
             memory_bytes: dice.pick(&[2 << 20, 8 << 20, 64 << 20]),
             shared_keyspaces: dice.below(3) as usize,
         }
@@ -82,6 +91,7 @@ impl Settings {
             wal_enabled: self.wal,
             compression_type: self.compression,
             compression_level: 1,
+            storage_kind: storage_kind(self.btree),
             max_memory: self.memory_bytes as usize,
             ..LightningDbConfig::default()
         }
@@ -102,6 +112,7 @@ pub(super) struct Mix {
     pub(super) compact: u64,
     pub(super) sleep: u64,
     pub(super) close: u64,
+    pub(super) storage: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -150,6 +161,7 @@ impl Shape {
                 compact: dice.pick(&[0, 0, 1, 2]),
                 sleep: dice.below(12),
                 close: 0,
+                storage: 0,
             },
             batch: dice.pick(&[1, 3, 10]),
             deletes: dice.pick(&[0.0, 0.1, 0.4]),
@@ -160,6 +172,10 @@ impl Shape {
             settles: dice.pick(&[0.0, 0.3]),
             empties: 0.03,
         };
+        // Dice of their own: other seeds stay as they were.
+        let kinds = &mut Dice::new(seed, "kinds", 0);
+        shape.settings.btree = kinds.chance(0.3);
+        shape.mix.storage = kinds.pick(&[0, 0, 0, 1]);
         let aim = Aim::draw(seed, true);
         if aim.intervals {
             shape.leave_the_log_alone(dice);

@@ -167,7 +167,7 @@ impl<'a> Drawing<'a> {
     fn operation(&mut self) -> Operation {
         type Kind<'k> = fn(&mut Drawing<'k>) -> Operation;
         let mix = &self.shape.mix;
-        let kinds: [(u64, Kind<'a>); 10] = [
+        let kinds: [(u64, Kind<'a>); 11] = [
             (mix.commit, Drawing::commit),
             (mix.single, Drawing::single),
             (mix.read, |d| Operation::Read { space: d.space(), read: d.read() }),
@@ -181,6 +181,10 @@ impl<'a> Drawing<'a> {
             (mix.compact, |_| Operation::Compact),
             (mix.sleep, Drawing::sleep),
             (mix.close, |_| Operation::Close),
+            (mix.storage, |d| Operation::StorageKind {
+                space: d.space(),
+                btree: d.dice.chance(0.6),
+            }),
         ];
         let mut at = self.dice.below(kinds.iter().map(|(weight, _)| weight).sum());
         for (weight, kind) in kinds {

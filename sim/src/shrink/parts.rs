@@ -96,6 +96,7 @@ pub(super) fn cost(schedule: &Schedule) -> u64 {
     let kinds = [
         schedule.order != Order::Uniform,
         settings.compression != 0,
+        settings.btree,
         settings.cache_bytes != 0,
         settings.shared_keyspaces != 0,
     ];
@@ -122,11 +123,12 @@ fn cost_of(operation: &Operation) -> u64 {
 }
 
 /// Simpler forms of what is left, each to be tried by itself.
-pub(super) const SIMPLER: [fn(&mut Schedule); 11] = [
+pub(super) const SIMPLER: [fn(&mut Schedule); 12] = [
     |s| s.boots.iter_mut().for_each(|boot| boot.full = None),
     |s| s.order = Order::Uniform,
     |s| s.settings.shared_keyspaces = 0,
     |s| s.settings.compression = 0,
+    |s| s.settings.btree = false,
     |s| s.settings.cache_bytes = 0,
     |s| each_session(s, |session| session.settle = false),
     |s| each_session(s, |session| session.strict = false),

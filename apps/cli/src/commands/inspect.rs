@@ -1,5 +1,6 @@
 //! `inspect`: what is in the directory of a database.
 
+use super::stats::storage_kind;
 use crate::{
     failure::{Failure, Result},
     output::{Out, grouped},
@@ -84,16 +85,17 @@ fn print(
     out.line(format!("{} bytes of the trees are free", grouped(stats.tree_free_bytes)))?;
     out.line(format!("\nKEYSPACES ({})", db.keyspaces()?.len()))?;
     out.line(format!(
-        "{:>10} {:>16} {:>16} {:>10}  NAME",
-        "TABLES", "BYTES", "ENTRIES", "TREE DEPTH"
+        "{:>10} {:>16} {:>16} {:>10} {:>7}  NAME",
+        "TABLES", "BYTES", "ENTRIES", "TREE DEPTH", "KIND"
     ))?;
     for keyspace in &stats.keyspaces {
         out.line(format!(
-            "{:>10} {:>16} {:>16} {:>10}  {}",
+            "{:>10} {:>16} {:>16} {:>10} {:>7}  {}",
             grouped(keyspace.tables),
             grouped(keyspace.table_bytes),
             grouped(keyspace.table_entries),
             grouped(keyspace.tree_depth),
+            storage_kind(keyspace),
             Encoding::Text.encode(keyspace.name.as_bytes()),
         ))?;
     }
@@ -110,7 +112,7 @@ fn as_json(dir: &Path, stats: &DatabaseStats, files: &[File]) -> Value {
     let keyspaces = stats.keyspaces.iter().map(|k| {
         json!({
             "name": k.name, "tables": k.tables, "table_bytes": k.table_bytes,
-            "table_entries": k.table_entries, "tree_depth": k.tree_depth,
+            "table_entries": k.table_entries, "tree_depth": k.tree_depth, "storage_kind": storage_kind(k),
         })
     });
     let files = files.iter().map(|f| {

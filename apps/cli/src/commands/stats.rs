@@ -1,7 +1,7 @@
 //! `stats`: numbers about a database.
 
 use crate::{failure::Result, session, text::Encoding};
-use lightning_db::{DatabaseStats, KeyspaceStats};
+use lightning_db::{DatabaseStats, KeyspaceStats, StorageKind};
 use serde_json::{Map, Value, json};
 
 /// Print numbers about a database. Counters begin when it is opened, that is now
@@ -21,25 +21,42 @@ pub(crate) fn run(args: Args) -> Result<()> {
             return out.json(&as_json(&stats));
         }
         for (name, number) in numbers(&stats) {
-            out.line(format!("{name:<18} {number}"))?;
+            out.line(format!("{name:<19} {number}"))?;
+        }
+        if let Some(ratio) = stats.space_amplification() {
+            out.line(format!("space_amplification {ratio:.2}"))?;
         }
         for keyspace in &stats.keyspaces {
             out.line(format!("keyspace {}", Encoding::Text.encode(keyspace.name.as_bytes())))?;
             for (name, number) in keyspace_numbers(keyspace) {
-                out.line(format!("  {name:<16} {number}"))?;
+                out.line(format!("  {name:<17} {number}"))?;
             }
+            out.line(format!("  {:<17} {}", "storage_kind", storage_kind(keyspace)))?;
         }
         Ok(())
     })
 }
 
-fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 19] {
+/// How the kind of a keyspace is written.
+pub(super) fn storage_kind(keyspace: &KeyspaceStats) -> &'static str {
+    match keyspace.storage_kind {
+        StorageKind::BTree => "btree",
+        StorageKind::Hybrid => "hybrid",
+        _ => "unknown", // of a later version of the library
+    }
+}
+
+fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 23] {
     [
         ("visible_seq", stats.visible_seq),
         ("durable_lsn", stats.durable_lsn),
         ("log_end_lsn", stats.log_end_lsn),
+        ("commits", stats.commits),
+        ("operation_bytes", stats.operation_bytes),
+        ("log_bytes", stats.log_bytes),
         ("wal_file_bytes", stats.wal_file_bytes),
         ("memtable_bytes", stats.memtable_bytes),
+        ("memtable_used_bytes", stats.memtable_used_bytes),
         ("sealed_memtables", stats.sealed_memtables),
         ("cache_bytes", stats.cache_bytes),
         ("cache_hits", stats.cache_hits),
@@ -73,9 +90,11 @@ fn as_json(stats: &DatabaseStats) -> Value {
     let keyspaces = stats.keyspaces.iter().map(|keyspace| {
         let mut fields = object(&keyspace_numbers(keyspace));
         fields.insert("name".into(), json!(keyspace.name));
+        fields.insert("storage_kind".into(), json!(storage_kind(keyspace)));
         Value::Object(fields)
     });
     let mut fields = object(&numbers(stats));
+    fields.insert("space_amplification".into(), json!(stats.space_amplification()));
     fields.insert("keyspaces".into(), keyspaces.collect());
     Value::Object(fields)
 }

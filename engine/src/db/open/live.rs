@@ -73,6 +73,7 @@ impl Opening {
                 id: *id,
                 name: keyspace.meta.name.as_str().into(),
                 compression: keyspace.meta.compression,
+                storage_kind: keyspace.meta.storage_kind,
                 runs,
                 tree: tree_of(keyspace, pager),
                 merging,

@@ -7,6 +7,7 @@
 //! commit up to its SeqNo, none above, and in the gaps between those the commits whose answer
 //! was never heard. Values are unique, so that there is one way to fill the gaps or none.
 
+mod kinds;
 mod reads;
 mod search;
 
@@ -178,6 +179,7 @@ pub(super) struct Model {
     /// Power was lost, or as good as that, since the base.
     power_lost: bool,
     pub(super) spaces: BTreeMap<String, Space>,
+    pub(super) kinds: kinds::Kinds,
     /// Lives of keyspaces that were to be dropped, and what was acknowledged before.
     drops: Vec<(SpaceId, u64)>,
     next_space: SpaceId,
