@@ -143,3 +143,25 @@ fn the_configuration_says_what_new_keyspaces_are() -> Result<()> {
     assert_eq!(db.keyspace("hybrid")?.storage_kind()?, StorageKind::Hybrid);
     Ok(())
 }
+
+#[test]
+#[cfg_attr(not(feature = "integration_tests"), ignore = "waits for the background")]
+fn a_few_sstables_are_merged_when_they_are_read_again_and_again() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Database::create(dir.path().join("db"), config())?;
+    for number in 0..1000 {
+        db.put(key(number), [1; 100])?;
+    }
+    wait_until(&db, |stats| stats.keyspaces[0].tables > 0 && stats.sealed_memtables == 0)?;
+    let tables = db.stats()?.keyspaces[0].tables;
+    assert!(tables < 8, "{tables}");
+    let began = Instant::now();
+    while db.stats()?.compactions == 0 {
+        for number in 0..1000 {
+            assert_eq!(db.get(key(number))?.as_deref(), Some(&[1; 100][..]));
+        }
+        assert!(began.elapsed() < NEVER, "{:?}", db.stats()?);
+    }
+    assert_eq!(db.stats()?.keyspaces[0].tables, 0);
+    Ok(())
+}

@@ -99,7 +99,8 @@ impl From<Compression> for u32 {
 
 /// How what is written to a keyspace comes into its tree.
 ///
-/// Everything does in the end: nothing else differs, neither what a keyspace answers nor what it survives.
+/// Everything does in the end: no answer differs, and no promise. On a full disk a range delete frees the sstables
+/// that it covers at once, and a tree only if it covers all of it; what it frees else comes with a merge.
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -123,7 +124,8 @@ pub enum StorageKind {
     Hybrid,
     /// Memtables are merged into the tree directly, without sstables between: reads look in fewest places,
     /// and each memtable rewrites every leaf that it has a key of. Where a merge fails, for want of space
-    /// say, the memtable becomes an sstable for the time being.
+    /// say, the memtable becomes an sstable, which is merged as soon as that is possible; until then those
+    /// behind it do too.
     BTree,
 }
 

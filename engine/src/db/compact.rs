@@ -28,7 +28,7 @@ use crate::{
     },
     version::{KeyspaceVersion, Merging, Sealed, Tree, manifest::Manifest},
 };
-use std::{collections::BTreeSet, ops::Bound, sync::Arc};
+use std::{ops::Bound, sync::Arc};
 
 /// What one slice of a merge writes, about: it is what a merge needs of space, and holds of memory.
 const SLICE_BYTES_MAX: usize = 64 << 20;
@@ -64,7 +64,7 @@ impl NewNodes for Hinting<'_> {
 /// What there is to do.
 enum Work {
     /// A flush waits for it.
-    TakeDown(Arc<Sealed>, BTreeSet<KeyspaceId>),
+    TakeDown(Arc<Sealed>, KeyspaceId),
     Drop(KeyspaceId, Vec<Arc<Sstable>>),
     DropTree(Arc<KeyspaceVersion>),
     Merge(Arc<KeyspaceVersion>),
@@ -94,9 +94,9 @@ impl Db {
             };
             let done = match &work {
                 Work::End => return,
-                Work::TakeDown(sealed, keyspaces) => {
-                    self.take_down(sealed, keyspaces);
-                    Ok(()) // the flush fails with it
+                Work::TakeDown(sealed, keyspace) => {
+                    self.take_down(sealed, *keyspace);
+                    Ok(())
                 }
                 Work::TidyUp(request) => self.tidy_up().map(|()| background.space_given(*request)),
                 Work::Drop(keyspace, runs) => self.drop_runs(*keyspace, runs),
@@ -124,11 +124,9 @@ impl Db {
     }
 
     fn work(&self) -> Option<Work> {
-        if let Some((sealed, keyspaces)) = self.background.handed_down() {
-            return Some(Work::TakeDown(sealed, keyspaces));
+        if let Some((sealed, keyspace)) = self.background.handed_down() {
+            return Some(Work::TakeDown(sealed, keyspace));
         }
-        // Before the Version: if it has such a memtable still, the flush is not over.
-        let handed_down = self.background.handed_down_keyspaces();
         // The SeqNo before the Version: what was visible is in it.
         let visible = self.visible();
         let version = self.versions.load();
@@ -138,7 +136,8 @@ impl Db {
         }
         let (unmerged, settling) = (self.background.unmerged(), self.background.is_settling());
         let failures = |k: &KeyspaceVersion| unmerged.get(&k.id).copied().unwrap_or(0);
-        let covered = pick::covered_tree(&version, visible, &unmerged, &handed_down);
+        let covered =
+            pick::covered_tree(&version, visible, &unmerged, &self.background.relied_on());
         if let Some(keyspace) = covered.filter(|k| failures(k) == 0) {
             return Some(Work::DropTree(Arc::clone(keyspace)));
         }
@@ -148,7 +147,9 @@ impl Db {
         if let Some((request, false)) = space {
             return Some(Work::TidyUp(request));
         }
-        let crowded = pick::crowded(&version, &unmerged, settling);
+        let soon = self.env.buggify("compact: reads pay for merges soon");
+        let looks_per_entry = if soon { 0 } else { pick::LOOKS_PER_ENTRY };
+        let crowded = pick::crowded(&version, &unmerged, settling, looks_per_entry);
         // What failed takes turns. A merge that found no space must not stand in front of its own end.
         match covered.filter(|k| crowded.is_none_or(|other| failures(k) <= failures(other))) {
             Some(keyspace) => Some(Work::DropTree(Arc::clone(keyspace))),
@@ -185,6 +186,17 @@ impl Db {
     /// Lets go of a tree of which nothing is left to see, and of the runs that are being merged into it.
     /// Needs no space.
     fn drop_tree(&self, keyspace: &KeyspaceVersion) -> Result<()> {
+        if !self.background.may_let_go(keyspace.id) {
+            return Ok(());
+        }
+        let visible = self.visible();
+        let version = self.versions.load();
+        let still = version.keyspace(keyspace.id);
+        let Some(keyspace) = still.filter(|live| pick::is_tree_covered(&version, live, visible))
+        else {
+            crate::sync::sometimes("compact: a tree is not covered any more");
+            return Ok(()); // the memtable that covers it is in it by now
+        };
         crate::sync::sometimes("compact: drops a covered tree");
         let committed = self.visible();
         self.sync()?; // as for runs
@@ -236,6 +248,9 @@ impl Db {
         let stopped = self.merge_slice(keyspace, runs, merge, &cuts, SeqNo(0), bytes)?;
         if stopped.is_none() {
             crate::sync::sometimes("compact: merges all runs down");
+            if runs.len() <= pick::RUNS_MAX && keyspace.reads.get() > 0 {
+                crate::sync::sometimes("compact: merges few runs that were read");
+            }
             self.metrics.compactions.add(1);
         }
         Ok(())

@@ -23,54 +23,89 @@ use std::{
     sync::Arc,
 };
 
-/// A memtable on its way into the trees of some keyspaces.
+/// A memtable, the oldest that is sealed, on its way into the trees of some keyspaces.
 pub(super) struct HandedDown {
     sealed: Arc<Sealed>,
-    keyspaces: BTreeSet<KeyspaceId>,
-    /// How it ended, once it has.
-    outcome: Option<Result<()>>,
+    /// To be merged by the thread that merges.
+    wanted: BTreeSet<KeyspaceId>,
+    /// Those into whose trees all is merged that it holds of them.
+    merged: BTreeSet<KeyspaceId>,
+    /// A flush relies on what is merged. Between two tries nothing does.
+    relied_on: bool,
 }
 
-/// While one of these lives, the trees count as places where a memtable may be, and are not let go.
-struct HandedOver<'a>(&'a Background);
+/// While one of these lives, a flush relies on what is merged.
+struct Relying<'a>(&'a Background);
 
-impl Drop for HandedOver<'_> {
+impl Drop for Relying<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().handed_down = None;
+        if let Some(handed) = &mut self.0.state.lock().handed_down {
+            handed.relied_on = false;
+            handed.wanted.clear();
+        }
     }
 }
 
 impl Background {
-    fn hand_down(&self, sealed: &Arc<Sealed>, keyspaces: BTreeSet<KeyspaceId>) -> HandedOver<'_> {
-        let handed_down = HandedDown { sealed: Arc::clone(sealed), keyspaces, outcome: None };
-        self.state.lock().handed_down = Some(handed_down);
+    /// Hands a memtable down for these keyspaces, but not for those into which it is merged already.
+    fn hand_down(&self, sealed: &Arc<Sealed>, mut wanted: BTreeSet<KeyspaceId>) -> Relying<'_> {
+        let mut state = self.state.lock();
+        let last = state.handed_down.take().filter(|last| Arc::ptr_eq(&last.sealed, sealed));
+        let merged = last.map(|last| last.merged).unwrap_or_default();
+        wanted.retain(|keyspace| !merged.contains(keyspace));
+        let sealed = Arc::clone(sealed);
+        state.handed_down = Some(HandedDown { sealed, wanted, merged, relied_on: true });
+        drop(state);
         self.compact_wanted.notify();
-        HandedOver(self)
-    }
-
-    /// The keyspaces into whose trees a memtable is being merged, or was a moment ago.
-    pub(super) fn handed_down_keyspaces(&self) -> BTreeSet<KeyspaceId> {
-        let state = self.state.lock();
-        state.handed_down.as_ref().map(|handed| handed.keyspaces.clone()).unwrap_or_default()
+        Relying(self)
     }
 
     /// What there is to merge.
-    pub(super) fn handed_down(&self) -> Option<(Arc<Sealed>, BTreeSet<KeyspaceId>)> {
+    pub(super) fn handed_down(&self) -> Option<(Arc<Sealed>, KeyspaceId)> {
         let state = self.state.lock();
-        let waiting = state.handed_down.as_ref().filter(|handed| handed.outcome.is_none());
-        waiting.map(|handed| (Arc::clone(&handed.sealed), handed.keyspaces.clone()))
+        let handed = state.handed_down.as_ref()?;
+        Some((Arc::clone(&handed.sealed), *handed.wanted.first()?))
     }
 
-    /// Says how it went.
-    pub(super) fn took_down(&self, outcome: Result<()>) {
+    /// The keyspaces into which all is merged, once there is no more to merge.
+    fn taken_down(&self) -> Option<BTreeSet<KeyspaceId>> {
+        let state = self.state.lock();
+        let handed = state.handed_down.as_ref().filter(|handed| handed.wanted.is_empty())?;
+        Some(handed.merged.clone())
+    }
+
+    /// Says whether the memtable is merged into the tree of this keyspace.
+    fn took_down(&self, keyspace: KeyspaceId, done: bool) {
         if let Some(handed) = &mut self.state.lock().handed_down {
-            handed.outcome = Some(outcome);
+            handed.wanted.remove(&keyspace);
+            if done {
+                handed.merged.insert(keyspace);
+            }
         }
         self.done.notify();
     }
 
-    fn outcome(&self) -> Option<Result<()>> {
-        self.state.lock().handed_down.as_ref()?.outcome.clone()
+    /// The keyspaces whose trees a flush relies on.
+    pub(super) fn relied_on(&self) -> BTreeSet<KeyspaceId> {
+        let state = self.state.lock();
+        let handed = state.handed_down.as_ref().filter(|handed| handed.relied_on);
+        handed.map(|handed| &handed.wanted | &handed.merged).unwrap_or_default()
+    }
+
+    /// Whether a tree may be let go for a range delete of a memtable that is in a Version loaded from now on.
+    /// If all that the memtable holds is in the tree, some of it newer than the range delete, it is merged
+    /// again, unless a flush relies on it.
+    pub(super) fn may_let_go(&self, keyspace: KeyspaceId) -> bool {
+        match &mut self.state.lock().handed_down {
+            Some(handed) if handed.relied_on => {
+                !handed.wanted.contains(&keyspace) && !handed.merged.contains(&keyspace)
+            }
+            Some(handed) => {
+                handed.merged.remove(&keyspace);
+                true
+            }
+            None => true,
+        }
     }
 }
 
@@ -83,29 +118,28 @@ impl Db {
         sealed: &Arc<Sealed>,
         rest: impl FnOnce(&BTreeSet<KeyspaceId>) -> Result<R>,
     ) -> Result<R> {
-        let keyspaces = to_merge(&self.versions.load(), sealed, &self.background.unmerged());
-        if keyspaces.is_empty() {
-            return rest(&keyspaces);
-        }
+        let wanted = to_merge(&self.versions.load(), sealed, &self.background.unmerged());
         // To the end of the rest: until then the trees hold what the memtable still covers.
-        let _handed_over = self.background.hand_down(sealed, keyspaces.clone());
-        self.background.done.wait(|| {
+        let _relying = self.background.hand_down(sealed, wanted);
+        let merged = self.background.done.wait(|| {
             let ended = || self.background.stopped().then_some(Err(Error::Closed));
             let refused = || self.poison.check().err().map(Err);
-            self.background.outcome().or_else(refused).or_else(ended)
+            self.background.taken_down().map(Ok).or_else(refused).or_else(ended)
         })?;
-        crate::sync::sometimes("flush: merges a memtable into trees");
-        rest(&keyspaces)
+        let done = rest(&merged)?;
+        self.background.state.lock().handed_down = None;
+        Ok(done)
     }
 
-    /// The part of the thread that merges.
-    pub(super) fn take_down(&self, sealed: &Sealed, keyspaces: &BTreeSet<KeyspaceId>) {
-        let outcome = keyspaces.iter().try_for_each(|id| {
-            let merged = self.merge_memtable(sealed, *id);
-            self.background.merged(*id, merged.is_ok());
-            merged
-        });
-        self.background.took_down(outcome);
+    /// The part of the thread that merges. What fails is tried as a run.
+    pub(super) fn take_down(&self, sealed: &Sealed, keyspace: KeyspaceId) {
+        let merged = self.merge_memtable(sealed, keyspace);
+        if let Err(error) = &merged {
+            crate::sync::sometimes("flush: a memtable cannot be merged into a tree");
+            tracing::warn!(%error, "a memtable becomes a run, as it cannot be merged into a tree");
+        }
+        self.background.merged(keyspace, merged.is_ok());
+        self.background.took_down(keyspace, merged.is_ok());
     }
 
     fn merge_memtable(&self, sealed: &Sealed, id: KeyspaceId) -> Result<()> {
@@ -113,6 +147,9 @@ impl Db {
         let mut cuts = cuts([&*tombstones].into_iter());
         let mut from = Bound::Unbounded;
         loop {
+            if self.background.stopped() {
+                return Err(Error::Closed);
+            }
             let Some(keyspace) = self.versions.load().keyspace(id).cloned() else {
                 return Ok(()); // dropped
             };

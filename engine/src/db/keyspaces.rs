@@ -51,7 +51,9 @@ impl Db {
         self.wal.set_durable_edit(manifest.number());
         let (runs, tree, merging) = (vec![], None, None);
         let name = name.into();
-        let keyspace = KeyspaceVersion { id, name, compression, storage_kind, runs, tree, merging };
+        let reads = Arc::default();
+        let keyspace =
+            KeyspaceVersion { id, name, compression, storage_kind, runs, tree, merging, reads };
         self.versions.install(|version| version.with_keyspace(keyspace));
         Ok(id)
     }

@@ -128,7 +128,11 @@ fn find_hashed<'v>(
     let Some(live) = version.keyspace(keyspace) else {
         return Ok(None);
     };
-    for run in live.runs_for(key) {
+    let runs = live.runs_for(key);
+    if !runs.is_empty() {
+        live.reads.count_get(hash);
+    }
+    for run in runs {
         let bounds = &run.summary().contents.bounds;
         if !bounds.as_ref().is_some_and(|bounds| bounds.contains(key)) {
             continue;

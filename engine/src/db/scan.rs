@@ -189,6 +189,9 @@ fn memtable_source(
 
 /// The runs of a keyspace, newest first, each as far as it counts.
 pub(crate) fn run_sources(keyspace: &KeyspaceVersion) -> impl Iterator<Item = Source> + '_ {
+    if !keyspace.runs.is_empty() {
+        keyspace.reads.count_scan();
+    }
     let (merging, above) = keyspace.split_runs();
     let from = keyspace.merging.as_ref().map(|merging| &merging.from);
     let clipped = merging.iter().zip(from.into_iter().cycle()).map(|(run, from)| Source {

@@ -47,11 +47,11 @@ pub struct DatabaseStats {
     pub cache_misses: u64,
     /// Flushes since opening.
     pub flushes: u64,
-    /// Bytes written by them.
+    /// Bytes of the sstables written by them.
     pub flushed_bytes: u64,
-    /// Merges of runs since opening.
+    /// Merges of sstables since opening.
     pub compactions: u64,
-    /// Bytes written by them.
+    /// Bytes of the nodes of trees written by them, and by flushes that merge into trees.
     pub compacted_bytes: u64,
     /// Sstables dropped since opening without being merged, because a newer range delete covers all of
     /// each.
@@ -71,8 +71,10 @@ pub struct DatabaseStats {
 }
 
 impl DatabaseStats {
-    /// How many bytes were written since opening, to the log, to sstables and to trees, for each byte of
-    /// an operation that was committed. `None`: nothing was committed.
+    /// How many bytes of records of the log, sstables and nodes of trees were written since opening for each
+    /// byte of an operation that was committed. What the log is filled up with before a sync is not counted,
+    /// nor is the manifest; what opening brought back from the log counts once it is flushed, though it was
+    /// committed before. `None`: nothing was committed.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

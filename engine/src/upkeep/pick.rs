@@ -17,16 +17,22 @@ use std::{
 /// When more runs than this stand in a keyspace of kind Hybrid, all are merged down into its tree.
 pub(crate) const RUNS_MAX: usize = 8;
 
+/// What merging an entry of a run costs, in looks of readers into a run: a leaf of the tree is written for it, more
+/// often than not.
+pub(crate) const LOOKS_PER_ENTRY: u64 = 16;
+
 /// The keyspace whose runs are to be merged now, if any: one that is being merged, else the one with the
-/// most; when settling, or where the kind knows none, however few. Those whose merge failed, by the number of the try, come after all others and take turns, so that
+/// most; when settling, or where the kind knows none, however few, and so if readers have looked into them so often
+/// that they have paid for the merge, at `looks_per_entry`. Those whose merge failed, by the number of the try, come after all others and take turns, so that
 /// what is wrong with them holds up no other.
 pub(crate) fn crowded<'v>(
     version: &'v Version,
     failed: &BTreeMap<KeyspaceId, u64>,
     settling: bool,
+    looks_per_entry: u64,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
     let max = |k: &KeyspaceVersion| match k.storage_kind {
-        StorageKind::Hybrid if !settling => RUNS_MAX,
+        StorageKind::Hybrid if !settling && !is_paid(k, looks_per_entry) => RUNS_MAX,
         _ => 0,
     };
     let wanted = |k: &&Arc<KeyspaceVersion>| k.merging.is_some() || k.runs.len() > max(k);
@@ -35,6 +41,13 @@ pub(crate) fn crowded<'v>(
         let failures = failed.get(&k.id).copied().unwrap_or(0);
         (failures, k.merging.is_none(), Reverse(k.runs.len()))
     })
+}
+
+/// Whether readers have looked into runs so often that merging these is worth it.
+fn is_paid(keyspace: &KeyspaceVersion, looks_per_entry: u64) -> bool {
+    let looks = keyspace.reads.get().saturating_mul(keyspace.runs.len() as u64);
+    let entries = keyspace.runs.iter().map(|run| run.summary().contents.entries).sum::<u64>();
+    looks > 0 && looks >= entries.saturating_mul(looks_per_entry)
 }
 
 /// Runs of a keyspace of which nothing can be seen any more, because a newer range delete in one of the
@@ -57,30 +70,38 @@ pub(crate) fn covered(
     })
 }
 
-/// A keyspace of whose tree nothing can be seen any more, because a range delete above covers all keys.
-/// Those that failed come last, as in [`crowded`]. Of those `handed_down` the tree holds what a memtable
-/// holds too that stands above it, and may be newer than its range deletes.
+/// A keyspace of whose tree nothing can be seen any more, because a range delete above covers all keys, and
+/// that is none of those `held`. Those that failed come last, as in [`crowded`].
 pub(crate) fn covered_tree<'v>(
     version: &'v Version,
     visible: SeqNo,
     failed: &BTreeMap<KeyspaceId, u64>,
-    handed_down: &BTreeSet<KeyspaceId>,
+    held: &BTreeSet<KeyspaceId>,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
+    let keyspaces = version.keyspaces.iter().filter(|k| !held.contains(&k.id));
+    let covered = keyspaces.filter(|keyspace| is_tree_covered(version, keyspace, visible));
+    covered.min_by_key(|k| failed.get(&k.id).copied().unwrap_or(0))
+}
+
+/// Whether the keyspace has a tree of which nothing can be seen any more. `visible` was read before the
+/// Version.
+pub(crate) fn is_tree_covered(
+    version: &Version,
+    keyspace: &KeyspaceVersion,
+    visible: SeqNo,
+) -> bool {
     let all = |tombstones: &RangeTombstones, visible| {
         tombstones.cover(&[], Bound::Unbounded, SeqNo(0), visible)
     };
-    let has_tree = |k: &&Arc<KeyspaceVersion>| {
-        (k.tree.is_some() || k.merging.is_some()) && !handed_down.contains(&k.id)
-    };
-    let covered = version.keyspaces.iter().filter(has_tree).filter(|keyspace| {
-        // Of those being merged, the tree may hold what is newer than their range deletes.
-        keyspace.split_runs().1.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))
-            || version.memtables().any(|memtable| {
-                memtable.covering(keyspace.id, &[], visible).is_some()
-                    && all(&memtable.range_tombstones(keyspace.id), visible)
-            })
-    });
-    covered.min_by_key(|k| failed.get(&k.id).copied().unwrap_or(0))
+    if keyspace.tree.is_none() && keyspace.merging.is_none() {
+        return false;
+    }
+    // Of those being merged, the tree may hold what is newer than their range deletes.
+    keyspace.split_runs().1.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))
+        || version.memtables().any(|memtable| {
+            memtable.covering(keyspace.id, &[], visible).is_some()
+                && all(&memtable.range_tombstones(keyspace.id), visible)
+        })
 }
 
 /// Whether a memtable covers the run. Making the list of a memtable's range deletes takes longer than

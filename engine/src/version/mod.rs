@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Result},
     format::{block::Refused, node::NodePointer},
     memtable::Memtable,
+    metrics::Counter,
     pager::{Mapped, Pager},
     sstable::Sstable,
     types::{FileId, KeyspaceId, Lsn, SeqNo},
@@ -52,6 +53,34 @@ pub(crate) struct KeyspaceVersion {
     pub(crate) tree: Option<Arc<Tree>>,
     /// A merge of runs into the tree that is made in slices.
     pub(crate) merging: Option<Merging>,
+    /// Of all its Versions since runs were last merged.
+    pub(crate) reads: Arc<RunReads>,
+}
+
+/// How often readers looked into runs, about.
+#[derive(Debug, Default)]
+pub(crate) struct RunReads(Counter);
+
+impl RunReads {
+    /// Of so many point reads one is counted, so that readers do not meet at the counter.
+    const OF: u64 = 64;
+
+    /// A point read of a key with this hash.
+    #[inline]
+    pub(crate) fn count_get(&self, hash: u64) {
+        if hash.is_multiple_of(RunReads::OF) {
+            self.0.add(RunReads::OF);
+        }
+    }
+
+    /// A scan, which looks for its beginning in each run.
+    pub(crate) fn count_scan(&self) {
+        self.0.add(1);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.get()
+    }
 }
 
 /// How far a merge of runs into the tree has come.
@@ -259,6 +288,9 @@ impl Version {
         };
         if let Some(keyspace) = next.keyspaces.iter_mut().find(|k| k.id == id) {
             let keyspace = Arc::make_mut(keyspace);
+            if merging.is_none() {
+                keyspace.reads = Arc::default();
+            }
             (keyspace.tree, keyspace.merging) = (tree, merging);
         }
         next

@@ -407,11 +407,9 @@ impl Client {
         let request = process.model.lock().kinds.asked(*id, created, btree);
         let result = keyspace.set_storage_kind(storage_kind(btree));
         process.world().record("kind", &[u64::from(btree)], || format!("{keyspace:?}: {result:?}"));
+        process.model.lock().kinds.answered(*id, request, result.is_ok().then_some(btree));
         match result {
-            Ok(()) => {
-                process.model.lock().kinds.done(*id, request, btree);
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(error) => {
                 process.check_error("I-9", "a change of a kind", &error)?;
                 if matches!(error, Error::NoSpace { .. }) {

@@ -77,6 +77,7 @@ impl Opening {
                 runs,
                 tree: tree_of(keyspace, pager),
                 merging,
+                reads: Arc::default(),
             }));
         }
         Ok(keyspaces)

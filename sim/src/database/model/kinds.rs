@@ -12,13 +12,14 @@ pub(in super::super) struct Kinds {
 #[derive(Debug, Default)]
 struct Kind {
     possible: Vec<bool>,
-    /// How often another one was asked for.
-    asked: u64,
+    /// Requests that are not answered, and whether another one was under way at the same time.
+    under_way: BTreeMap<u64, bool>,
+    requests: u64,
 }
 
 impl Kinds {
     fn kind(&mut self, space: SpaceId, created: bool) -> &mut Kind {
-        let new = || Kind { possible: vec![created], asked: 0 };
+        let new = || Kind { possible: vec![created], ..Kind::default() };
         self.of.entry(space).or_insert_with(new)
     }
 
@@ -27,13 +28,18 @@ impl Kinds {
     pub(in super::super) fn asked(&mut self, space: SpaceId, created: bool, kind: bool) -> u64 {
         let of = self.kind(space, created);
         of.possible.push(kind);
-        of.asked += 1;
-        of.asked
+        of.requests += 1;
+        of.under_way.values_mut().for_each(|met_another| *met_another = true);
+        of.under_way.insert(of.requests, !of.under_way.is_empty());
+        of.requests
     }
 
-    /// The request was done: if no other was meanwhile, the keyspace has this kind.
-    pub(in super::super) fn done(&mut self, space: SpaceId, request: u64, kind: bool) {
-        if let Some(of) = self.of.get_mut(&space).filter(|of| of.asked == request) {
+    /// The request was answered: if it was done, and no other was under way meanwhile, the keyspace has the
+    /// kind `done`.
+    pub(in super::super) fn answered(&mut self, space: SpaceId, request: u64, done: Option<bool>) {
+        let Some(of) = self.of.get_mut(&space) else { return };
+        let met_another = of.under_way.remove(&request).unwrap_or(true);
+        if let Some(kind) = done.filter(|_| !met_another) {
             of.possible = vec![kind];
         }
     }
@@ -42,7 +48,7 @@ impl Kinds {
     pub(in super::super) fn found(&mut self, space: SpaceId, created: bool, kind: bool) -> bool {
         let of = self.kind(space, created);
         let may_be = of.possible.contains(&kind);
-        of.possible = vec![kind];
+        *of = Kind { possible: vec![kind], ..Kind::default() };
         may_be
     }
 }
@@ -56,14 +62,17 @@ mod tests {
         let mut kinds = Kinds::default();
         assert!(kinds.found(1, true, true) && !kinds.found(2, true, false));
         let first = kinds.asked(3, false, true);
-        kinds.done(3, first, true);
+        kinds.answered(3, first, Some(true));
         assert!(!kinds.found(3, false, false));
         // Two at once: either may be the last.
         let (one, other) = (kinds.asked(4, false, true), kinds.asked(4, false, false));
-        kinds.done(4, other, false);
-        kinds.done(4, one, true);
-        assert!(kinds.found(4, false, false));
-        let unanswered = kinds.asked(4, false, true);
-        assert!(unanswered == 3 && kinds.found(4, false, true));
+        kinds.answered(4, other, Some(false));
+        kinds.answered(4, one, Some(true));
+        assert!(kinds.found(4, false, true));
+        kinds.asked(4, true, false); // not answered
+        assert!(kinds.found(4, true, false));
+        let refused = kinds.asked(4, true, true);
+        kinds.answered(4, refused, None);
+        assert!(kinds.found(4, true, false) && !kinds.found(4, true, true));
     }
 }
