@@ -69,7 +69,7 @@ impl Hints {
     pub(crate) fn new(bytes: usize) -> Result<Hints> {
         let buckets = (bytes / BUCKET_BYTES).max(1);
         debug_assert!(buckets.is_power_of_two());
-        Ok(Hints { memory: Memory::zeroed(buckets * BUCKET_BYTES)?, buckets })
+        Ok(Hints { memory: Memory::zeroed(buckets * BUCKET_BYTES, "a table of hints")?, buckets })
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -91,7 +91,7 @@ impl Arena {
             });
         }
         Ok(Arena {
-            memory: Memory::zeroed(units * UNIT_BYTES)?,
+            memory: Memory::zeroed(units * UNIT_BYTES, "a memtable")?,
             reserved: CachePadded(AtomicU64::new(FIRST_UNIT.into())),
         })
     }
@@ -343,7 +343,10 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn new(len: usize) -> Result<Slots> {
         let len = len.max(1);
-        Ok(Slots { memory: Memory::zeroed(len * size_of::<u64>())?, len })
+        Ok(Slots {
+            memory: Memory::zeroed(len * size_of::<u64>(), "the index of a memtable")?,
+            len,
+        })
     }
 
     #[inline]

@@ -2,20 +2,23 @@
 //! access then costs one miss of the address cache less.
 
 use crate::error::{Error, Result};
-use memmap2::{Advice, MmapMut};
+use memmap2::{Advice, MmapMut, MmapRaw};
 
-/// Zeroed memory that belongs to its holder. It is given back when dropped.
+/// Zeroed memory that belongs to its holder. It is given back when dropped. No reference to it is made here, as
+/// several threads may write it.
 pub(crate) struct Memory {
-    map: MmapMut,
+    map: MmapRaw,
 }
 
 /// Smaller pieces gain nothing from huge pages.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 impl Memory {
-    pub(crate) fn zeroed(len: usize) -> Result<Memory> {
+    /// So many bytes; `what` they are for, if there are none.
+    pub(crate) fn zeroed(len: usize, what: &'static str) -> Result<Memory> {
         let map = MmapMut::map_anon(len.max(1))
-            .map_err(|e| Error::io("allocate memory for", "a memtable", e))?;
+            .map_err(|e| Error::io("allocate memory for", what, e))
+            .map(MmapRaw::from)?;
         if len >= HUGE_PAGE_BYTES {
             // Advice: without it everything works, in ordinary pages.
             let _ = map.advise(Advice::HugePage);
@@ -34,7 +37,7 @@ impl Memory {
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
-        self.map.as_ptr().cast_mut()
+        self.map.as_mut_ptr()
     }
 }
 
@@ -45,10 +48,13 @@ mod tests {
     #[test]
     fn is_zeroed_and_as_long_as_asked() {
         for len in [1, 4096, 5 << 20] {
-            let memory = Memory::zeroed(len).unwrap();
+            let memory = Memory::zeroed(len, "a test").unwrap();
             memory.populate(0, len);
             assert_eq!(memory.len(), len);
-            assert!(memory.map.iter().all(|b| *b == 0));
+            #[expect(unsafe_code, reason = "a look at what nobody else has")]
+            // SAFETY: of that length, and nobody else knows of it.
+            let bytes = unsafe { std::slice::from_raw_parts(memory.as_ptr(), len) };
+            assert!(bytes.iter().all(|b| *b == 0));
         }
     }
 }
