@@ -6,21 +6,29 @@ use crate::{
     types::{KeyspaceId, SeqNo},
     version::{KeyspaceVersion, Version},
 };
-use std::{cmp::Reverse, collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 /// When more runs than this stand in a keyspace, all are merged down into its tree.
 pub(crate) const RUNS_MAX: usize = 8;
 
 /// The keyspace whose runs are to be merged now, if any: one that is being merged, else the one with the
-/// most; when settling, however few. Those whose merge failed, by the number of the try, come after all others and take turns, so that
+/// most; when settling, however few; none that is being loaded. Those whose merge failed, by the number of the try, come after all others and take turns, so that
 /// what is wrong with them holds up no other.
 pub(crate) fn crowded<'v>(
     version: &'v Version,
     failed: &BTreeMap<KeyspaceId, u64>,
     settling: bool,
+    loading: &BTreeSet<KeyspaceId>,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
     let max = if settling { 0 } else { RUNS_MAX };
-    let wanted = |k: &&Arc<KeyspaceVersion>| k.merging.is_some() || k.runs.len() > max;
+    let wanted = |k: &&Arc<KeyspaceVersion>| {
+        !loading.contains(&k.id) && (k.merging.is_some() || k.runs.len() > max)
+    };
     let crowded = version.keyspaces.iter().filter(wanted);
     crowded.min_by_key(|k| {
         let failures = failed.get(&k.id).copied().unwrap_or(0);
@@ -34,8 +42,10 @@ pub(crate) fn crowded<'v>(
 pub(crate) fn covered(
     version: &Version,
     visible: SeqNo,
+    loading: &BTreeSet<KeyspaceId>,
 ) -> Option<(KeyspaceId, Vec<Arc<Sstable>>)> {
-    version.keyspaces.iter().find_map(|keyspace| {
+    let others = version.keyspaces.iter().filter(|keyspace| !loading.contains(&keyspace.id));
+    others.into_iter().find_map(|keyspace| {
         // Those being merged end soon anyway.
         let (_, runs) = keyspace.split_runs();
         let covered = runs.iter().enumerate().filter(|(i, run)| {
@@ -54,11 +64,14 @@ pub(crate) fn covered_tree<'v>(
     version: &'v Version,
     visible: SeqNo,
     failed: &BTreeMap<KeyspaceId, u64>,
+    loading: &BTreeSet<KeyspaceId>,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
     let all = |tombstones: &RangeTombstones, visible| {
         tombstones.cover(&[], Bound::Unbounded, SeqNo(0), visible)
     };
-    let has_tree = |k: &&Arc<KeyspaceVersion>| k.tree.is_some() || k.merging.is_some();
+    let has_tree = |k: &&Arc<KeyspaceVersion>| {
+        !loading.contains(&k.id) && (k.tree.is_some() || k.merging.is_some())
+    };
     let covered = version.keyspaces.iter().filter(has_tree).filter(|keyspace| {
         // Of those being merged, the tree may hold what is newer than their range deletes.
         keyspace.split_runs().1.iter().any(|run| all(run.range_tombstones(), SeqNo::MAX))
