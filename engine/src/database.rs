@@ -9,7 +9,7 @@ use crate::{
         open::{DEFAULT_KEYSPACE, OpenAs},
     },
     env::{Env, OsEnv},
-    error::Result,
+    error::{Error, Result},
     handles::{Handle, KeyRange, Keyspace, Scan, Snapshot, ValueRef, WriteBatch},
     types::{KeyspaceId, SeqNo},
 };
@@ -351,6 +351,39 @@ impl Database {
     /// As [`Keyspace::put_batch`].
     pub fn put_batch<K: AsRef<[u8]>, V: AsRef<[u8]>>(&self, entries: &[(K, V)]) -> Result<()> {
         self.default.put_batch(entries)
+    }
+
+    /// Loads many entries, in the order of their keys, into the empty database: the fastest way to fill one.
+    /// See [`Keyspace::bulk_load`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.bulk_load((0..1000_u64).map(|n| (n.to_be_bytes(), "value")))?;
+    /// assert_eq!(db.iter()?.count(), 1000);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::bulk_load`].
+    pub fn bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        entries: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<u64> {
+        self.default.bulk_load(entries)
+    }
+
+    /// [`bulk_load`](Database::bulk_load) of entries that may fail. See [`Keyspace::try_bulk_load`].
+    ///
+    /// # Errors
+    /// As [`Keyspace::try_bulk_load`].
+    pub fn try_bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>, E: From<Error>>(
+        &self,
+        entries: impl IntoIterator<Item = Result<(K, V), E>>,
+    ) -> Result<u64, E> {
+        self.default.try_bulk_load(entries)
     }
 
     /// The values of several keys at one moment, in the order of `keys`.

@@ -83,6 +83,22 @@ pub enum Error {
         /// Name of the keyspace.
         name: String,
     },
+    /// A bulk load found entries in its keyspace. Nothing was loaded.
+    #[error("keyspace {keyspace:?} is not empty")]
+    NotEmpty {
+        /// Name of the keyspace.
+        keyspace: String,
+    },
+    /// A bulk load came to an entry that cannot be loaded. Nothing was loaded.
+    #[error("entry {number} of a bulk load, key {key}: {why}")]
+    BadEntry {
+        /// Which entry, counted from 1.
+        number: u64,
+        /// Its key, as text, cut short where it is long.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Bytes on disk are not what was written. Nothing wrong was returned.
     #[error(transparent)]
     Corruption(Arc<Corruption>),

@@ -253,6 +253,13 @@ impl Input<'_> {
             14 => Operation::Checkpoint,
             _ => match self.byte() {
                 255 => Operation::Close,
+                254 => Operation::BulkLoad {
+                    space: self.space(),
+                    entries: (0..self.below(32)).map(|_| (self.byte(), self.value())).collect(),
+                    empties: !self.chance(3),
+                    nanos: 1 << self.below(20),
+                    fails: self.chance(8).then(|| self.below(8)),
+                },
                 byte => Operation::Sleep { nanos: 1 << (byte % 28) },
             },
         })

@@ -78,16 +78,3 @@ pub(crate) trait Store: Ordered + Sized {
 
 /// Entries in one commit of a load.
 pub(crate) const BATCH: usize = 1000;
-
-/// [`Store::load_sorted`] of an engine that has no special way: batch by batch.
-pub(crate) fn load_in_batches(store: &impl Store, mut entries: impl Iterator<Item = Entry>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    loop {
-        batch.clear();
-        batch.extend(entries.by_ref().take(BATCH));
-        match batch.is_empty() {
-            true => return,
-            false => store.write(&batch),
-        }
-    }
-}

@@ -65,6 +65,10 @@ pub(super) struct State {
     failed_merges: u64,
     /// What a flush waits for.
     pub(super) handed_down: Option<HandedDown>,
+    /// Keyspaces that are being loaded.
+    pub(super) loading: BTreeSet<KeyspaceId>,
+    /// The keyspace whose runs or tree are being merged or dropped. Never one that is being loaded.
+    merging: Option<KeyspaceId>,
     /// How many wait until all runs are merged: however few there are.
     settling: u64,
     /// How often it was asked for unused space of the trees to be given back, and how many of these
@@ -255,6 +259,42 @@ impl Background {
         (state.space_given < state.space_wanted).then_some(wanted)
     }
 
+    /// Lets nobody else change runs and tree of a keyspace until what is returned is dropped, but flushes,
+    /// which keep its deletes.
+    pub(super) fn begin_loading<'a>(&'a self, db: &Db, id: KeyspaceId) -> Result<Loading<'a>> {
+        if !self.state.lock().loading.insert(id) {
+            crate::sync::sometimes("bulk: a keyspace is being loaded already");
+            let why = "another one of the same keyspace is under way".into();
+            return Err(Error::InvalidArgument { what: "bulk load", why });
+        }
+        let loading = Loading { background: self, id };
+        self.done.wait(|| {
+            if let Err(refused) = db.check_open().and_then(|()| db.poison.check()) {
+                return Some(Err(refused));
+            }
+            (self.state.lock().merging != Some(id)).then_some(Ok(()))
+        })?;
+        Ok(loading)
+    }
+
+    /// The keyspaces that are being loaded.
+    pub(super) fn loading(&self) -> BTreeSet<KeyspaceId> {
+        self.state.lock().loading.clone()
+    }
+
+    /// Says that runs or the tree of a keyspace are about to be changed. `false`: it is being loaded.
+    pub(super) fn begin_merging(&self, id: KeyspaceId) -> bool {
+        let mut state = self.state.lock();
+        let free = !state.loading.contains(&id);
+        state.merging = free.then_some(id);
+        free
+    }
+
+    pub(super) fn end_merging(&self) {
+        self.state.lock().merging = None;
+        self.done.notify();
+    }
+
     /// Whether the request of this number is met.
     pub(super) fn is_space_given(&self, request: u64) -> bool {
         self.state.lock().space_given >= request
@@ -335,6 +375,19 @@ impl Background {
     /// ones may be among them.
     pub(crate) fn add_retired(&self, tree: Arc<Tree>, pages: PageSet) {
         self.state.lock().retired.push_back((tree, pages));
+    }
+}
+
+/// A keyspace that is being loaded, until it is dropped.
+pub(super) struct Loading<'a> {
+    background: &'a Background,
+    id: KeyspaceId,
+}
+
+impl Drop for Loading<'_> {
+    fn drop(&mut self) {
+        self.background.state.lock().loading.remove(&self.id);
+        self.background.wake_all();
     }
 }
 
@@ -580,9 +633,10 @@ impl Db {
                     return Some(None);
                 }
                 let version = self.versions.load();
-                let unmerged = background.unmerged();
+                let (unmerged, loading) = (background.unmerged(), background.loading());
                 let crowded = |k: &Arc<KeyspaceVersion>| {
-                    k.runs.len() >= RUNS_STALL && !unmerged.contains_key(&k.id)
+                    let merges = !unmerged.contains_key(&k.id) && !loading.contains(&k.id);
+                    k.runs.len() >= RUNS_STALL && merges
                 };
                 let waits = version.keyspaces.iter().any(crowded);
                 let ready = !waits && self.poison.check().is_ok();
@@ -636,13 +690,19 @@ impl Db {
         merged: &BTreeSet<KeyspaceId>,
         runs: &mut Vec<(KeyspaceId, Arc<Sstable>)>,
     ) -> Result<()> {
+        // Before the Version: what is loaded later is the tree of none that is older than its load.
+        let loading = self.background.loading();
         let version = self.versions.load();
         for id in memtable.keyspaces().into_iter().filter(|id| !merged.contains(id)) {
             let Some(keyspace) = version.keyspace(id) else {
                 crate::sync::sometimes("flush: a keyspace was dropped before");
                 continue;
             }; // dropped meanwhile
-            if let Some(run) = self.write_run(keyspace, memtable)? {
+            // With nothing below there is nothing that a tombstone could hide. Older memtables were
+            // flushed before.
+            let bottom = keyspace.runs.is_empty() && keyspace.tree.is_none();
+            let bottom = bottom && !loading.contains(&id);
+            if let Some(run) = self.write_run(keyspace, memtable, bottom)? {
                 self.metrics.flushed_bytes.add(run.summary().file_bytes);
                 runs.push((id, run));
             }
@@ -654,6 +714,7 @@ impl Db {
         &self,
         keyspace: &KeyspaceVersion,
         memtable: &Arc<Memtable>,
+        bottom: bool,
     ) -> Result<Option<Arc<Sstable>>> {
         let tombstones = memtable.range_tombstones(keyspace.id);
         let source = Source {
@@ -661,9 +722,6 @@ impl Db {
             tombstones: Arc::clone(&tombstones),
         };
         let merge = whole(vec![source]);
-        // With nothing below there is nothing that a tombstone could hide. Older memtables were
-        // flushed before.
-        let bottom = keyspace.runs.is_empty() && keyspace.tree.is_none();
         self.write_output(keyspace, merge, &tombstones, bottom)
     }
 

@@ -18,7 +18,7 @@ use crate::{
         pages::{PageRun, PageSet, TreeFileMeta},
     },
     iter::{Direction, merge::Merge},
-    pager::{NewPages, Pager, Shared, tree_file_name},
+    pager::{NewPages, Pager, Shared, Taken, tree_file_name},
     sstable::Sstable,
     sync::Ordering::SeqCst,
     types::{FileId, KeyspaceId, SeqNo},
@@ -36,18 +36,18 @@ const SLICE_BYTES_MAX: usize = 64 << 20;
 const TRIES_PER_EDIT: u64 = 1 << 20;
 
 /// What a merge wrote, and what it relies on.
-struct Wrote {
-    taken: PageSet,
-    generation: u64,
+pub(super) struct Wrote {
+    pub(super) taken: Taken,
+    pub(super) generation: u64,
     /// Commits up to here are durable, and may have deleted what is let go.
-    committed: SeqNo,
+    pub(super) committed: SeqNo,
 }
 
 /// Writes nodes, and leaves hints to their entries.
-struct Hinting<'a> {
-    pages: NewPages<'a>,
-    keyspace: KeyspaceId,
-    hints: Option<Arc<Hints>>,
+pub(super) struct Hinting<'a> {
+    pub(super) pages: NewPages<'a>,
+    pub(super) keyspace: KeyspaceId,
+    pub(super) hints: Option<Arc<Hints>>,
 }
 
 impl NewNodes for Hinting<'_> {
@@ -73,6 +73,17 @@ enum Work {
     End,
 }
 
+impl Work {
+    /// The keyspace whose runs or tree it changes.
+    fn keyspace(&self) -> Option<KeyspaceId> {
+        match self {
+            Work::TakeDown(_, id) | Work::Drop(id, _) => Some(*id),
+            Work::DropTree(keyspace) | Work::Merge(keyspace) => Some(keyspace.id),
+            Work::TidyUp(_) | Work::End => None,
+        }
+    }
+}
+
 impl Db {
     /// Drops covered runs and trees, and merges the runs of a keyspace down when there are too many, or when
     /// everything is to settle.
@@ -85,7 +96,7 @@ impl Db {
                     return Some(Work::End);
                 }
                 self.poison.check().ok()?;
-                self.work()
+                self.begin_work()
             });
             self.stop_settling_if_written(&mut idling);
             let Some(work) = work else {
@@ -111,6 +122,7 @@ impl Db {
                     merged
                 }
             };
+            background.end_merging();
             if let Err(error) = done {
                 match work {
                     Work::TidyUp(_) => background.space_refused(error),
@@ -123,6 +135,25 @@ impl Db {
         }
     }
 
+    /// What there is to do, in a keyspace that nobody loads until it is done.
+    fn begin_work(&self) -> Option<Work> {
+        loop {
+            let work = self.work()?;
+            let Some(id) = work.keyspace() else {
+                return Some(work);
+            };
+            if !self.background.begin_merging(id) {
+                crate::sync::sometimes("compact: the keyspace is being loaded since just now");
+                continue; // there may be other work
+            }
+            // Until now it might have been loaded: then what was picked is not what it has any more.
+            match self.work() {
+                Some(work) if work.keyspace() == Some(id) => return Some(work),
+                _ => self.background.end_merging(),
+            }
+        }
+    }
+
     fn work(&self) -> Option<Work> {
         if let Some((sealed, keyspace)) = self.background.handed_down() {
             return Some(Work::TakeDown(sealed, keyspace));
@@ -130,14 +161,15 @@ impl Db {
         // The SeqNo before the Version: what was visible is in it.
         let visible = self.visible();
         let version = self.versions.load();
+        let loading = &self.background.loading();
         // It needs no space, and what it drops need not be merged.
-        if let Some((keyspace, runs)) = pick::covered(&version, visible) {
+        if let Some((keyspace, runs)) = pick::covered(&version, visible, loading) {
             return Some(Work::Drop(keyspace, runs));
         }
         let (unmerged, settling) = (self.background.unmerged(), self.background.is_settling());
         let failures = |k: &KeyspaceVersion| unmerged.get(&k.id).copied().unwrap_or(0);
-        let covered =
-            pick::covered_tree(&version, visible, &unmerged, &self.background.relied_on());
+        let held = &self.background.relied_on() | loading;
+        let covered = pick::covered_tree(&version, visible, &unmerged, &held);
         if let Some(keyspace) = covered.filter(|k| failures(k) == 0) {
             return Some(Work::DropTree(Arc::clone(keyspace)));
         }
@@ -149,7 +181,7 @@ impl Db {
         }
         let soon = self.env.buggify("compact: reads pay for merges soon");
         let looks_per_entry = if soon { 0 } else { pick::LOOKS_PER_ENTRY };
-        let crowded = pick::crowded(&version, &unmerged, settling, looks_per_entry);
+        let crowded = pick::crowded(&version, &unmerged, settling, loading, looks_per_entry);
         // What failed takes turns. A merge that found no space must not stand in front of its own end.
         match covered.filter(|k| crowded.is_none_or(|other| failures(k) <= failures(other))) {
             Some(keyspace) => Some(Work::DropTree(Arc::clone(keyspace))),
@@ -205,7 +237,7 @@ impl Db {
         let merged = Merged { root: None, freed, written_pages: 0, stopped_at: None };
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
-        let wrote = Wrote { taken: PageSet::default(), generation: 0, committed };
+        let wrote = Wrote { taken: Taken::default(), generation: 0, committed };
         self.install_merge(&mut manifest, keyspace, merging, &pager, merged, wrote)?;
         drop(manifest);
         // As with runs: on a full disk the delete is to make space.
@@ -216,7 +248,7 @@ impl Db {
     /// A generation that no node has, also none of a merge that came to nothing, of this process or of one
     /// before: what such a merge wrote must not pass for what another one writes to the same place. Every
     /// opening, and every merge that succeeds, makes an edit.
-    fn new_generation(&self) -> Result<u64> {
+    pub(super) fn new_generation(&self) -> Result<u64> {
         let tried = self.merges_tried.fetch_add(1, SeqCst);
         let manifest = self.manifest.lock();
         let of_edit = manifest.number().0.checked_mul(TRIES_PER_EDIT);
@@ -299,13 +331,13 @@ impl Db {
     }
 
     /// What a slice writes, about.
-    fn slice_bytes_max(&self) -> usize {
+    pub(super) fn slice_bytes_max(&self) -> usize {
         self.config.memtable_size.min(SLICE_BYTES_MAX)
     }
 
     /// Makes the edit durable that puts a new tree in the place of a keyspace's tree and some of its runs,
     /// then shows it to readers.
-    fn install_merge(
+    pub(super) fn install_merge(
         &self,
         manifest: &mut Manifest,
         keyspace: &KeyspaceVersion,
@@ -316,7 +348,7 @@ impl Db {
     ) -> Result<()> {
         if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
-            pager.give_back(taken.runs());
+            pager.give_back(taken.pages.runs());
             return Ok(());
         }
         let ids = file_ids(runs);
@@ -333,22 +365,21 @@ impl Db {
             changes.push(Change::TreeFile(pager.meta()));
         }
         changes.push(Change::Tree(keyspace.id, merged.root));
-        // Where nothing was written the file was not synced: it may be shorter than it is known to be here.
-        let end = match taken.runs().next() {
-            Some(_) => pager.end(),
-            None => manifest.state().trees.end.max(1),
-        };
+        let end = taken.end.max(manifest.state().trees.end).max(1);
         let generation = generation.max(manifest.state().trees.generation);
         changes.push(Change::Pages(PageChange {
             end,
             generation,
-            taken: taken.clone(),
+            taken: taken.pages.clone(),
             freed: freed.clone(),
         }));
         changes.extend([Change::Committed(committed), self.next_file()]);
         if let Err(error) = manifest.append(&changes) {
             crate::sync::sometimes("compact: the edit fails");
-            pager.give_back(taken.runs());
+            // An edit that failed may be durable all the same, and a load under way would write over them.
+            if self.poison.check().is_ok() {
+                pager.give_back(taken.pages.runs());
+            }
             return Err(error);
         }
         self.wal.set_durable_edit(manifest.number());
@@ -369,11 +400,16 @@ impl Db {
     }
 
     /// The file of the trees, made when it is first needed.
-    fn trees(&self) -> Result<Arc<Pager>> {
-        if let Some(pager) = &*self.trees.lock() {
-            return Ok(Arc::clone(pager));
+    pub(super) fn trees(&self) -> Result<Arc<Pager>> {
+        let known = || self.trees.lock().clone();
+        if let Some(pager) = known() {
+            return Ok(pager);
         }
-        // Only the thread that merges comes here.
+        let _one = self.manifest.lock();
+        if let Some(pager) = known() {
+            crate::sync::sometimes("compact: another thread made the file of the trees first");
+            return Ok(pager);
+        }
         let file_id = FileId(self.file_ids.fetch_add(1, SeqCst));
         let meta = TreeFileMeta {
             file_id,

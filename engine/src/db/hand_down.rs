@@ -5,7 +5,10 @@
 //! until all of it is in the trees: what a recovery brings back of it stands above them and says the same
 //! once more.
 
-use super::{Db, background::Background};
+use super::{
+    Db,
+    background::{Background, State},
+};
 use crate::{
     config::StorageKind,
     error::{Error, Result},
@@ -60,11 +63,20 @@ impl Background {
         Relying(self)
     }
 
-    /// What there is to merge.
+    /// What there is to merge. What is being loaded gets a run.
     pub(super) fn handed_down(&self) -> Option<(Arc<Sealed>, KeyspaceId)> {
-        let state = self.state.lock();
-        let handed = state.handed_down.as_ref()?;
-        Some((Arc::clone(&handed.sealed), *handed.wanted.first()?))
+        let mut state = self.state.lock();
+        let State { handed_down, loading, .. } = &mut *state;
+        let HandedDown { sealed, wanted, .. } = handed_down.as_mut()?;
+        let before = wanted.len();
+        wanted.retain(|keyspace| !loading.contains(keyspace));
+        let next = wanted.first().map(|keyspace| (Arc::clone(sealed), *keyspace));
+        if wanted.len() < before {
+            crate::sync::sometimes("flush: writes a run for a keyspace that is being loaded");
+            drop(state);
+            self.done.notify();
+        }
+        next
     }
 
     /// The keyspaces into which all is merged, once there is no more to merge.

@@ -2,6 +2,7 @@
 //!
 //! - [`open`]: create or recover, the only place that replays the log
 //! - [`commit`]: the one way to write
+//! - [`bulk`]: sorted entries straight into a tree
 //! - [`read`] and [`scan`]: the one list of places to look
 //! - [`keyspaces`]: creating and dropping them
 //! - [`background`]: flushing, syncing, preparing; what waits and what wakes
@@ -11,6 +12,7 @@
 //! - [`close`]: the end
 
 pub(crate) mod background;
+pub(crate) mod bulk;
 pub(crate) mod check;
 pub(crate) mod close;
 pub(crate) mod commit;

@@ -62,7 +62,10 @@ impl Db {
         let runs: BTreeSet<FileId> = runs.map(|run| run.file_id()).collect();
         drop(version);
         self.wait_until(|version| {
-            let mut now = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
+            // Whoever loads a keyspace may take his time.
+            let loading = self.background.loading();
+            let others = version.keyspaces.iter().filter(|k| !loading.contains(&k.id));
+            let mut now = others.flat_map(|keyspace| &keyspace.runs);
             !now.any(|run| runs.contains(&run.file_id()))
         })?;
         let failures = self.background.space_failures();
@@ -92,7 +95,7 @@ impl Db {
     }
 
     /// Waits for work of the background. Fails if any of it fails meanwhile.
-    fn wait_until(&self, done: impl Fn(&Version) -> bool) -> Result<()> {
+    pub(super) fn wait_until(&self, done: impl Fn(&Version) -> bool) -> Result<()> {
         let failures = self.background.failures();
         self.wait_unless(done, || self.background.failure_since(failures))
     }

@@ -5,8 +5,8 @@ use super::{
 };
 use crate::{
     config::{Compression, Durability, StorageKind},
-    db::{commit::Encoded, read, scan::prefix_bounds},
-    error::Result,
+    db::{bulk::Empty, commit::Encoded, read, scan::prefix_bounds},
+    error::{Error, Result},
     format::{
         ops::Op,
         record::{RECORD_HEADER_BYTES, record_bytes},
@@ -227,6 +227,73 @@ impl Keyspace {
             batch.delete_id(self.id, key.as_ref());
         }
         self.write(batch, Durability::Default)
+    }
+
+    /// Loads many entries into the keyspace, which has none, in the order of their keys: the fastest way to
+    /// fill one, as they go neither through the log nor through memory. All or nothing: before it returns
+    /// nothing of them is to be seen, and when it has returned they are durable, whatever the configuration
+    /// says, and so is all that was committed before. Returns how many there were.
+    ///
+    /// Others may write to the keyspace meanwhile. What they commit after the load has begun, before it takes the
+    /// first entry, is newer than what is loaded: their values stay, and so do their deletes. Commits do not
+    /// wait for a load, nor does a load end before its entries do; while it goes on, what is written to
+    /// the keyspace is not merged.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Error, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let squares = db.keyspace("squares")?;
+    /// let loaded = squares.bulk_load((0..1000_u64).map(|n| (n.to_be_bytes(), (n * n).to_string())))?;
+    /// assert_eq!(loaded, 1000);
+    /// assert_eq!(squares.get(12_u64.to_be_bytes())?, Some(b"144".to_vec()));
+    /// assert!(matches!(squares.bulk_load([("a", "b")]), Err(Error::NotEmpty { .. })));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// After an error nothing was loaded, and the space is given back.
+    /// [`NotEmpty`](crate::Error::NotEmpty); [`BadEntry`](crate::Error::BadEntry) if a key is not greater than
+    /// the one before it, or longer than `max_key_size`, or a value is too long;
+    /// [`InvalidArgument`](crate::Error::InvalidArgument) while another load of the keyspace is under way;
+    /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) if it was dropped, before or meanwhile;
+    /// [`NoSpace`](crate::Error::NoSpace), [`Io`](crate::Error::Io), [`Poisoned`](crate::Error::Poisoned),
+    /// [`Closed`](crate::Error::Closed).
+    pub fn bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &self,
+        entries: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<u64> {
+        self.try_bulk_load(entries.into_iter().map(Ok))
+    }
+
+    /// [`bulk_load`](Keyspace::bulk_load) of entries that have to be got from somewhere, which may fail. The
+    /// first error ends the load and is returned; nothing was loaded then.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let words = db.keyspace("words")?;
+    /// let file = b"apple 1\nbanana 2\n";
+    /// words.try_bulk_load(std::io::BufRead::lines(&file[..]).map(|line| {
+    ///     let line = line?;
+    ///     let (word, count) = line.split_once(' ').ok_or("a line without a space")?;
+    ///     Ok::<_, Box<dyn std::error::Error>>((word.to_owned(), count.to_owned()))
+    /// })).unwrap();
+    /// assert_eq!(words.get("banana")?.as_deref(), Some(&b"2"[..]));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`bulk_load`](Keyspace::bulk_load), and what `entries` fails with.
+    pub fn try_bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>, E: From<Error>>(
+        &self,
+        entries: impl IntoIterator<Item = Result<(K, V), E>>,
+    ) -> Result<u64, E> {
+        let keyspace = Empty { id: self.id, name: &self.name };
+        self.handle.db.bulk_load(keyspace, entries.into_iter())
     }
 
     #[inline]

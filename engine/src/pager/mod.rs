@@ -38,6 +38,8 @@ pub(crate) struct Pager {
     meta: TreeFileMeta,
     shared: Shared,
     space: Mutex<Space>,
+    /// Held while the file grows, or the space behind its pages is given back. Above `space`.
+    growing: Mutex<()>,
     /// The newest mapping. Trees keep the one that was the newest when they were made.
     mapped: Mutex<Option<Arc<Mapped>>>,
     /// The newest table of hints, as for the mapping.
@@ -64,6 +66,13 @@ struct Space {
     end: u64,
     /// Pages that the file has room for.
     allocated: u64,
+}
+
+impl Space {
+    /// Takes pages that are free, those with space first.
+    fn take(&mut self, pages: u64) -> Option<u64> {
+        self.free.take(pages).or_else(|| self.hollow.take(pages))
+    }
 }
 
 /// With hints of 8 bytes, entries of 128 bytes fill a table.
@@ -100,7 +109,7 @@ impl Pager {
         let space =
             Space { free: PageSet::default(), hollow: PageSet::default(), end: 1, allocated: 1 };
         let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
-        Ok(Pager { file, meta, shared, space, mapped, hints })
+        Ok(Pager { file, meta, shared, space, growing: Mutex::new(()), mapped, hints })
     }
 
     /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
@@ -136,7 +145,8 @@ impl Pager {
         let (end, hollow) = (end.max(1), PageSet::default()); // the first page holds the header
         let space = Space { free, hollow, end, allocated };
         let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
-        let pager = Pager { file, meta, shared, space, mapped, hints };
+        let growing = Mutex::new(());
+        let pager = Pager { file, meta, shared, space, growing, mapped, hints };
         pager.map_all();
         Ok(pager)
     }
@@ -231,7 +241,7 @@ impl Pager {
     }
 
     /// Pages from here on were never used.
-    pub(crate) fn end(&self) -> u64 {
+    fn end(&self) -> u64 {
         self.space.lock().end
     }
 
@@ -255,6 +265,7 @@ impl Pager {
     /// Gives the space of free pages back to the file system. Where it cannot be done they stay as they are.
     pub(crate) fn give_up_space(&self) -> Result<()> {
         let page_bytes = u64::from(self.meta.page_bytes);
+        let _one = self.growing.lock(); // what is given up behind the last page must not be taken meanwhile
         // Nobody takes what is being given up, so it is not among the free meanwhile.
         let (free, unused) = {
             let mut space = self.space.lock();
@@ -357,15 +368,15 @@ impl Pager {
         self.refuse(pointer, Refused::Corrupt("pages with one use", found))
     }
 
-    /// Takes pages that are free, or new ones. Only one merge at a time does so.
+    /// Takes pages that are free, or new ones.
     fn take(&self, pages: u64) -> Result<u64> {
         let page_bytes = u64::from(self.meta.page_bytes);
+        if let Some(page) = self.space.lock().take(pages) {
+            return Ok(page);
+        }
+        let _one = self.growing.lock();
         let (end, allocated) = {
-            let mut space = self.space.lock();
-            let hollow = |space: &mut Space| space.hollow.take(pages);
-            if let Some(page) = space.free.take(pages).or_else(|| hollow(&mut space)) {
-                return Ok(page);
-            }
+            let space = self.space.lock();
             (space.end + pages, space.allocated)
         };
         let mut grown = allocated;
@@ -400,6 +411,14 @@ fn header_of(meta: TreeFileMeta, uuid: [u8; 16]) -> FileHeader {
 /// generations come round, the node's header tells.)
 fn cache_key(pointer: NodePointer) -> u64 {
     pointer.page | pointer.generation << 40
+}
+
+/// Pages that were written and are durable.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub(crate) pages: PageSet,
+    /// The file has all pages below this one, after a loss of power too. 0: nothing was written.
+    pub(crate) end: u64,
 }
 
 /// Nodes being written, into pages that nothing names yet. Dropped without [`NewPages::finish`], it gives
@@ -461,13 +480,17 @@ impl NewPages<'_> {
     }
 
     /// Makes all of it durable, and says which pages it takes. They stay taken.
-    pub(crate) fn finish(mut self) -> Result<PageSet> {
+    pub(crate) fn finish(mut self) -> Result<Taken> {
         self.write_out()?;
+        let mut end = 0;
         if !self.taken.is_empty() {
+            // Before the sync: the file may grow for others meanwhile, and that is not durable.
+            end = self.pager.end();
             self.pager.file.sync_all()?;
             self.pager.map_all();
         }
-        Ok(std::mem::take(&mut self.taken).into_iter().collect())
+        let pages = std::mem::take(&mut self.taken).into_iter().collect();
+        Ok(Taken { pages, end })
     }
 }
 

@@ -28,7 +28,7 @@ fn write(pager: &Pager, generation: u64, value: &[u8]) -> NodePointer {
     let mut node = NodeBuilder::new(0);
     node.add(b"key", value);
     let pointer = new.add(&node).unwrap();
-    assert_eq!(new.finish().unwrap().pages(), u64::from(pointer.pages));
+    assert_eq!(new.finish().unwrap().pages.pages(), u64::from(pointer.pages));
     pointer
 }
 

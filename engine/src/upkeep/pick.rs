@@ -23,19 +23,22 @@ pub(crate) const LOOKS_PER_ENTRY: u64 = 16;
 
 /// The keyspace whose runs are to be merged now, if any: one that is being merged, else the one with the
 /// most; when settling, or where the kind knows none, however few, and so if readers have looked into them so often
-/// that they have paid for the merge, at `looks_per_entry`. Those whose merge failed, by the number of the try, come after all others and take turns, so that
+/// that they have paid for the merge, at `looks_per_entry`; none that is being loaded. Those whose merge failed, by the number of the try, come after all others and take turns, so that
 /// what is wrong with them holds up no other.
 pub(crate) fn crowded<'v>(
     version: &'v Version,
     failed: &BTreeMap<KeyspaceId, u64>,
     settling: bool,
+    loading: &BTreeSet<KeyspaceId>,
     looks_per_entry: u64,
 ) -> Option<&'v Arc<KeyspaceVersion>> {
     let max = |k: &KeyspaceVersion| match k.storage_kind {
         StorageKind::Hybrid if !settling && !is_paid(k, looks_per_entry) => RUNS_MAX,
         _ => 0,
     };
-    let wanted = |k: &&Arc<KeyspaceVersion>| k.merging.is_some() || k.runs.len() > max(k);
+    let wanted = |k: &&Arc<KeyspaceVersion>| {
+        !loading.contains(&k.id) && (k.merging.is_some() || k.runs.len() > max(k))
+    };
     let crowded = version.keyspaces.iter().filter(wanted);
     crowded.min_by_key(|k| {
         let failures = failed.get(&k.id).copied().unwrap_or(0);
@@ -56,8 +59,10 @@ fn is_paid(keyspace: &KeyspaceVersion, looks_per_entry: u64) -> bool {
 pub(crate) fn covered(
     version: &Version,
     visible: SeqNo,
+    loading: &BTreeSet<KeyspaceId>,
 ) -> Option<(KeyspaceId, Vec<Arc<Sstable>>)> {
-    version.keyspaces.iter().find_map(|keyspace| {
+    let others = version.keyspaces.iter().filter(|keyspace| !loading.contains(&keyspace.id));
+    others.into_iter().find_map(|keyspace| {
         // Those being merged end soon anyway.
         let (_, runs) = keyspace.split_runs();
         let covered = runs.iter().enumerate().filter(|(i, run)| {

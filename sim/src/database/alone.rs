@@ -4,6 +4,7 @@
 //! makes up by the thousand.
 
 use super::{
+    load::{Ended, ending, ends_early},
     operation::{Bounds, Durable, Operation, Place, Read, Value, Write, inside, key_bytes},
     session::DIR,
     shape::{Settings, storage_kind},
@@ -16,7 +17,7 @@ use crate::{
     simulation::{Boot, BootPlan, Outcome, Plan, run},
     world::Scheduling,
 };
-use lightning_db::{Database, Durability, Keyspace, Snapshot, WriteBatch, env::Env};
+use lightning_db::{Database, Durability, Error, Keyspace, Snapshot, WriteBatch, env::Env};
 use lightning_faults::{Dice, FaultPlan};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -217,6 +218,9 @@ impl Alone {
             }
             Operation::Snapshot => self.snapshot(),
             Operation::Reread { held, space, read } => self.reread(*held, *space, read),
+            Operation::BulkLoad { space, entries, empties, fails, .. } => {
+                self.bulk_load(*space, entries, *empties, *fails)
+            }
             Operation::Keyspace => self.own_keyspace(),
             Operation::Checkpoint => told("checkpoint", self.db.checkpoint()),
             Operation::Compact => told("compact", self.db.compact()),
@@ -270,6 +274,31 @@ impl Alone {
         }
         told("commit", self.db.commit(batch, durable(durability)))?;
         self.contents = after;
+        Ok(())
+    }
+
+    fn bulk_load(
+        &mut self,
+        space: Place,
+        entries: &[(u64, Value)],
+        empties: bool,
+        fails: Option<u64>,
+    ) -> Result<(), String> {
+        let entries: Entries =
+            entries.iter().map(|(key, value)| (key_bytes(*key), self.value(value))).collect();
+        let (place, keyspace) = self.space(space);
+        let keyspace = keyspace.clone();
+        if empties {
+            told("delete_range", keyspace.delete_range(..))?;
+            self.entries(place).clear();
+        }
+        let answer = keyspace.try_bulk_load(ending(&entries, fails, || ()));
+        match (self.entries(place).is_empty(), ends_early(&entries, fails), answer) {
+            (true, false, Ok(_)) => *self.entries(place) = entries,
+            (true, true, Err(Ended::Input)) => {}
+            (false, _, Err(Ended::Refused(Error::NotEmpty { .. }))) => {}
+            (.., answer) => return Err(format!("bulk_load answered {answer:?}")),
+        }
         Ok(())
     }
 

@@ -18,10 +18,10 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 const HELD: usize = 3;
 
 pub(super) struct Client {
-    session: Arc<Session>,
+    pub(super) session: Arc<Session>,
     number: u64,
     /// A keyspace that this client alone writes, creates and drops.
-    own: Option<OpenSpace>,
+    pub(super) own: Option<OpenSpace>,
     held: Vec<Held>,
 }
 
@@ -85,6 +85,9 @@ impl Client {
             Operation::Read { space, read } => self.read(*space, read),
             Operation::Snapshot => self.snapshot(),
             Operation::Reread { held, space, read } => self.reread(*held, *space, read),
+            Operation::BulkLoad { space, entries, empties, nanos, fails } => {
+                self.bulk_load(*space, entries, (*empties, *nanos, *fails))
+            }
             Operation::Keyspace => self.keyspace(),
             Operation::Checkpoint => self.make_durable("a checkpoint", Database::checkpoint),
             Operation::Compact => self.make_durable("a compaction", Database::compact),
@@ -106,7 +109,7 @@ impl Client {
     }
 
     /// The keyspace that a name stands for.
-    fn space(&self, place: Place) -> &OpenSpace {
+    pub(super) fn space(&self, place: Place) -> &OpenSpace {
         let shared = &self.session.shared;
         let found = match place {
             Place::Own => self.own.as_ref(),
@@ -122,7 +125,7 @@ impl Client {
     }
 
     /// The bytes of a value: its number, then what its length and kind ask for.
-    fn value(&self, value: &Value) -> Vec<u8> {
+    pub(super) fn value(&self, value: &Value) -> Vec<u8> {
         let process = &self.session.process;
         let number = {
             let mut model = process.model.lock();
@@ -328,7 +331,7 @@ impl Client {
             contents.insert(*id, session.read_space(&snapshot.of(keyspace))?);
         }
         let seq = snapshot.seq().0;
-        let result = process.model.lock().read_at(seq, began.acknowledged_seq, &contents);
+        let result = process.model.lock().read_at(seq, &began, &contents);
         process.check(result)?;
         process.world().count("snapshots checked");
         if self.held.len() == HELD {
@@ -486,6 +489,7 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::PutBatch { .. } => "verb put_batch",
         Operation::DeleteBatch { .. } => "verb delete_batch",
         Operation::Snapshot => "verb snapshot",
+        Operation::BulkLoad { .. } => "verb bulk_load",
         Operation::Keyspace => "verb keyspace, drop_keyspace",
         Operation::Checkpoint => "verb checkpoint",
         Operation::Compact => "verb compact",

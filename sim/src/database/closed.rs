@@ -20,6 +20,7 @@ impl Process {
             ("keyspace", db.keyspace("new").map(drop)),
             ("drop_keyspace", db.drop_keyspace("own-0")),
             ("put", db.put("key", "value")),
+            ("bulk_load", db.bulk_load([("key", "value")]).map(drop)),
             ("delete_range", db.delete_range(..)),
             ("commit", committed().map(drop)),
             ("checkpoint", db.checkpoint()),

@@ -234,6 +234,10 @@ pub enum Read {
     ForEach(Range),
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// What a client does next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -303,6 +307,22 @@ pub enum Operation {
         space: Place,
         /// What.
         read: Read,
+    },
+    /// `try_bulk_load`, of entries in the order of their keys.
+    BulkLoad {
+        /// Where.
+        space: Place,
+        /// Keys and values; of a key that comes more than once, the last.
+        entries: Vec<(Key, Value)>,
+        /// The keyspace is emptied first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        empties: bool,
+        /// How long each entry is waited for.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        nanos: u64,
+        /// The input fails behind so many entries.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fails: Option<u64>,
     },
     /// Creates the client's own keyspace, or drops it.
     Keyspace,

@@ -603,7 +603,7 @@ impl Session {
             contents.insert(*id, self.read_space(&snapshot.of(keyspace))?);
         }
         let seq = snapshot.seq().0;
-        let result = self.model().read_at(seq, began.acknowledged_seq, &contents);
+        let result = self.model().read_at(seq, &began, &contents);
         self.process.check(result)
     }
 

@@ -113,6 +113,7 @@ pub(super) struct Mix {
     pub(super) sleep: u64,
     pub(super) close: u64,
     pub(super) storage: u64,
+    pub(super) load: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -162,6 +163,7 @@ impl Shape {
                 sleep: dice.below(12),
                 close: 0,
                 storage: 0,
+                load: Dice::new(seed, "loads", 0).pick(&[0, 0, 1, 4]),
             },
             batch: dice.pick(&[1, 3, 10]),
             deletes: dice.pick(&[0.0, 0.1, 0.4]),

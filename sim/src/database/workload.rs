@@ -167,7 +167,7 @@ impl<'a> Drawing<'a> {
     fn operation(&mut self) -> Operation {
         type Kind<'k> = fn(&mut Drawing<'k>) -> Operation;
         let mix = &self.shape.mix;
-        let kinds: [(u64, Kind<'a>); 11] = [
+        let kinds: [(u64, Kind<'a>); 12] = [
             (mix.commit, Drawing::commit),
             (mix.single, Drawing::single),
             (mix.read, |d| Operation::Read { space: d.space(), read: d.read() }),
@@ -185,6 +185,7 @@ impl<'a> Drawing<'a> {
                 space: d.space(),
                 btree: d.dice.chance(0.6),
             }),
+            (mix.load, Drawing::load),
         ];
         let mut at = self.dice.below(kinds.iter().map(|(weight, _)| weight).sum());
         for (weight, kind) in kinds {
@@ -194,6 +195,18 @@ impl<'a> Drawing<'a> {
             }
         }
         Operation::Checkpoint // only if all weights are 0
+    }
+
+    fn load(&mut self) -> Operation {
+        let entries = (0..self.dice.below(self.shape.keys)).map(|_| (self.key(), self.value()));
+        let entries: Vec<_> = entries.collect();
+        Operation::BulkLoad {
+            space: if self.dice.chance(0.5) { Place::Own } else { self.space() },
+            empties: self.dice.chance(0.8),
+            nanos: if self.dice.chance(0.5) { self.dice.skewed(1_000..1_000_000) } else { 0 },
+            fails: self.dice.chance(0.1).then(|| self.dice.below(entries.len() as u64 + 1)),
+            entries,
+        }
     }
 
     fn sleep(&mut self) -> Operation {

@@ -1,9 +1,7 @@
 //! Lightning DB itself.
 
 use crate::{
-    store::{
-        Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, WRITE_BUFFER, load_in_batches,
-    },
+    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, WRITE_BUFFER},
     workload::{Entry, Key},
 };
 use lightning_db::{Database, LightningDbConfig, WalSyncMode, WriteBatch};
@@ -90,7 +88,7 @@ impl Store for Lightning {
     }
 
     fn load_sorted(&self, entries: impl Iterator<Item = Entry>) {
-        load_in_batches(self, entries);
+        self.0.bulk_load(entries.map(|Entry { key, value }| (key, value))).unwrap();
     }
 
     fn settle(&mut self) {

@@ -8,6 +8,7 @@
 //! was never heard. Values are unique, so that there is one way to fill the gaps or none.
 
 mod kinds;
+mod loads;
 mod reads;
 mod search;
 
@@ -112,6 +113,8 @@ struct Settled {
 
 /// The number of a commit in the model.
 pub(super) type CommitId = usize;
+pub(super) use loads::LoadId;
+use loads::{Load, Loads};
 
 /// A promise that what was read breaks.
 #[derive(Debug)]
@@ -161,6 +164,10 @@ pub(super) struct Model {
     /// running databases the way from the base.
     reached: State,
     commits: Vec<Commit>,
+    /// Bulk loads since then.
+    loads: Vec<Load>,
+    /// Those that recoveries brought back, if damage may take them.
+    settled_loads: Vec<Load>,
     /// Damage may take the database back behind the base.
     may_go_back: bool,
     /// How the base came about, if so: the commits that recoveries brought back, by their last SeqNos.
@@ -227,7 +234,8 @@ impl Model {
     pub(super) fn life_that_wrote(&self, name: &str, value: &[u8]) -> Option<SpaceId> {
         let kept = self.settled.values().flat_map(|settled| &settled.ops);
         let mut ops = kept.chain(self.commits.iter().flat_map(|commit| &commit.ops));
-        let life = ops.find_map(|op| match op {
+        let loads = self.settled_loads.iter().chain(&self.loads).flat_map(|load| &load.ops);
+        let life = ops.by_ref().chain(loads).find_map(|op| match op {
             Op::Put(space, _, written) if written == value => Some(*space),
             _ => None,
         })?;
@@ -346,6 +354,7 @@ impl Model {
                 commit.answer = Answer::Unknown;
             }
         }
+        self.loads.iter_mut().for_each(Load::crashed);
         self.power_lost |= power_lost;
     }
 
@@ -366,11 +375,21 @@ impl Model {
     ) -> Result<(), Broken> {
         self.check_least(seq, least)?;
         if seq < self.base.seq {
-            self.go_back(seq, &read)?;
-            self.begin_anew(seq, read);
+            self.go_back(seq, &read, false)?;
+            self.begin_anew(seq, read, &[]);
             return Ok(());
         }
-        let order = self.explain(seq, &read, true)?;
+        let loads = self.loads_after_boot(least);
+        let (order, loads) = match self.explain(seq, &read, &loads, true) {
+            Ok(explained) => explained,
+            // The edit of a load may be what was lost.
+            Err(broken) if least == Least::Promised => return Err(broken),
+            Err(_) => {
+                self.go_back(seq, &read, true)?;
+                self.begin_anew(seq, read, &[]);
+                return Ok(());
+            }
+        };
         let lost_but_seen = (0..self.commits.len()).find(|id| {
             let commit = &self.commits[*id];
             least == Least::Promised && commit.sync && commit.seen && !order.contains(id)
@@ -388,7 +407,7 @@ impl Model {
             let commits = std::mem::take(&mut self.commits);
             self.settle(&order, commits);
         }
-        self.begin_anew(seq, read);
+        self.begin_anew(seq, read, &loads);
         Ok(())
     }
 
@@ -426,8 +445,8 @@ impl Model {
     }
 
     /// A model of everything that recoveries brought back, as it was before any of them: of what was not
-    /// acknowledged, the order is open again.
-    fn history(&self) -> Model {
+    /// acknowledged, the order is open again. With what came after the last of them, or without.
+    fn history(&self, with_newest: bool) -> Model {
         let mut history = Model::new(false);
         for (last, settled) in &self.settled {
             let id = history.submit(settled.ops.clone(), false);
@@ -437,21 +456,39 @@ impl Model {
                 history.acknowledged.insert(last + 1 - commit.ops.len() as u64, id);
             }
         }
+        for commit in self.commits.iter().filter(|_| with_newest) {
+            let id = history.submit(commit.ops.clone(), false);
+            history.commits[id].answer = commit.answer;
+            if let Some(last) = commit.last_seq() {
+                history.acknowledged.insert(last + 1 - commit.ops.len() as u64, id);
+            }
+        }
+        history.loads = self.settled_loads.iter().chain(&self.loads).cloned().collect();
         history
     }
 
     /// The contents are those of an earlier moment than the base: damage took the end of the log.
-    fn go_back(&mut self, seq: u64, read: &Contents) -> Result<(), Broken> {
-        let mut history = self.history();
-        let order = history.explain(seq, read, true).map_err(|Broken { invariant, message }| {
-            Broken { invariant, message: format!("back at SeqNo {seq}: {message}") }
-        })?;
+    fn go_back(&mut self, seq: u64, read: &Contents, with_newest: bool) -> Result<(), Broken> {
+        let mut history = self.history(with_newest);
+        let loads = history.loads_after_boot(Least::Vouched(0));
+        let explained =
+            history.explain(seq, read, &loads, true).map_err(|Broken { invariant, message }| {
+                Broken { invariant, message: format!("back at SeqNo {seq}: {message}") }
+            });
+        let (order, loads) = explained?;
         self.settled.clear();
+        self.settled_loads = loads.iter().map(|id| history.loads[*id].clone()).collect();
         self.settle(&order, history.commits);
         Ok(())
     }
 
-    fn begin_anew(&mut self, seq: u64, read: Contents) {
+    fn begin_anew(&mut self, seq: u64, read: Contents, loads: &[LoadId]) {
+        if self.may_go_back {
+            let moment = self.moment();
+            let loads = loads.iter().map(|id| self.loads[*id].settled(moment));
+            self.settled_loads.extend(loads);
+        }
+        self.loads.clear();
         self.base = State { contents: read, seq };
         self.reached = self.base.clone();
         self.durable_seq = seq;
@@ -465,14 +502,21 @@ impl Model {
     }
 
     /// Checks what a snapshot of a running database shows.
-    pub(super) fn read_at(&mut self, seq: u64, floor: u64, read: &Contents) -> Result<(), Broken> {
+    pub(super) fn read_at(
+        &mut self,
+        seq: u64,
+        began: &ReadBegan,
+        read: &Contents,
+    ) -> Result<(), Broken> {
+        let floor = began.acknowledged_seq;
         if seq < floor {
             return broken(
                 "I-12",
                 format!("a snapshot shows SeqNo {seq}, but {floor} was acknowledged before"),
             );
         }
-        for id in self.explain(seq, read, false)? {
+        let loads = self.loads_since(began);
+        for id in self.explain(seq, read, &loads, false)?.0 {
             self.commits[id].seen |= self.is_witnessed(id, read);
         }
         Ok(())
@@ -497,7 +541,7 @@ impl Model {
 
     /// What a read must not fall behind.
     pub(super) fn begin_read(&self) -> ReadBegan {
-        ReadBegan { acknowledged_seq: self.acknowledged_seq() }
+        ReadBegan { acknowledged_seq: self.acknowledged_seq(), moment: self.moment }
     }
 
     fn describe(&self, id: CommitId) -> String {
@@ -507,9 +551,10 @@ impl Model {
 }
 
 /// The state of things when a read began.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ReadBegan {
     pub(super) acknowledged_seq: u64,
+    moment: u64,
 }
 
 /// The first difference between two maps, in words.

@@ -3,7 +3,8 @@
 
 use super::{
     super::verbs::{Got, Seen},
-    Answer, Broken, CommitId, Model, ReadBegan, Short, ShortValue, SpaceId, broken,
+    Answer, Broken, CommitId, Least, LoadId, Model, Op, ReadBegan, Short, ShortValue, SpaceId,
+    broken,
 };
 use std::collections::BTreeSet;
 
@@ -32,15 +33,51 @@ impl Model {
         if let Some(disorder) = &seen.disorder {
             return broken("I-12", disorder.clone());
         }
+        let mut refused = None;
+        for loads in self.loads_since(began).sets() {
+            match self.explain_read(space, seen, began, &loads) {
+                Ok(witnessed) => {
+                    witnessed.into_iter().for_each(|id| self.commits[id].seen = true);
+                    return Ok(());
+                }
+                Err(broken) => refused = Some(broken),
+            }
+        }
+        refused.map_or(Ok(()), Err) // there is one set at least
+    }
+
+    /// The keys of a keyspace that may have a value, if these loads are in.
+    fn known_keys<'a>(
+        &'a self,
+        space: SpaceId,
+        loads: &[LoadId],
+    ) -> impl Iterator<Item = &'a Vec<u8>> {
         let base = self.base.contents.get(&space).into_iter().flatten().map(|(key, _)| key);
         let all = (space, vec![])..(space + 1, vec![]);
         let written = self.writers.range(all).map(|((_, key), _)| key);
-        let claims = seen.claims(base.chain(written));
-        let mut possible = vec![(began.acknowledged_seq, u64::MAX)];
+        let loaded = self.placed(loads).into_iter().flat_map(|(_, ops)| ops);
+        let loaded = loaded.filter_map(move |op| match op {
+            Op::Put(of, key, _) if *of == space => Some(key),
+            _ => None,
+        });
+        base.chain(written).chain(loaded)
+    }
+
+    /// Explains what a read said if these loads are in. Returns the commits without an answer that it shows.
+    fn explain_read(
+        &self,
+        space: SpaceId,
+        seen: &Seen,
+        began: &ReadBegan,
+        loads: &[LoadId],
+    ) -> Result<BTreeSet<CommitId>, Broken> {
+        let claims = seen.claims(self.known_keys(space, loads));
+        let place = self.placed(loads).first().map_or(0, |(place, _)| *place);
+        let mut possible = vec![(began.acknowledged_seq.max(place), u64::MAX)];
         let mut witnessed = BTreeSet::new();
         for (key, got) in &claims {
             for got in got {
-                let explained = self.explain_claim(space, key, got);
+                let explained = self.explain_claim(space, key, got, loads);
                 if explained.in_flight.is_empty() {
                     let before = std::mem::take(&mut possible);
                     possible = common(&before, &explained.at);
@@ -52,10 +89,7 @@ impl Model {
                 }
             }
         }
-        for id in witnessed {
-            self.commits[id].seen = true;
-        }
-        Ok(())
+        Ok(witnessed)
     }
 
     /// Checks what a database shows after it was opened, up to a SeqNo, as far as it can be read: each
@@ -67,21 +101,22 @@ impl Model {
         seq: u64,
     ) -> Result<(), Broken> {
         if seq < self.base.seq {
-            return self.history().recovered_in_part(space, seen, seq);
+            return self.history(false).recovered_in_part(space, seen, seq);
         }
         if let Some(disorder) = &seen.disorder {
             return broken("I-12", disorder.clone());
         }
-        let base = self.base.contents.get(&space).into_iter().flatten().map(|(key, _)| key);
-        let all = (space, vec![])..(space + 1, vec![]);
-        let written = self.writers.range(all).map(|((_, key), _)| key);
-        for (key, got) in seen.claims(base.chain(written)) {
+        let sets = self.loads_after_boot(Least::Vouched(0)).sets();
+        let all = sets.first().map_or(&[][..], |all| all);
+        for (key, got) in seen.claims(self.known_keys(space, all)) {
             for got in got {
-                let explained = self.explain_claim(space, &key, &got);
-                let at = |(from, to): &Interval| (*from..*to).contains(&seq);
-                let right = explained.at.iter().any(at)
-                    || explained.poisoned.is_some()
-                    || !explained.in_flight.is_empty();
+                let right = sets.iter().any(|loads| {
+                    let explained = self.explain_claim(space, &key, &got, loads);
+                    let at = |(from, to): &Interval| (*from..*to).contains(&seq);
+                    explained.at.iter().any(at)
+                        || explained.poisoned.is_some()
+                        || !explained.in_flight.is_empty()
+                });
                 if !right {
                     let got = match &got {
                         Got::Value(value) => ShortValue(value.as_deref()).to_string(),
@@ -99,7 +134,7 @@ impl Model {
     }
 
     /// At which SeqNos a claim about a key is right.
-    fn explain_claim(&self, space: SpaceId, key: &[u8], got: &Got) -> Explained {
+    fn explain_claim(&self, space: SpaceId, key: &[u8], got: &Got, loads: &[LoadId]) -> Explained {
         let mut explained = Explained::default();
         let base = self.base.contents.get(&space).and_then(|entries| entries.get(key));
         let mut states = vec![(self.base.seq, got.fits(base.map(Vec::as_slice)))];
@@ -117,7 +152,12 @@ impl Model {
             }
         }
         explained.in_flight.dedup();
-        states.sort_unstable_by_key(|(seq, _)| *seq);
+        // Behind the commits, also behind that in whose place they stand.
+        for (place, ops) in self.placed(loads) {
+            let value = ops.iter().find_map(|op| op.effect(space, key));
+            states.extend(value.map(|value| (place, got.fits(value))));
+        }
+        states.sort_by_key(|(seq, _)| *seq);
         states.dedup();
         for (n, (seq, fits)) in states.iter().enumerate() {
             if *fits {
@@ -221,7 +261,7 @@ mod tests {
             let entry = |(key, value): &(&str, &str)| (Vec::from(*key), Vec::from(*value));
             let shown = shown.iter().map(entry).collect();
             let read = std::iter::once((DEFAULT_SPACE, shown)).collect();
-            assert!(model.read_at(1, 0, &read).is_ok());
+            assert!(model.read_at(1, &ReadBegan::default(), &read).is_ok());
             model.crashed(true);
             model
                 .recovered(0, Default::default(), super::super::Least::Promised)

@@ -2,7 +2,8 @@
 
 use super::{
     super::operation::{Bounds, inside},
-    Answer, Broken, Commit, CommitId, Contents, Model, Op, SpaceId, State, broken, difference,
+    Answer, Broken, Commit, CommitId, Contents, LoadId, Loads, Model, Op, SpaceId, State, broken,
+    difference,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,30 +19,51 @@ impl Model {
                 op.apply(&mut self.reached.contents);
             }
             self.reached.seq = last;
+            self.reach_loads();
         }
     }
 
     /// The commits up to `seq`, in an order that explains what was read. Those that need no
-    /// explanation may be left out. What comes after a boot has the Sync commits that were seen, if any
+    /// explanation may be left out. With the loads that are in. What comes after a boot has the Sync commits that were seen, if any
     /// order has them.
     pub(super) fn explain(
         &mut self,
         seq: u64,
         read: &Contents,
+        loads: &Loads,
+        after_boot: bool,
+    ) -> Result<(Vec<CommitId>, Vec<LoadId>), Broken> {
+        self.reach(seq);
+        let from_base = after_boot || seq < self.reached.seq || !loads.are_known();
+        let mut refused = None;
+        for shown in loads.sets() {
+            match self.explain_with(seq, read, (&shown, from_base), after_boot) {
+                Ok(order) => return Ok((order, shown)),
+                Err(broken) => refused = Some(broken),
+            }
+        }
+        refused.map_or(Ok((vec![], vec![])), Err) // there is one set at least
+    }
+
+    /// The same with some loads in, and from the base or what was reached.
+    fn explain_with(
+        &self,
+        seq: u64,
+        read: &Contents,
+        loads: (&[LoadId], bool),
         after_boot: bool,
     ) -> Result<Vec<CommitId>, Broken> {
-        self.reach(seq);
-        let mut search = self.search(seq, read, after_boot, after_boot);
+        let mut search = self.search(seq, read, loads, after_boot);
         if after_boot {
             let seen = |id: &&CommitId| self.commits[**id].sync && self.commits[**id].seen;
             search.wanted = search.unheard.iter().filter(seen).copied().collect();
         }
         let order = search.order();
-        let without = || self.search(seq, read, after_boot, after_boot).order();
+        let without = || self.search(seq, read, loads, after_boot).order();
         if let Some(order) = order.or_else(without) {
             return Ok(order);
         }
-        if let Some(order) = self.search(seq, read, after_boot, true).order() {
+        if let Some(order) = self.search(seq, read, loads, true).order() {
             let told = |id: &&CommitId| self.commits[**id].answer == Answer::Unknown;
             let commit = order.iter().find(told).map(|id| self.describe(*id));
             let commit = commit.unwrap_or_default();
@@ -52,7 +74,7 @@ impl Model {
                 ),
             );
         }
-        let mut search = self.search(seq, read, after_boot, after_boot);
+        let mut search = self.search(seq, read, loads, after_boot);
         search.contents_count = false;
         match search.order() {
             Some(order) => {
@@ -81,10 +103,13 @@ impl Model {
         &'a self,
         seq: u64,
         read: &'a Contents,
-        after_boot: bool,
+        (loads, from_base): (&[LoadId], bool),
         poisoned_count: bool,
     ) -> Search<'a> {
-        let from_base = after_boot || seq < self.reached.seq;
+        let from = if from_base { &self.base } else { &self.reached };
+        // What was reached has those in front of it.
+        let is_open = |(place, _): &(u64, &[Op])| from_base || *place > from.seq;
+        let loads = self.placed(loads).into_iter().filter(is_open).collect();
         let may_be_in = |commit: &Commit| match commit.answer {
             Answer::InFlight => true,
             Answer::Unknown => poisoned_count,
@@ -93,7 +118,8 @@ impl Model {
         let unheard = self.commits.iter().enumerate();
         Search {
             model: self,
-            from: if from_base { &self.base } else { &self.reached },
+            from,
+            loads,
             seq,
             read,
             contents_count: true,
@@ -115,6 +141,8 @@ impl Model {
 struct Search<'a> {
     model: &'a Model,
     from: &'a State,
+    /// The loads that are in, by their places, the last first.
+    loads: Vec<(u64, &'a [Op])>,
     seq: u64,
     read: &'a Contents,
     /// Whether what the commits wrote counts, or only how many SeqNos they take.
@@ -132,6 +160,10 @@ impl<'a> Search<'a> {
     /// An order that explains what was read, if there is one.
     fn order(&mut self) -> Option<Vec<CommitId>> {
         let mut order = vec![];
+        // Nothing shows a load that does not show the commits in front of it.
+        if self.loads.first().is_some_and(|(place, _)| *place > self.seq) {
+            return None;
+        }
         let found = self.fill(self.seq, &mut order);
         order.reverse();
         found.then_some(order)
@@ -150,6 +182,9 @@ impl<'a> Search<'a> {
 
     fn fill_from(&mut self, mut last: u64, order: &mut Vec<CommitId>) -> bool {
         let begin = loop {
+            if !self.place_loads(last) {
+                return false;
+            }
             if last <= self.from.seq {
                 let all_wanted = self.wanted.iter().all(|id| !self.unheard.contains(id));
                 return all_wanted && self.rest_agrees();
@@ -163,7 +198,7 @@ impl<'a> Search<'a> {
                 break end;
             }
             // Not in part: a commit is in whole or not at all.
-            if end > last || !self.place(*id) {
+            if end > last || self.is_split(first - 1, end) || !self.place(*id) {
                 return false;
             }
             order.push(*id);
@@ -176,7 +211,8 @@ impl<'a> Search<'a> {
         for id in left.iter().rev() {
             let operations = self.model.commits[*id].ops.len() as u64;
             let mark = self.cover.mark();
-            if operations <= last - begin && self.place(*id) {
+            let fits = operations <= last - begin && !self.is_split(last - operations, last);
+            if fits && self.place(*id) {
                 self.unheard.remove(id);
                 order.push(*id);
                 if self.fill(last - operations, order) {
@@ -195,12 +231,28 @@ impl<'a> Search<'a> {
     /// covered some of what it wrote even then.
     fn place(&mut self, id: CommitId) -> bool {
         let model = self.model;
+        self.place_ops(&model.commits[id].ops)
+    }
+
+    fn place_ops(&mut self, ops: &'a [Op]) -> bool {
         !self.contents_count
-            || model.commits[id].ops.iter().rev().all(|op| {
+            || ops.iter().rev().all(|op| {
                 let agrees = self.agrees(op);
                 self.cover.add(op);
                 agrees
             })
+    }
+
+    /// Puts the loads there whose place is this SeqNo.
+    fn place_loads(&mut self, at: u64) -> bool {
+        let here = self.loads.iter().filter(|(place, _)| *place == at);
+        let here: Vec<_> = here.map(|(_, ops)| *ops).collect();
+        here.into_iter().all(|ops| self.place_ops(ops))
+    }
+
+    /// Whether a load has its place within a commit that takes the SeqNos from behind `before` to `last`.
+    fn is_split(&self, before: u64, last: u64) -> bool {
+        self.loads.iter().any(|(place, _)| before < *place && *place < last)
     }
 
     /// Whether what was read shows what an operation made of all that later ones left alone.
@@ -235,11 +287,10 @@ impl<'a> Search<'a> {
     /// The first difference between what was read and what the commits make in an order.
     fn difference_to(&self, order: &[CommitId]) -> String {
         let mut expected = self.from.contents.clone();
-        for id in order {
-            for op in &self.model.commits[*id].ops {
-                op.apply(&mut expected);
-            }
-        }
+        // Loads first: that they come before some commits is told by those alone.
+        let loaded = self.loads.iter().flat_map(|(_, ops)| *ops);
+        let committed = order.iter().flat_map(|id| &self.model.commits[*id].ops);
+        loaded.chain(committed).for_each(|op| op.apply(&mut expected));
         let difference = self.read.iter().find_map(|(space, read)| {
             let nothing = BTreeMap::new();
             difference(*space, expected.get(space).unwrap_or(&nothing), read)
@@ -313,10 +364,14 @@ mod tests {
         commits.iter().for_each(|ops| _ = model.submit(ops.clone(), false));
         model.crashed(true);
         let read = made_by(commits.iter().rev());
-        let order =
-            model.explain(72, &read, true).expect("they make it from the last to the first");
+        let order = model
+            .explain(72, &read, &Loads::default(), true)
+            .expect("they make it from the last to the first")
+            .0;
         assert_eq!(made_by(order.iter().map(|id| &commits[*id])), read);
-        let broken = model.explain(72, &made_by(&commits[1..]), true).expect_err("one is missing");
+        let broken = model
+            .explain(72, &made_by(&commits[1..]), &Loads::default(), true)
+            .expect_err("one is missing");
         assert_eq!(broken.invariant, "I-2");
     }
 
@@ -418,9 +473,9 @@ mod tests {
                 let one_makes_it = all.iter().any(|(at, order)| {
                     *at == seq && made_by(order.iter().map(|id| &commits[*id].0)) == read
                 });
-                let found = model.explain(seq, &read, true);
+                let found = model.explain(seq, &read, &Loads::default(), true);
                 assert_eq!(found.is_ok(), one_makes_it, "{commits:?} at {seq}: {read:?}");
-                if let Ok(order) = found {
+                if let Ok((order, _)) = found {
                     assert_eq!(made_by(order.iter().map(|id| &commits[*id].0)), read);
                     explained += 1;
                 } else {
