@@ -3,7 +3,8 @@
 //! there, says nothing, or goes on acknowledging after a failed sync.
 //!
 //! A child writes under strace, which answers the N-th call of a kind, counted in each thread, with an
-//! error instead of letting it through. Without strace this test does nothing, and says so.
+//! error instead of letting it through. Without strace this test does nothing, and says so. The engine has
+//! no I/O by io_uring that could fail.
 
 use crate::{
     child::{Child, say},

@@ -138,12 +138,55 @@ impl From<FaultPlan> for Text {
     }
 }
 
+/// No operation of a disk takes longer, unless it is stalled.
+const NANOS_MAX: u64 = 1_000_000_000;
+
+impl Text {
+    /// How often something happens is a share of all times.
+    fn check_shares(&self) -> Result<(), String> {
+        let shares = [
+            ("mixture", self.mixture),
+            ("garbage", self.garbage),
+            ("length_first", self.length_first),
+            ("read_error", self.read_error),
+            ("write_error", self.write_error),
+            ("sync_error", self.sync_error),
+            ("failed_sync_loses", self.failed_sync_loses),
+            ("evict_clean", self.evict_clean),
+            ("no_space", self.no_space),
+            ("short_read", self.short_read),
+            ("short_write", self.short_write),
+            ("interrupted", self.interrupted),
+            ("bit_rot", self.bit_rot),
+            ("latent_error", self.latent_error),
+            ("misdirected_write", self.misdirected_write),
+            ("lost_write", self.lost_write),
+            ("stale_block", self.stale_block),
+            ("wall_jump", self.wall_jump),
+            ("clock_jump", self.clock_jump),
+            ("stall", self.stall),
+        ];
+        match shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            Some((name, share)) => Err(format!("{name} is a share from 0 to 1, not {share}")),
+            None => Ok(()),
+        }
+    }
+}
+
 impl TryFrom<Text> for FaultPlan {
     type Error = String;
 
     fn try_from(text: Text) -> Result<FaultPlan, String> {
         if !(512..=4096).contains(&text.block_bytes) {
             return Err(format!("block_bytes is 512 to 4096, not {}", text.block_bytes));
+        }
+        text.check_shares()?;
+        for (name, nanos) in
+            [("cached_nanos", text.cached_nanos), ("device_nanos", text.device_nanos)]
+        {
+            if nanos > NANOS_MAX {
+                return Err(format!("{name} is at most {NANOS_MAX}, not {nanos}"));
+            }
         }
         Ok(FaultPlan {
             power: PowerLoss {
@@ -219,5 +262,16 @@ mod tests {
         let text = r#"{ "block_bytes": 100, "cached_nanos": 1, "device_nanos": 1 }"#;
         let told = serde_json::from_str::<FaultPlan>(text).unwrap_err().to_string();
         assert!(told.contains("block_bytes is 512 to 4096, not 100"), "{told}");
+        for (setting, why) in [
+            (r#""mixture": 7.5"#, "mixture is a share from 0 to 1, not 7.5"),
+            (r#""stall": -1.0"#, "stall is a share from 0 to 1, not -1"),
+        ] {
+            let text = text.replace("100", "512").replacen('{', &format!("{{ {setting},"), 1);
+            let told = serde_json::from_str::<FaultPlan>(&text).unwrap_err().to_string();
+            assert!(told.contains(why), "{told}");
+        }
+        let text = r#"{ "block_bytes": 512, "cached_nanos": 1, "device_nanos": 1000000001 }"#;
+        let told = serde_json::from_str::<FaultPlan>(text).unwrap_err().to_string();
+        assert!(told.contains("device_nanos is at most 1000000000"), "{told}");
     }
 }

@@ -36,6 +36,7 @@ pub struct Schedule {
     /// The seed of what has no name.
     pub seed: u64,
     /// Settings of the database.
+    #[serde(deserialize_with = "possible_settings")]
     pub settings: Settings,
     /// What kind of disk it is: what of a [`FaultPlan`] is not said by name and number.
     pub disk: FaultPlan,
@@ -90,6 +91,33 @@ fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::E
             "this is version {version} of the form, but only version {VERSION} is known here"
         ))),
     }
+}
+
+/// A number from `MIN` to `MAX`.
+pub(crate) fn number_within<'de, D, T, const MIN: u64, const MAX: u64>(
+    deserializer: D,
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u64>,
+{
+    let number = u64::deserialize(deserializer)?;
+    let inside = (MIN..=MAX).contains(&number);
+    inside
+        .then(|| T::try_from(number).ok())
+        .flatten()
+        .ok_or_else(|| D::Error::custom(format!("{number} is not from {MIN} to {MAX}")))
+}
+
+/// Settings that a database has: others are refused when it is opened, which breaks no promise.
+fn possible_settings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Settings, D::Error> {
+    let settings = Settings::deserialize(deserializer)?;
+    if settings.memory_bytes / 4 < settings.memtable_bytes {
+        let Settings { memory_bytes, memtable_bytes, .. } = settings;
+        let why = format!("memory_bytes {memory_bytes} is less than four of {memtable_bytes}");
+        return Err(D::Error::custom(why));
+    }
+    Ok(settings)
 }
 
 /// No two boots may have one stream: they would draw the same identities for their files, which tell what
@@ -307,6 +335,19 @@ mod tests {
             "two boots have the stream 0",
         );
         refused(&good.replacen("\"order\": \"", "\"order\": \"x", 1), "unknown variant");
+        for (name, number, why) in [
+            ("memtable_bytes", "0", "0 is not from 4096 to"),
+            ("memtable_bytes", "60000000", "is less than four of 60000000"),
+            ("segment_bytes", "9", "9 is not from 16384 to"),
+            ("compression", "9", "9 is not from 0 to 3"),
+            ("bytes", "9999999", "9999999 is not from 8 to 1048576"),
+        ] {
+            let begin = format!("\"{name}\": ");
+            let at = good.find(&begin).expect(name) + begin.len();
+            let (before, behind) = good.split_at(at);
+            let behind = behind.trim_start_matches(|digit: char| digit.is_ascii_digit());
+            refused(&format!("{before}{number}{behind}"), why);
+        }
         let strike = r#""faults": [{ "site": "EIO on Monday", "pass": 1 }], "x": ["#;
         refused(&good.replacen("\"faults\": [", strike, 1), "no site is called \"EIO on Monday\"");
     }

@@ -6,7 +6,7 @@ mod faulty;
 use faulty::{Planted, wrap};
 use lightning_faults::FaultPlan;
 use lightning_sim::{
-    database::{record_seed, record_seed_on, run_schedule, unwrapped},
+    database::{record_schedule_on, record_seed, record_seed_on, run_schedule, unwrapped},
     schedule::Schedule,
     shrink::{Shrunk, Trial, runner, shrink},
 };
@@ -55,10 +55,20 @@ fn what_once_failed_passes() {
     for path in paths {
         let text = fs::read_to_string(&path).expect("a readable file");
         let schedule = Schedule::read(&text).unwrap_or_else(|why| panic!("{path:?}: {why}"));
-        let outcome = run_schedule(&schedule, None);
+        let (outcome, came) = record_schedule_on(&schedule, None, unwrapped());
         assert!(outcome.violation.is_none(), "{path:?}: {:?}", outcome.violation);
         assert!(outcome.counters.get("boots") > Some(&0), "{path:?} does nothing");
+        // One whose faults do not come about any more, because the engine has changed, tells nothing.
+        let (listed, came) = (happens(&schedule), happens(&came));
+        let of_plant = path.ends_with("canary-numbers-given-apart.json"); // at a place that only the bug has
+        assert!(came * 3 >= listed * 2 || of_plant, "{path:?}: {came} of {listed} come about");
     }
+}
+
+/// How many faults, preemptions and crashes there are.
+fn happens(schedule: &Schedule) -> usize {
+    let size = schedule.size();
+    size.faults + size.preemptions + size.crashes
 }
 
 /// Of the first seeds that find a bug planted below the engine, the one that did least.

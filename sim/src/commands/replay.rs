@@ -18,6 +18,7 @@ pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
             }
             "--out" => out = Some(arguments.next().ok_or("--out needs a value")?),
             _ if argument.starts_with('-') => return Err(format!("no option {argument:?}")),
+            _ if source.is_some() => return Err("replay takes one file or seed".into()),
             _ => source = Some((argument, Source::of(argument)?)),
         }
     }
@@ -39,7 +40,7 @@ pub(crate) fn replay(arguments: &[String]) -> Result<ExitCode, String> {
     for line in lines {
         // A reader such as `head` that has enough is no error.
         if writeln!(screen, "{line}").is_err() || step && !goes_on() {
-            return Ok(ExitCode::SUCCESS);
+            break; // how it ended is told all the same
         }
     }
     let mut told = format!("{name}: trace hash {:016x}, {}\n", outcome.trace_hash, schedule.size());

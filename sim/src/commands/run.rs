@@ -10,6 +10,7 @@ use lightning_sim::{
 };
 use std::{
     collections::BTreeMap,
+    path::Path,
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
@@ -18,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// More threads than this no campaign needs.
+const JOBS_MAX: u64 = 256;
 /// Where the first broken promise is written down unless told otherwise.
 const OUT: &str = "schedule.json";
 
@@ -59,16 +62,40 @@ impl Options {
                 }
                 _ => {}
             }
+            let known = [
+                "--seeds",
+                "--from",
+                "--jobs",
+                "--shrink-seconds",
+                "--out",
+                "--without",
+                "--hashes",
+            ];
+            if !known.contains(&name.as_str()) {
+                return Err(format!("no option {name:?}"));
+            }
             let value = arguments.next().ok_or(format!("{name} needs a value"))?;
             match name.as_str() {
                 "--seeds" => options.seeds = number(value)?,
                 "--from" => options.from = number(value)?,
-                "--jobs" => options.jobs = number(value)?.max(1),
+                "--jobs" => options.jobs = number(value)?,
                 "--shrink-seconds" => options.shrink_seconds = number(value)?,
                 "--out" => options.out = value.clone(),
                 "--without" => options.without.push(Class::to_switch_off(value)?),
-                "--hashes" => options.hashes = Some(value.clone()),
-                _ => return Err(format!("no option {name:?}")),
+                _ => options.hashes = Some(value.clone()),
+            }
+        }
+        if !(1..=JOBS_MAX).contains(&options.jobs) {
+            return Err(format!("--jobs is 1 to {JOBS_MAX}, not {}", options.jobs));
+        }
+        if options.from.checked_add(options.seeds).is_none() {
+            return Err(format!("behind seed {} there are not so many", options.from));
+        }
+        // Not after hours.
+        for file in options.hashes.iter().chain([&options.out]) {
+            let dir = Path::new(file).parent().filter(|dir| !dir.as_os_str().is_empty());
+            if Path::new(file).is_dir() || dir.is_some_and(|dir| !dir.is_dir()) {
+                return Err(format!("cannot write {file}"));
             }
         }
         match options.seeds {

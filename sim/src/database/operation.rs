@@ -3,6 +3,7 @@
 //! Keys are numbers (`key_bytes`); values are given by their length, and get their bytes when
 //! they are written, because every value is unique.
 
+use crate::schedule::number_within;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -56,6 +57,7 @@ impl Place {
 #[serde(deny_unknown_fields)]
 pub struct Value {
     /// Its length, at least 8.
+    #[serde(deserialize_with = "number_within::<_, _, 8, 1_048_576>")]
     pub bytes: u64,
     /// It cannot be compressed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

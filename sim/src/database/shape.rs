@@ -1,6 +1,6 @@
 //! The shape of a seed: settings of the database, number of clients, mix of operations.
 
-use crate::aim::Aim;
+use crate::{aim::Aim, schedule::number_within};
 use lightning_db::{LightningDbConfig, StorageKind, WalSyncMode};
 use lightning_faults::Dice;
 use serde::{Deserialize, Serialize};
@@ -28,25 +28,32 @@ pub(super) fn storage_kind(btree: bool) -> StorageKind {
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// `memtable_size`
+    #[serde(deserialize_with = "number_within::<_, _, 4_096, 67_108_864>")]
     pub memtable_bytes: u64,
     /// `wal_segment_size`
+    #[serde(deserialize_with = "number_within::<_, _, 16_384, 67_108_864>")]
     pub segment_bytes: u64,
     /// `cache_size`
+    #[serde(deserialize_with = "number_within::<_, _, 0, 67_108_864>")]
     pub cache_bytes: u64,
     /// `max_memory`
+    #[serde(deserialize_with = "number_within::<_, _, 16_384, 1_073_741_824>")]
     pub memory_bytes: u64,
     /// `wal_sync_mode`
     pub sync: SyncMode,
     /// `wal_sync_interval`
+    #[serde(deserialize_with = "number_within::<_, _, 1, 10_000_000>")]
     pub interval_micros: u64,
     /// `wal_enabled`
     pub wal: bool,
     /// `compression_type`
+    #[serde(deserialize_with = "number_within::<_, _, 0, 3>")]
     pub compression: u32,
     /// Keyspaces are created as `StorageKind::BTree`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub btree: bool,
     /// Keyspaces that all clients write, besides the default one: up to 2.
+    #[serde(deserialize_with = "number_within::<_, _, 0, 2>")]
     pub shared_keyspaces: usize,
 }
 
