@@ -268,6 +268,8 @@ impl Background {
             return Err(Error::InvalidArgument { what: "bulk load", why });
         }
         let loading = Loading { background: self, id };
+        // It waits for this keyspace's runs no more, and the load may wait for it.
+        self.flush_wanted.notify();
         self.done.wait(|| {
             if let Err(refused) = db.check_open().and_then(|()| db.poison.check()) {
                 return Some(Err(refused));
