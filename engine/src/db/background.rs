@@ -11,7 +11,6 @@ use crate::{
     format::{
         manifest::{Change, LogPiece},
         pages::PageSet,
-        record::record_bytes,
     },
     iter::{
         Direction,
@@ -27,7 +26,6 @@ use crate::{
         pick,
     },
     version::{KeyspaceVersion, Sealed, Tree},
-    wal::Stamp,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -446,7 +444,7 @@ impl Db {
                 (background.stopped() || work || sort || garbage).then_some(())
             };
             match left {
-                0 if self.wal.has_large_spares() => {
+                0 if self.may_shrink_log() => {
                     background.prepare_wanted.wait_for(LOG_IDLE, wanted).unwrap_or(());
                 }
                 0 => background.prepare_wanted.wait(wanted),
@@ -458,7 +456,7 @@ impl Db {
             let (end, at) = now();
             if end != moved.0 {
                 moved = (end, at);
-            } else if at.saturating_sub(moved.1) >= LOG_IDLE && self.wal.has_large_spares() {
+            } else if at.saturating_sub(moved.1) >= LOG_IDLE && self.may_shrink_log() {
                 self.shrink_log();
                 moved.1 = at;
             }
@@ -471,55 +469,6 @@ impl Db {
                 background.ended.wait_for(RETRY, stopped);
             }
         }
-    }
-
-    /// Gives the space of large spare segments back, unless somebody writes meanwhile.
-    pub(super) fn shrink_log(&self) {
-        if self.poison.check().is_err() {
-            return;
-        }
-        let small = match self.wal.prepare_small() {
-            Ok(small) => small,
-            Err(error) => return tracing::warn!(%error, "cannot make small log segments"),
-        };
-        let marked = self.mark_durable();
-        let rest = {
-            let mut sequencer = self.sequencer.lock();
-            let nothing_to_copy = marked.is_some_and(|end| sequencer.tail.last_end() == end);
-            let rest = self.wal.exchange(small, nothing_to_copy);
-            sequencer.spare_bytes = sequencer.spare_bytes.min(self.wal.spare_bytes(0));
-            rest
-        };
-        rest.iter().for_each(|segment| self.wal.give_up(segment));
-    }
-
-    /// Ends the log with a durable record that knows all before it durable: the next opening copies nothing
-    /// that lies before the end returned, though it was synced only after it was written. `None`: not
-    /// now.
-    fn mark_durable(&self) -> Option<Lsn> {
-        let mut buf = vec![0; record_bytes(0)];
-        self.sync().ok()?;
-        let (slot, target, next_seq) = {
-            let mut sequencer = self.sequencer.lock();
-            self.poison.check().and_then(|()| self.check_open()).ok()?;
-            let tail = &sequencer.tail;
-            if self.unsynced(tail) > 0 || !self.published.has_room(tail.next_ticket() + 1) {
-                return None;
-            }
-            let slot = sequencer.tail.reserve(buf.len())?;
-            (slot, Arc::clone(&sequencer.target), sequencer.next_seq)
-        };
-        let unfinished = self.unless_finished("mark what is durable in");
-        let stamp = Stamp::mark(next_seq, 0);
-        let written = match &target.segment {
-            Some(segment) => self.wal.write(segment, &slot, &mut buf, stamp),
-            None => Err(Error::Closed), // the log had room, so it has a segment
-        };
-        written.ok()?;
-        self.published.complete(slot.ticket, next_seq.0 - 1);
-        self.published_moved.notify();
-        unfinished.finish();
-        self.sync_through(slot.end).ok().map(|()| slot.end)
     }
 
     fn prepare(&self, sorted: &mut Sorted) -> Result<()> {
@@ -757,7 +706,7 @@ impl Db {
     }
 
     /// The log without what lies below `needed`.
-    fn log_from(&self, pieces: &[LogPiece], needed: Lsn) -> Vec<LogPiece> {
+    pub(super) fn log_from(&self, pieces: &[LogPiece], needed: Lsn) -> Vec<LogPiece> {
         let still = pieces.iter().filter(|p| p.end.is_none_or(|end| end > needed));
         still
             .map(|piece| match self.wal.salt_at(needed) {

@@ -13,7 +13,7 @@ use crate::{
     sync::point_at,
     types::{Kind, Lsn, SeqNo},
     version::Sealed,
-    wal::{LogSlot, Stamp, Tail},
+    wal::{LogSlot, Segment, Stamp, Tail},
 };
 use std::sync::Arc;
 
@@ -298,12 +298,22 @@ impl Db {
             sequencer.spare_bytes = spare_bytes;
             (sequencer.switch(Arc::clone(&next)), next, seq)
         };
+        self.end_segment(slot, &next, seq)
+    }
+
+    /// Writes the record that leads from the segment before it to the next one, if there is one before it.
+    pub(super) fn end_segment(
+        &self,
+        ended: Option<(Arc<Segment>, LogSlot)>,
+        next: &Segment,
+        seq: SeqNo,
+    ) -> Result<()> {
         let unfinished = self.unless_finished("go on in the next segment of the log in");
         self.background.wake_prepare();
-        if let Some(slot) = slot {
+        if let Some(ended) = ended {
             crate::sync::sometimes("commit: ends a segment");
-            self.wal.write_switch(&slot, &next, SeqNo(seq.0 + 1))?;
-            self.published.complete(slot.1.ticket, seq.0);
+            self.wal.write_switch(&ended, next, SeqNo(seq.0 + 1))?;
+            self.published.complete(ended.1.ticket, seq.0);
             self.published_moved.notify();
         }
         unfinished.finish();

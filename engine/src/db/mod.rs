@@ -23,6 +23,7 @@ pub(crate) mod open;
 pub(crate) mod read;
 pub(crate) mod scan;
 pub(crate) mod settle;
+mod shrink;
 pub(crate) mod stats;
 
 use crate::{

@@ -75,7 +75,7 @@ impl Db {
             || self.background.space_failure_since(failures),
         )?;
         // Not while others write: it would be in their way, and they would need large ones again.
-        if self.wal.has_large_spares() {
+        if self.may_shrink_log() {
             crate::sync::sometimes("settle: asks the log for its large spares");
             self.shrink_log();
         }

@@ -443,6 +443,32 @@ impl Wal {
         spares.any(|s| s.header.capacity > self.plan.first)
     }
 
+    /// Whether the segment is larger than the first was.
+    pub(crate) fn is_large(&self, segment: Option<&Arc<Segment>>) -> bool {
+        segment.is_some_and(|segment| segment.header.capacity > self.plan.first)
+    }
+
+    /// Takes the large files that nothing needs any more, if two segments are ready. They are to be given up.
+    pub(crate) fn take_large_idle(&self) -> Vec<Arc<Segment>> {
+        let segments = &mut *self.segments.lock();
+        if segments.ready.len() < READY_SEGMENTS {
+            return vec![];
+        }
+        segments.idle.extract_if(.., |segment| segment.header.capacity > self.plan.first).collect()
+    }
+
+    /// The log goes on in the first ready segment, if that is a small one: see [`Wal::take_ready`].
+    pub(crate) fn take_small(&self) -> Option<Arc<Segment>> {
+        let mut segments = self.segments.lock();
+        if segments.ready.len() < READY_SEGMENTS || self.is_large(segments.ready.front()) {
+            return None;
+        }
+        let next = segments.ready.pop_front()?;
+        segments.live.push_back(Arc::clone(&next));
+        segments.switched_at = self.env.clock().now();
+        Some(next)
+    }
+
     /// Prepares small segments to be ready in the place of large ones: see [`Wal::exchange`].
     pub(crate) fn prepare_small(&self) -> Result<Small<'_>> {
         let one = self.preparing.lock();
