@@ -25,7 +25,7 @@ use crate::{
     sync::Mutex,
     types::FileId,
 };
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 mod mapped;
 #[cfg(test)]
@@ -40,6 +40,9 @@ pub(crate) struct Pager {
     space: Mutex<Space>,
     /// Held while the file grows, or the space behind its pages is given back. Above `space`.
     growing: Mutex<()>,
+    /// How many syncs of the file have failed. Held during each: what one that fails takes with it, of what
+    /// others have written, must not pass for durable because their own succeeds behind it.
+    failed_syncs: Mutex<u64>,
     /// The newest mapping. Trees keep the one that was the newest when they were made.
     mapped: Mutex<Option<Arc<Mapped>>>,
     /// The newest table of hints, as for the mapping.
@@ -109,7 +112,8 @@ impl Pager {
         let space =
             Space { free: PageSet::default(), hollow: PageSet::default(), end: 1, allocated: 1 };
         let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
-        Ok(Pager { file, meta, shared, space, growing: Mutex::new(()), mapped, hints })
+        let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(0));
+        Ok(Pager { file, meta, shared, space, growing, failed_syncs, mapped, hints })
     }
 
     /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
@@ -145,8 +149,8 @@ impl Pager {
         let (end, hollow) = (end.max(1), PageSet::default()); // the first page holds the header
         let space = Space { free, hollow, end, allocated };
         let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
-        let growing = Mutex::new(());
-        let pager = Pager { file, meta, shared, space, growing, mapped, hints };
+        let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(0));
+        let pager = Pager { file, meta, shared, space, growing, failed_syncs, mapped, hints };
         pager.map_all();
         Ok(pager)
     }
@@ -292,7 +296,8 @@ impl Pager {
 
     /// Begins to write nodes of one generation.
     pub(crate) fn write(&self, generation: u64) -> NewPages<'_> {
-        NewPages { pager: self, generation, taken: vec![], bytes: vec![], at: 0 }
+        let failed_syncs = *self.failed_syncs.lock();
+        NewPages { pager: self, generation, failed_syncs, taken: vec![], bytes: vec![], at: 0 }
     }
 
     /// The node's bytes, out of the cache or read and verified.
@@ -426,6 +431,8 @@ pub(crate) struct Taken {
 pub(crate) struct NewPages<'a> {
     pager: &'a Pager,
     generation: u64,
+    /// How many syncs had failed before anything was written.
+    failed_syncs: u64,
     taken: Vec<PageRun>,
     /// Nodes that lie one behind the other from page `at` on, not written yet.
     bytes: Vec<u8>,
@@ -479,6 +486,21 @@ impl NewPages<'_> {
         Ok(())
     }
 
+    /// Makes what was written durable, unless a sync that failed since the first write may have lost some of it:
+    /// then its pages count as clean, and no later sync writes them.
+    fn sync(&self) -> Result<()> {
+        let mut failed = self.pager.failed_syncs.lock();
+        let synced = self.pager.file.sync_all();
+        *failed += u64::from(synced.is_err());
+        synced?;
+        if *failed != self.failed_syncs {
+            crate::sync::sometimes("pager: a sync of another failed meanwhile");
+            let lost = io::Error::other("another sync failed while this was being written");
+            return Err(Error::io("sync", &*self.pager.file.path, lost));
+        }
+        Ok(())
+    }
+
     /// Makes all of it durable, and says which pages it takes. They stay taken.
     pub(crate) fn finish(mut self) -> Result<Taken> {
         self.write_out()?;
@@ -486,7 +508,7 @@ impl NewPages<'_> {
         if !self.taken.is_empty() {
             // Before the sync: the file may grow for others meanwhile, and that is not durable.
             end = self.pager.end();
-            self.pager.file.sync_all()?;
+            self.sync()?;
             self.pager.map_all();
         }
         let pages = std::mem::take(&mut self.taken).into_iter().collect();
