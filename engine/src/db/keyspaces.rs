@@ -70,6 +70,8 @@ impl Db {
     pub(crate) fn set_storage_kind(&self, id: KeyspaceId, kind: StorageKind) -> Result<()> {
         self.check_open()?;
         let mut manifest = self.manifest.lock();
+        // An edit that failed may be durable all the same, and have made it another one.
+        self.poison.check()?;
         if self.storage_kind(id)? == kind {
             return Ok(());
         }
