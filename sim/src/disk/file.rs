@@ -86,7 +86,7 @@ impl SimFile {
         let inode = state.inode(self.inode)?;
         match fails {
             true => {
-                inode.tear_write(flight, dice);
+                inode.tear_write(flight, 1, dice);
                 Err(eio())
             }
             false => {

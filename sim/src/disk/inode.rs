@@ -118,15 +118,17 @@ impl Inode {
         }
     }
 
-    /// A write is cut short: any parts of it are done.
-    pub(super) fn tear_write(&mut self, flight: u64, dice: &mut Dice) {
+    /// A write is cut short: any parts of it are done, each up to the end of a block of `whole` bytes.
+    pub(super) fn tear_write(&mut self, flight: u64, whole: u64, dice: &mut Dice) {
         let Some(write) = self.in_flight.remove(&flight) else {
             return;
         };
         let done = dice.pick(&[0.0, 0.5, 1.0]);
         let mut at = 0;
         while at < write.bytes.len() {
-            let n = (1 + dice.skewed(0..4096) as usize).min(write.bytes.len() - at);
+            let cut = write.offset + at as u64 + 1 + dice.skewed(0..4096);
+            let cut = (cut.next_multiple_of(whole) - write.offset) as usize;
+            let n = cut.min(write.bytes.len()) - at;
             if dice.chance(done) {
                 self.write(write.offset + at as u64, &write.bytes[at..at + n]);
             }
@@ -225,8 +227,12 @@ impl Inode {
 
     /// The process is killed: writes in flight are cut short, the page cache stays.
     pub(super) fn kill(&mut self, dice: &mut Dice) {
+        self.cut_writes(1, dice);
+    }
+
+    fn cut_writes(&mut self, whole: u64, dice: &mut Dice) {
         while let Some(flight) = self.in_flight.keys().next().copied() {
-            self.tear_write(flight, dice);
+            self.tear_write(flight, whole, dice);
         }
     }
 
@@ -237,7 +243,8 @@ impl Inode {
         dice: &mut Dice,
         power: &PowerLoss,
     ) -> Option<(usize, Survived)> {
-        self.kill(dice);
+        // What is cut in the middle of a block is a mixture too, where the device makes any.
+        self.cut_writes(if power.mixture > 0.0 { 1 } else { power.block_bytes }, dice);
         let changes = std::mem::take(&mut self.changes);
         let mut told = None;
         if !changes.is_empty() {

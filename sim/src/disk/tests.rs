@@ -130,6 +130,26 @@ fn a_killed_process_keeps_its_page_cache_and_tears_the_write_in_flight() {
     assert!(all.iter().all(|c| c.iter().all(|b| [1, 2].contains(b))));
 }
 
+/// Else a disk without mixtures would make them, and no bug could be blamed on them.
+#[test]
+fn a_write_in_flight_when_the_power_fails_leaves_mixtures_only_where_there_are_any() {
+    let outcome = |n, mixture| {
+        let mut inode = Inode::named();
+        inode.write(0, &[1; 4000]);
+        synced(&mut inode);
+        inode.begin_write(100, &[2; 3900]);
+        let power = PowerLoss { mixture, garbage: 0.0, ..power(512) };
+        inode.power_loss(&mut Dice::new(1, "test", n), &power);
+        contents(&inode)
+    };
+    let is_mixed = |image: &Vec<u8>| {
+        image[100..512].windows(2).chain(image[512..1024].windows(2)).any(|pair| pair[0] != pair[1])
+    };
+    let all: BTreeSet<Vec<u8>> = (0..200).map(|n| outcome(n, 0.0)).collect();
+    assert!(all.len() > 3 && !all.iter().any(is_mixed));
+    assert!((0..200).map(|n| outcome(n, 0.5)).any(|image| is_mixed(&image)));
+}
+
 #[test]
 fn names_survive_as_any_subset_and_a_rename_in_one_piece() {
     let mut seen = BTreeSet::new();
