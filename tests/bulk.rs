@@ -1,7 +1,13 @@
 //! Bulk loads: all or nothing, at one place among the commits.
 
-use lightning_db::{Database, Error, LightningDbConfig, Result};
-use std::{sync::Arc, thread};
+use lightning_db::{Database, Error, Keyspace, LightningDbConfig, Result, env::OsEnv};
+use lightning_faults::{Call, FaultyEnv};
+use std::{
+    path::Path,
+    sync::{Arc, Condvar, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
 
 const ENTRIES: u64 = 20_000;
 
@@ -269,4 +275,99 @@ fn loads_of_several_keyspaces_and_merges_go_on_at_once() -> Result<()> {
     let report = db.check_integrity()?;
     assert!(report.faults.is_empty(), "{report:?}");
     Ok(())
+}
+
+/// Long enough for any machine; passing it means that something hangs.
+const NEVER: Duration = Duration::from_secs(30);
+
+/// Holds up writes to the file of the trees.
+#[derive(Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+    /// A write is held up.
+    holds: Mutex<bool>,
+}
+
+impl Gate {
+    /// Lets one write wait until the gate is open, and all others pass.
+    fn pass(&self, call: Call, path: &Path) {
+        let is_held = call == Call::Write && path.extension().is_some_and(|e| e == "tree");
+        if is_held
+            && *self.closed.lock().unwrap()
+            && !std::mem::replace(&mut *self.holds.lock().unwrap(), true)
+        {
+            let open = self.opened.wait_while(self.closed.lock().unwrap(), |closed| *closed);
+            drop(open.unwrap());
+        }
+    }
+
+    fn set(&self, closed: bool) {
+        *self.closed.lock().unwrap() = closed;
+        self.opened.notify_all();
+    }
+}
+
+fn runs(db: &Database, keyspace: &Keyspace) -> u64 {
+    let stats = db.stats().unwrap();
+    let found = stats.keyspaces.iter().find(|k| k.name == keyspace.name());
+    found.map_or(0, |keyspace| keyspace.tables)
+}
+
+/// Fills memtables until it holds.
+fn put_until(keyspace: &Keyspace, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    for number in 0_u64.. {
+        if holds() {
+            return;
+        }
+        assert!(began.elapsed() < NEVER, "flushes or merges do not come");
+        keyspace.put(number.to_be_bytes(), [7; 500]).unwrap();
+        // Flushes are to keep up: who puts must not wait for one.
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// While a keyspace has too many runs flushes wait, and a load of the keyspace waits for a flush: nobody merges what
+/// is being loaded, so the flush must be told not to wait for that.
+#[test]
+fn a_load_does_not_wait_for_a_flush_that_waits_for_it() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Gate::default());
+    let rule = gate.clone();
+    let rule = move |call: Call, path: &Path| {
+        rule.pass(call, path);
+        Ok(())
+    };
+    let env = FaultyEnv::new(OsEnv::new(), rule);
+    let config = LightningDbConfig { memtable_size: 4 << 10, ..config() };
+    let db = Database::create_with_env(env, dir.path().join("db"), config)?;
+    let (busy, loaded) = (db.keyspace("busy")?, db.keyspace("loaded")?);
+    busy.put("makes", "the file of the trees")?;
+    db.compact()?;
+    // The thread that merges is held up in another keyspace.
+    gate.set(true);
+    put_until(&busy, || *gate.holds.lock().unwrap());
+    put_until(&loaded, || runs(&db, &loaded) >= 24);
+    put_until(&loaded, || db.stats().unwrap().sealed_memtables > 0);
+    loaded.delete_range(..)?;
+    // All of memory is sealed: nothing else tells the flush to look again.
+    let sealed = || db.stats().unwrap().sealed_memtables;
+    let (before, whole) = (sealed(), db.clone());
+    let compactor = thread::spawn(move || whole.compact());
+    let began = Instant::now();
+    while sealed() == before {
+        assert!(began.elapsed() < NEVER, "nothing is sealed");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let (sender, receiver) = mpsc::channel();
+    let load = loaded.clone();
+    let loader = thread::spawn(move || sender.send(load.bulk_load([("key", "value")])));
+    let told = receiver.recv_timeout(NEVER);
+    gate.set(false);
+    assert_eq!(told.expect("the load ends before the merge")?, 1);
+    loader.join().unwrap().unwrap();
+    compactor.join().unwrap()?;
+    assert_eq!(loaded.iter()?.count(), 1);
+    db.close()
 }

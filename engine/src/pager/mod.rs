@@ -25,7 +25,7 @@ use crate::{
     sync::Mutex,
     types::FileId,
 };
-use std::{io, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 mod mapped;
 #[cfg(test)]
@@ -40,9 +40,9 @@ pub(crate) struct Pager {
     space: Mutex<Space>,
     /// Held while the file grows, or the space behind its pages is given back. Above `space`.
     growing: Mutex<()>,
-    /// How many syncs of the file have failed. Held during each: what one that fails takes with it, of what
+    /// The syncs of the file that have failed. Held during each: what one that fails takes with it, of what
     /// others have written, must not pass for durable because their own succeeds behind it.
-    failed_syncs: Mutex<u64>,
+    failed_syncs: Mutex<FailedSyncs>,
     /// The newest mapping. Trees keep the one that was the newest when they were made.
     mapped: Mutex<Option<Arc<Mapped>>>,
     /// The newest table of hints, as for the mapping.
@@ -59,6 +59,14 @@ pub(crate) struct Shared {
     /// The directory stays locked while anybody looks at a tree: another process would write over what it
     /// holds free, and what is read in place would change.
     pub(crate) _lock: Option<Arc<dyn DirLock>>,
+}
+
+/// Syncs of the file that have failed.
+#[derive(Default)]
+struct FailedSyncs {
+    count: u64,
+    /// Why the last of them did.
+    last: Option<Error>,
 }
 
 struct Space {
@@ -112,7 +120,7 @@ impl Pager {
         let space =
             Space { free: PageSet::default(), hollow: PageSet::default(), end: 1, allocated: 1 };
         let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
-        let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(0));
+        let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(FailedSyncs::default()));
         Ok(Pager { file, meta, shared, space, growing, failed_syncs, mapped, hints })
     }
 
@@ -149,7 +157,7 @@ impl Pager {
         let (end, hollow) = (end.max(1), PageSet::default()); // the first page holds the header
         let space = Space { free, hollow, end, allocated };
         let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
-        let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(0));
+        let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(FailedSyncs::default()));
         let pager = Pager { file, meta, shared, space, growing, failed_syncs, mapped, hints };
         pager.map_all();
         Ok(pager)
@@ -296,7 +304,7 @@ impl Pager {
 
     /// Begins to write nodes of one generation.
     pub(crate) fn write(&self, generation: u64) -> NewPages<'_> {
-        let failed_syncs = *self.failed_syncs.lock();
+        let failed_syncs = self.failed_syncs.lock().count;
         NewPages { pager: self, generation, failed_syncs, taken: vec![], bytes: vec![], at: 0 }
     }
 
@@ -491,14 +499,17 @@ impl NewPages<'_> {
     fn sync(&self) -> Result<()> {
         let mut failed = self.pager.failed_syncs.lock();
         let synced = self.pager.file.sync_all();
-        *failed += u64::from(synced.is_err());
-        synced?;
-        if *failed != self.failed_syncs {
-            crate::sync::sometimes("pager: a sync of another failed meanwhile");
-            let lost = io::Error::other("another sync failed while this was being written");
-            return Err(Error::io("sync", &*self.pager.file.path, lost));
+        if let Err(error) = &synced {
+            *failed = FailedSyncs { count: failed.count + 1, last: Some(error.clone()) };
         }
-        Ok(())
+        match &failed.last {
+            // It is for the same reason that this is not durable: on a disk that was full, say.
+            Some(lost) if synced.is_ok() && failed.count != self.failed_syncs => {
+                crate::sync::sometimes("pager: a sync of another failed meanwhile");
+                Err(lost.clone())
+            }
+            _ => synced,
+        }
     }
 
     /// Makes all of it durable, and says which pages it takes. They stay taken.
