@@ -3,7 +3,11 @@
 use super::{Held, Nodes, Root};
 use crate::{
     error::Result,
-    format::{block::Refused, node::NodePointer},
+    format::{
+        block::Refused,
+        node::{NodePointer, filter},
+    },
+    types::KeyspaceId,
 };
 
 /// What was found in a tree that is whole.
@@ -17,24 +21,33 @@ pub(crate) struct Checked {
     pub(crate) raw_bytes: u64,
 }
 
-/// Checks every node: its bytes, that its keys ascend and lie within what its parent says. `each` is told
-/// of every node, to see that none is used twice.
+/// Checks every node: its bytes, that its keys ascend and lie within what its parent says, and that the filter
+/// admits them. `each` is told of every node, to see that none is used twice.
 pub(crate) fn check(
     nodes: &dyn Nodes,
-    root: Option<Root>,
+    (keyspace, root): (KeyspaceId, Option<Root>),
     each: &mut dyn FnMut(NodePointer) -> Result<()>,
 ) -> Result<Checked> {
     let mut checked = Checked::default();
     if let Some(root) = root {
-        part(nodes, root, (&[], None), each, &mut checked)?;
+        let what = Expected { keyspace, lower: &[], upper: None, filter: &[] };
+        part(nodes, root, what, each, &mut checked)?;
     }
     Ok(checked)
+}
+
+/// What is said above a node of its keys.
+struct Expected<'k> {
+    keyspace: KeyspaceId,
+    lower: &'k [u8],
+    upper: Option<&'k [u8]>,
+    filter: &'k [u8],
 }
 
 fn part(
     nodes: &dyn Nodes,
     Root { pointer, level }: Root,
-    (lower, upper): (&[u8], Option<&[u8]>),
+    Expected { keyspace, lower, upper, filter }: Expected<'_>,
     each: &mut dyn FnMut(NodePointer) -> Result<()>,
     checked: &mut Checked,
 ) -> Result<()> {
@@ -56,6 +69,11 @@ fn part(
         if level == 0 {
             let entry = node.entry(index).ok_or_else(|| held.refuse(nodes, index))?;
             checked.raw_bytes += (key.len() + entry.value.len()) as u64;
+            if !filter::admits(filter, keyspace.hash(&key)) {
+                let found = format!("key {index} not in it");
+                let why = Refused::Corrupt("the filter of the keys of a leaf", found);
+                return Err(nodes.refuse(pointer, why));
+            }
         }
     }
     if level == 0 {
@@ -73,7 +91,9 @@ fn part(
             node.append_key(index, &mut to).ok_or_else(|| held.refuse(nodes, index))?;
         }
         let end = if last { upper } else { Some(to.as_slice()) };
-        part(nodes, Root { pointer: child, level: level - 1 }, (&from, end), each, checked)?;
+        let filter = node.filter(index);
+        let what = Expected { keyspace, lower: &from, upper: end, filter };
+        part(nodes, Root { pointer: child, level: level - 1 }, what, each, checked)?;
         std::mem::swap(&mut from, &mut to);
     }
     Ok(())

@@ -17,7 +17,7 @@ use super::{Bytes, Found, spot};
 use crate::{
     cache::hints::{Hints, Spot},
     format::node::{Node, NodeBuilder, NodePointer},
-    pager::{Mapped, prefetch_entry},
+    pager::{InPlace, prefetch_entry},
     sync::{
         AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
@@ -31,31 +31,40 @@ const WORD_BITS: u64 = u64::BITS as u64;
 
 const CHUNK_WORDS: usize = (CHUNK_PAGES / WORD_BITS) as usize;
 
-/// A bit for each page.
-struct Chunk([AtomicU64; CHUNK_WORDS]);
+/// Two bits for each page: whether a leaf begins there, and whether it has more pages than one.
+struct Chunk([[AtomicU64; 2]; CHUNK_WORDS]);
 
-/// Leaves of one tree that were read in place through one mapping, by their first pages.
+/// Leaves of one tree that were read in place, by their first pages.
 pub(crate) struct Leaves {
     chunks: Box<[OnceLock<Box<Chunk>>]>,
 }
 
 impl Leaves {
-    /// None yet, of a mapping of so many pages.
+    /// None yet, of so many pages that are read in place.
     pub(crate) fn new(pages: u64) -> Leaves {
         Leaves { chunks: (0..pages.div_ceil(CHUNK_PAGES)).map(|_| OnceLock::new()).collect() }
     }
 
     /// Those of the tree that a merge made of this one, which let go of the nodes `freed`: all that the new
-    /// tree does not have. Nothing is shared: what is added to one set need not be true of the other.
-    pub(crate) fn without(&self, freed: &[NodePointer]) -> Leaves {
+    /// tree does not have. Of the `pages` pages that are read in place now, those below `kept` are read as
+    /// before; about the others nothing is known. Nothing is shared: what is added to one set need not be true
+    /// of the other.
+    pub(crate) fn without(&self, freed: &[NodePointer], kept: u64, pages: u64) -> Leaves {
         let copy = |chunk: &Chunk| {
-            Chunk(chunk.0.each_ref().map(|word| AtomicU64::new(word.load(Acquire))))
+            // A leaf that is added meanwhile is there whole or not at all.
+            Chunk(chunk.0.each_ref().map(|[leaves, long]| {
+                let leaves = leaves.load(Acquire);
+                [AtomicU64::new(leaves), AtomicU64::new(long.load(Relaxed))]
+            }))
         };
-        let chunks = self.chunks.iter().map(|chunk| match chunk.get() {
-            Some(chunk) => OnceLock::from(Box::new(copy(chunk))),
-            None => OnceLock::new(),
-        });
-        let next = Leaves { chunks: chunks.collect() };
+        let mut next = Leaves::new(pages);
+        let chunks = self.chunks.iter().zip(&mut next.chunks);
+        for (old, new) in chunks.take(kept.div_ceil(CHUNK_PAGES) as usize) {
+            if let Some(chunk) = old.get() {
+                *new = OnceLock::from(Box::new(copy(chunk)));
+            }
+        }
+        (kept..kept.next_multiple_of(CHUNK_PAGES)).for_each(|page| next.remove(page));
         freed.iter().for_each(|node| next.remove(node.page));
         next
     }
@@ -64,25 +73,42 @@ impl Leaves {
         let chunk = self.chunks.get((page / CHUNK_PAGES) as usize).and_then(|chunk| chunk.get());
         let (word, bit) = place_of(page);
         if let Some(chunk) = chunk {
-            chunk.0[word].fetch_and(!bit, Relaxed);
+            for bits in &chunk.0[word] {
+                bits.fetch_and(!bit, Relaxed);
+            }
         }
     }
 
+    /// Whether the leaf that begins at a page has more than that; `None` if no leaf of the tree is known to
+    /// begin there.
     #[inline]
-    pub(crate) fn has(&self, page: u64) -> bool {
-        let chunk = self.chunks.get((page / CHUNK_PAGES) as usize).and_then(|chunk| chunk.get());
+    fn is_long(&self, page: u64) -> Option<bool> {
+        let chunk = self.chunks.get((page / CHUNK_PAGES) as usize)?.get()?;
         let (word, bit) = place_of(page);
-        // Acquire: who added it had verified the leaf.
-        chunk.is_some_and(|chunk| chunk.0[word].load(Acquire) & bit != 0)
+        let [leaves, long] = &chunk.0[word];
+        // Acquire: who added it had verified the leaf, and said before whether it is long.
+        (leaves.load(Acquire) & bit != 0).then(|| long.load(Relaxed) & bit != 0)
     }
 
-    fn add(&self, page: u64) {
-        if let Some(chunk) = self.chunks.get((page / CHUNK_PAGES) as usize) {
-            let none = || Box::new(Chunk([const { AtomicU64::new(0) }; CHUNK_WORDS]));
-            let (word, bit) = place_of(page);
-            chunk.get_or_init(none).0[word].fetch_or(bit, Release);
+    fn add(&self, leaf: NodePointer) {
+        if let Some(chunk) = self.chunks.get((leaf.page / CHUNK_PAGES) as usize) {
+            let none =
+                || Box::new(Chunk([const { [const { AtomicU64::new(0) }; 2] }; CHUNK_WORDS]));
+            let (word, bit) = place_of(leaf.page);
+            let [leaves, long] = &chunk.get_or_init(none).0[word];
+            if leaf.pages > 1 {
+                long.fetch_or(bit, Relaxed);
+            }
+            leaves.fetch_or(bit, Release);
         }
     }
+}
+
+/// Where the entry of a key may be: in a leaf of the tree.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    spot: Spot,
+    is_long: bool,
 }
 
 /// A page's word of its chunk, and its bit there.
@@ -98,31 +124,38 @@ pub(crate) struct Hinted {
 }
 
 impl Hinted {
-    /// Where the entry with a hash may be, if that is in a leaf of the tree.
+    /// Where the entry with a hash may be.
     #[inline]
-    fn find(&self, hash: u64) -> Option<Spot> {
-        self.hints.find(hash).filter(|spot| self.leaves.has(spot.page))
+    pub(crate) fn find(&self, hash: u64) -> Option<Place> {
+        let spot = self.hints.find(hash)?;
+        Some(Place { spot, is_long: self.leaves.is_long(spot.page)? })
     }
 
-    /// The value of a key, if there is a hint to it. `mapped` is what the tree is read through.
+    /// The value of a key, if that is its place. `in_place` is where the tree is read.
     #[inline]
-    pub(crate) fn get<'m>(&self, mapped: &'m Mapped, hash: u64, key: &[u8]) -> Option<Found<'m>> {
-        let spot = self.find(hash)?;
-        let first = mapped.first_page(spot.page)?;
-        prefetch_entry(first, spot.line);
-        let leaf = mapped.leaf(spot.page, first)?;
-        let entry = Node::of(leaf)?.entry_of(spot.index, key)?;
+    pub(crate) fn get<'m>(
+        &self,
+        in_place: &'m InPlace,
+        place: Place,
+        key: &[u8],
+    ) -> Option<Found<'m>> {
+        let (leaf, node) = match in_place.first_page(place.spot.page)? {
+            first if place.is_long => {
+                let leaf = in_place.leaf(place.spot.page, first)?;
+                (leaf, Node::of(leaf)?)
+            }
+            leaf => (leaf, Node::leaf(leaf)?),
+        };
+        let entry = node.entry_of(place.spot.index, key)?;
         let (at, len) = (entry.value_at, entry.value.len());
         Some(Found { node: Bytes::InPlace(leaf), at, len })
     }
 
-    /// Brings near what [`Hinted::get`] will read of the leaf.
+    /// Brings near what [`Hinted::get`] will read.
     #[inline]
-    pub(crate) fn prefetch(&self, mapped: &Mapped, hash: u64) {
-        if let Some(spot) = self.find(hash)
-            && let Some(first) = mapped.first_page(spot.page)
-        {
-            prefetch_entry(first, spot.line);
+    pub(crate) fn prefetch(&self, in_place: &InPlace, place: Place) {
+        if let Some(first) = in_place.first_page(place.spot.page) {
+            prefetch_entry(first, place.spot.line);
         }
     }
 
@@ -139,7 +172,7 @@ impl Hinted {
             if self.hints.find(hash).is_some() {
                 crate::sync::sometimes("tree: a hint leads to nothing");
             }
-            self.leaves.add(pointer.page);
+            self.leaves.add(pointer);
             self.hints.put(hash, found.spot(pointer, index, key));
         }
     }
@@ -177,18 +210,31 @@ mod tests {
         let pages = CHUNK_PAGES * 2 + 1;
         let leaves = Leaves::new(pages);
         let some = [1, 63, 64, CHUNK_PAGES - 1, CHUNK_PAGES, pages - 1];
-        assert!((0..pages).all(|page| !leaves.has(page)));
-        some.iter().for_each(|page| leaves.add(*page));
-        (0..pages).for_each(|page| assert_eq!(leaves.has(page), some.contains(&page), "{page}"));
-        let next = leaves.without(&[node(64), node(CHUNK_PAGES), node(2), node(u64::MAX >> 16)]);
+        let has = |leaves: &Leaves, page| leaves.is_long(page).is_some();
+        assert!((0..pages).all(|page| !has(&leaves, page)));
+        some.iter().for_each(|page| leaves.add(node(*page)));
+        (0..pages).for_each(|page| assert_eq!(has(&leaves, page), some.contains(&page), "{page}"));
+        let freed = [node(64), node(CHUNK_PAGES), node(2), node(u64::MAX >> 16)];
+        let next = leaves.without(&freed, pages, pages);
         let left = [1, 63, CHUNK_PAGES - 1, pages - 1];
-        (0..pages).for_each(|page| assert_eq!(next.has(page), left.contains(&page), "{page}"));
-        next.add(5);
-        leaves.add(6);
-        assert!(!leaves.has(5) && !next.has(6), "nothing is shared");
-        assert!(leaves.has(64), "whoever reads the old tree still has its leaves");
-        leaves.add(CHUNK_PAGES * 3);
-        assert!(!leaves.has(CHUNK_PAGES * 3), "behind the mapping");
+        (0..pages).for_each(|page| assert_eq!(has(&next, page), left.contains(&page), "{page}"));
+        next.add(node(5));
+        leaves.add(node(6));
+        assert!(!has(&leaves, 5) && !has(&next, 6), "nothing is shared");
+        assert!(has(&leaves, 64), "whoever reads the old tree still has its leaves");
+        leaves.add(node(CHUNK_PAGES * 3));
+        assert!(!has(&leaves, CHUNK_PAGES * 3), "behind what is read in place");
+        // Of more pages than before, of which some are read in another way.
+        let next = leaves.without(&[], CHUNK_PAGES + 1, pages + CHUNK_PAGES);
+        for page in 0..pages + CHUNK_PAGES {
+            let stays = has(&leaves, page) && page <= CHUNK_PAGES;
+            assert_eq!(has(&next, page), stays, "{page}");
+        }
+        next.add(NodePointer { pages: 2, ..node(pages + 1) });
+        assert_eq!((next.is_long(pages + 1), next.is_long(5)), (Some(true), None));
+        let after = next.without(&[node(pages + 1)], pages + 2, pages + 2);
+        after.add(node(pages + 1));
+        assert_eq!(after.is_long(pages + 1), Some(false), "a page that is used again");
     }
 }
 
@@ -226,11 +272,12 @@ mod shuttle_tests {
 
         fn get(&self) {
             let tree = Arc::clone(&self.current.lock());
-            let hinted = self.hints.find(KEY).filter(|spot| tree.leaves.has(spot.page));
+            let hinted = self.hints.find(KEY);
+            let hinted = hinted.filter(|spot| tree.leaves.is_long(spot.page).is_some());
             let page = hinted.map_or(tree.page, |spot| spot.page as usize);
             assert_eq!(self.read(page), [tree.value; 2], "page {page} of {}", tree.page);
             if hinted.is_none() {
-                tree.leaves.add(page as u64);
+                tree.leaves.add(NodePointer { page: page as u64, pages: 1, generation: 1 });
                 self.hints.put(KEY, Spot { page: page as u64, index: 0, line: 0 });
             }
         }
@@ -265,7 +312,7 @@ mod shuttle_tests {
                 };
                 model.write(page, value);
                 let freed = NodePointer { page: old.page as u64, pages: 1, generation: 1 };
-                let leaves = old.leaves.without(&[freed]);
+                let leaves = old.leaves.without(&[freed], PAGES as u64, PAGES as u64);
                 *model.current.lock() = Arc::new(Tree { page, value, leaves });
                 older.push(old);
             }

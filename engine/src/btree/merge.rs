@@ -8,6 +8,7 @@ use super::{Held, NewNodes, Nodes, Root};
 use crate::{
     error::Result,
     format::node::{Node, NodePointer, PAGE_BYTES_MIN},
+    types::KeyspaceId,
 };
 
 mod packer;
@@ -63,28 +64,30 @@ struct Part<'k> {
     level: u8,
     lower: &'k [u8],
     upper: Option<&'k [u8]>,
+    /// What the branch above a leaf says of its keys.
+    filter: &'k [u8],
 }
 
 impl<'a> TreeMerge<'a> {
-    /// Merges `changes` into the tree under `root`, without the keys within `cuts`. Nodes have
+    /// Merges `changes` into the tree of `keyspace` under `root`, without the keys within `cuts`. Nodes have
     /// `page_bytes` bytes, or a few times as many where entries are large. When about `pages_max` pages are
     /// written, the rest of the changes is left; cuts are all done.
     pub(crate) fn run(
         nodes: &'a dyn Nodes,
         new: &'a mut dyn NewNodes,
-        root: Option<Root>,
+        (keyspace, root): (KeyspaceId, Option<Root>),
         changes: &'a mut dyn Changes,
         cuts: &'a [Cut],
         page_bytes: usize,
         pages_max: u64,
     ) -> Result<Merged> {
         debug_assert!(page_bytes.is_multiple_of(PAGE_BYTES_MIN));
-        let packer = Packer::new(new, page_bytes);
+        let packer = Packer::new(new, keyspace, page_bytes);
         let (freed, stopped_at, any_taken) = (vec![], None, false);
         let mut merge =
             TreeMerge { nodes, changes, cuts, packer, freed, pages_max, stopped_at, any_taken };
         if let Some(Root { pointer, level }) = root {
-            merge.part(Part { pointer, level, lower: &[], upper: None })?;
+            merge.part(Part { pointer, level, lower: &[], upper: None, filter: &[] })?;
         }
         merge.put_changes_below(None)?;
         let (root, written_pages) = merge.packer.finish()?;
@@ -117,7 +120,7 @@ impl<'a> TreeMerge<'a> {
             return self.put_changes_below(part.upper);
         }
         if !changes && cut.is_none() && self.packer.takes_subtree(part.level) {
-            return self.packer.add_subtree(part.level, part.lower, part.pointer, part.upper);
+            return self.packer.add_subtree(part);
         }
         self.freed.push(part.pointer);
         let held = Held::read(self.nodes, part.pointer, part.level)?;
@@ -140,7 +143,13 @@ impl<'a> TreeMerge<'a> {
                 whole.ok_or_else(|| held.refuse(self.nodes, index))?;
             }
             let upper_bound = if last { part.upper } else { Some(upper.as_slice()) };
-            self.part(Part { pointer, level: part.level - 1, lower: &lower, upper: upper_bound })?;
+            self.part(Part {
+                pointer,
+                level: part.level - 1,
+                lower: &lower,
+                upper: upper_bound,
+                filter: node.filter(index),
+            })?;
             std::mem::swap(&mut lower, &mut upper);
         }
         Ok(())

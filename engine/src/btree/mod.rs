@@ -5,6 +5,7 @@
 //! - a node that anything points to never changes; a merge writes new ones and says which the new
 //!   root no longer reaches
 //! - a pointer names the generation and level of its node: no cycle, no mistaken page
+//! - a lowest branch has a part of a Bloom filter for each of its leaves, which admits all keys of that
 //! - the first child of a branch holds whatever is less than the key of the second; every other holds the
 //!   keys from its own on
 //!
@@ -22,7 +23,7 @@ pub(crate) use crate::format::node::Root;
 use check::Checked;
 pub(crate) use check::check;
 pub(crate) use cursor::TreeCursor;
-pub(crate) use hinted::{Hinted, Leaves, leave_hints};
+pub(crate) use hinted::{Hinted, Leaves, Place, leave_hints};
 pub(crate) use merge::{Changes, Cut, Merged, TreeMerge};
 
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     error::{Error, Result},
     format::{
         block::Refused,
-        node::{Node, NodeBuilder, NodePointer},
+        node::{Node, NodeBuilder, NodePointer, filter},
     },
     pager::{NewPages, Pager},
 };
@@ -198,16 +199,19 @@ fn spot(
 pub(crate) fn get<'a, N: Nodes + ?Sized>(
     nodes: &'a N,
     root: Root,
+    hash: u64,
     key: &[u8],
 ) -> Result<Option<Found<'a>>> {
-    Ok(descend(nodes, root, key)?.map(|(found, ..)| found))
+    Ok(descend(nodes, root, hash, key)?.map(|(found, ..)| found))
 }
 
-/// The value of a key, with the leaf in which it stands and its number there.
+/// The value of a key, with the leaf in which it stands and its number there. `hash` is that of keyspace and
+/// key.
 #[inline]
 pub(crate) fn descend<'a, N: Nodes + ?Sized>(
     nodes: &'a N,
     root: Root,
+    hash: u64,
     key: &[u8],
 ) -> Result<Option<(Found<'a>, NodePointer, usize)>> {
     let (mut pointer, mut level) = (root.pointer, root.level);
@@ -223,8 +227,11 @@ pub(crate) fn descend<'a, N: Nodes + ?Sized>(
             let (at, len) = (entry.value_at, entry.value.len());
             return Ok(Some((Found { node: held.bytes, at, len }, pointer, index)));
         }
-        let child = node.search_child(key).and_then(|index| node.child(index));
-        pointer = child.ok_or_else(|| held.refuse(nodes, 0))?;
+        let index = node.search_child(key).ok_or_else(|| held.refuse(nodes, 0))?;
+        if level == 1 && !filter::admits(node.filter(index), hash) {
+            return Ok(None);
+        }
+        pointer = node.child(index).ok_or_else(|| held.refuse(nodes, index))?;
         level -= 1;
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     format::node::{NodeHeader, PAGE_BYTES_MIN},
     iter::Cursor,
     sync::Mutex,
+    types::KeyspaceId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +15,7 @@ use std::{
 };
 
 const IDENTITY: u64 = 3;
+const KEYSPACE: KeyspaceId = KeyspaceId(5);
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -122,7 +124,7 @@ impl<'a> Tree<'a> {
         let merged = TreeMerge::run(
             memory,
             &mut self.writer,
-            root,
+            (KEYSPACE, root),
             &mut list,
             cuts,
             PAGE_BYTES_MIN,
@@ -140,7 +142,7 @@ impl<'a> Tree<'a> {
     /// Every node is reached once or was freed; entries are those of the map; every way of reading.
     fn check(&self) -> Checked {
         let mut reached = BTreeSet::new();
-        let checked = check(&**self.memory, self.root, &mut |pointer| {
+        let checked = check(&**self.memory, (KEYSPACE, self.root), &mut |pointer| {
             assert!(reached.insert(pointer.page), "used twice: {pointer:?}");
             Ok(())
         });
@@ -151,7 +153,8 @@ impl<'a> Tree<'a> {
     }
 
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let found = self.root.map(|root| get(&**self.memory, root, key).unwrap())??;
+        let found =
+            self.root.map(|root| get(&**self.memory, root, KEYSPACE.hash(key), key).unwrap())??;
         Some(found.value().to_vec())
     }
 

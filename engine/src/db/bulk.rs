@@ -161,7 +161,15 @@ impl Db {
         let mut new = Hinting { pages: pager.write(generation), keyspace: keyspace.id, hints };
         let page_bytes = pager.page_bytes();
         let nodes = FromFile(&pager);
-        let merged = TreeMerge::run(&nodes, &mut new, None, entries, &[], page_bytes, u64::MAX)?;
+        let merged = TreeMerge::run(
+            &nodes,
+            &mut new,
+            (keyspace.id, None),
+            entries,
+            &[],
+            page_bytes,
+            u64::MAX,
+        )?;
         let taken = new.pages.finish()?;
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
         Ok(New { merged, taken, generation })

@@ -175,7 +175,8 @@ fn check_tree(keyspace: &KeyspaceVersion, used: &mut PageSet, check: &mut Check<
             false => Err(pager.used_twice(node)),
         }
     };
-    let checked = btree::check(&btree::FromFile(pager), Some(tree.root), &mut each);
+    let root = (keyspace.id, Some(tree.root));
+    let checked = btree::check(&btree::FromFile(pager), root, &mut each);
     if let Some(checked) = check.note(checked)? {
         check.report.tree_nodes += checked.leaves + checked.branches;
         check.report.entries += checked.entries;

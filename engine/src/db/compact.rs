@@ -315,7 +315,7 @@ impl Db {
         let merged = TreeMerge::run(
             &nodes,
             &mut new,
-            root,
+            (keyspace.id, root),
             &mut changes,
             cuts,
             page_bytes,
@@ -420,6 +420,7 @@ impl Db {
         let file = NamedFile::open(self.env.disk(), path.clone(), OpenMode::CreateNew)?;
         let shared = Shared {
             cache: Arc::clone(&self.blocks.cache),
+            frame_bytes: self.config.frame_bytes(),
             map_bytes_max: self.config.map_bytes_max(),
             hint_bytes_max: self.config.hint_bytes_max(),
             _lock: Some(Arc::clone(&self.lock)),
@@ -475,7 +476,7 @@ fn nodes_of(tree: &Tree) -> Result<Vec<NodePointer>> {
     }
     let all = [Cut { start: vec![], end: None }];
     let (mut new, pager) = (tree.pager.write(0), &tree.pager);
-    let root = Some(tree.root);
+    let root = (KeyspaceId::DEFAULT, Some(tree.root)); // whose keys they are: none of them is left
     let merged =
         TreeMerge::run(&**pager, &mut new, root, &mut Nothing, &all, pager.page_bytes(), 1)?;
     Ok(merged.freed)

@@ -2,11 +2,11 @@
 
 use super::Db;
 use crate::{
-    btree,
+    btree::{self, Place},
     error::{Error, Result},
     sstable::Found,
     types::{KeyspaceId, Kind, SeqNo},
-    version::Version,
+    version::{Tree, Version},
 };
 
 /// How many lookups are under way at once: as many as the CPU has requests for memory open, about.
@@ -61,30 +61,45 @@ impl Db {
         mut with: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
         let tree = version.keyspace(keyspace).and_then(|live| live.tree.as_deref());
+        let lone = version.lone_tree(keyspace);
         for (group, keys) in keys.chunks(TOGETHER).enumerate() {
-            let (mut slices, mut hashes) = ([&[][..]; TOGETHER], [0; TOGETHER]);
-            let (slices, hashes) = (&mut slices[..keys.len()], &mut hashes[..keys.len()]);
-            for ((slice, hash), key) in slices.iter_mut().zip(&mut *hashes).zip(keys) {
-                *slice = key.as_ref();
-                *hash = keyspace.hash(slice);
-                for memtable in version.memtables().filter(|memtable| !memtable.is_empty()) {
-                    memtable.prefetch(*hash);
+            self.check_open()?;
+            let mut sought = [Sought::default(); TOGETHER];
+            let sought = &mut sought[..keys.len()];
+            for (sought, key) in sought.iter_mut().zip(keys) {
+                let key = key.as_ref();
+                *sought = Sought { key, hash: keyspace.hash(key), place: None };
+                if lone.is_none() {
+                    version.memtables().for_each(|memtable| memtable.prefetch(sought.hash));
                 }
                 if let Some(tree) = tree {
-                    tree.prefetch_hint(*hash);
+                    tree.prefetch_hint(sought.hash);
                 }
             }
             if let Some(tree) = tree {
-                hashes.iter().for_each(|hash| tree.prefetch(*hash));
+                sought.iter_mut().for_each(|sought| sought.place = tree.find_near(sought.hash));
             }
-            for (i, (key, hash)) in slices.iter().zip(&*hashes).enumerate() {
-                self.check_open()?;
-                let found = find_hashed(version, visible, keyspace, *hash, key)?;
+            for (i, Sought { key, hash, place }) in sought.iter().enumerate() {
+                let found = match lone {
+                    Some(tree) => tree.get_at(*place, *hash, key)?.map(Value::Node),
+                    None => find_sought(version, visible, keyspace, *hash, key, |tree| {
+                        tree.get_at(*place, *hash, key)
+                    })?,
+                };
                 with(group * TOGETHER + i, found.as_ref().map(Value::bytes));
             }
         }
         Ok(())
     }
+}
+
+/// A key that is looked for together with others.
+#[derive(Clone, Copy, Default)]
+struct Sought<'k> {
+    key: &'k [u8],
+    hash: u64,
+    /// Where it may be in the tree.
+    place: Option<Place>,
 }
 
 /// Refuses a keyspace that is not in the Version: it was dropped.
@@ -104,17 +119,19 @@ pub(crate) fn find<'v>(
     keyspace: KeyspaceId,
     key: &[u8],
 ) -> Result<Option<Value<'v>>> {
-    find_hashed(version, visible, keyspace, keyspace.hash(key), key)
+    let hash = keyspace.hash(key);
+    find_sought(version, visible, keyspace, hash, key, |tree| tree.get(hash, key))
 }
 
-/// [`find`], of a key whose hash is known.
+/// [`find`], of a key whose hash is known, and with `in_tree` to look for it in the tree.
 #[inline]
-fn find_hashed<'v>(
+fn find_sought<'v>(
     version: &'v Version,
     visible: SeqNo,
     keyspace: KeyspaceId,
     hash: u64,
     key: &[u8],
+    in_tree: impl FnOnce(&'v Tree) -> Result<Option<btree::Found<'v>>>,
 ) -> Result<Option<Value<'v>>> {
     check_keyspace(version, keyspace)?;
     let mut covered = None;
@@ -144,7 +161,7 @@ fn find_hashed<'v>(
         }
     }
     match &live.tree {
-        Some(tree) if covered.is_none() => Ok(tree.get(hash, key)?.map(Value::Node)),
+        Some(tree) if covered.is_none() => Ok(in_tree(tree)?.map(Value::Node)),
         _ => Ok(None),
     }
 }

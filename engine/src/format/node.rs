@@ -10,6 +10,7 @@ use super::{
 use std::cmp::Ordering;
 
 mod builder;
+pub(crate) mod filter;
 #[cfg(test)]
 mod tests;
 pub(crate) use builder::NodeBuilder;
@@ -18,7 +19,7 @@ pub(crate) use builder::NodeBuilder;
 pub(crate) const PAGE_BYTES_MIN: usize = 4096;
 /// What stands in front of every node.
 pub(crate) const NODE_HEADER_BYTES: usize = 64;
-/// Header, count, length of the prefix.
+/// Header, count, length of the prefix, bytes of a part of the filter.
 const FIXED_BYTES: usize = NODE_HEADER_BYTES + 8;
 const MAGIC: u16 = u16::from_le_bytes(*b"Ln");
 const HEAD_BYTES: usize = 4;
@@ -194,13 +195,14 @@ pub(crate) struct Node<'a> {
     layout: Layout,
 }
 
-/// Where the parts of a node lie: heads, pointers of a branch, offsets, prefix, cells.
+/// Where the parts of a node lie: heads, pointers and filter of a branch, offsets, prefix, cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Layout {
     level: u8,
     /// How many keys: of entries in a leaf, in a branch of all children but the first.
     keys: usize,
     pointers_at: usize,
+    filter_at: usize,
     offsets_at: usize,
     prefix_at: usize,
     cells_at: usize,
@@ -209,18 +211,27 @@ pub(crate) struct Layout {
 impl Layout {
     #[inline]
     fn of(bytes: &[u8]) -> Option<Layout> {
+        Layout::at_level(*bytes.get(2)?, bytes)
+    }
+
+    /// Of a node whose level is known.
+    #[inline]
+    fn at_level(level: u8, bytes: &[u8]) -> Option<Layout> {
         let fixed: &[u8; FIXED_BYTES] = bytes.first_chunk()?;
-        let level = fixed[2];
         let mut d = Decoder::new(&fixed[NODE_HEADER_BYTES..]);
-        let (count, prefix_len, reserved) = (d.u32()? as usize, d.u16()?, d.u16()?);
+        let (count, prefix_len, part) = (d.u32()? as usize, d.u16()?, usize::from(d.u16()?));
         let keys = count.checked_sub(usize::from(level > 0))?;
         let pointers_at = FIXED_BYTES.checked_add(keys.checked_mul(HEAD_BYTES)?)?;
         let pointers = if level > 0 { count.checked_mul(POINTER_BYTES)? } else { 0 };
-        let offsets_at = pointers_at.checked_add(pointers)?;
+        let filter_at = pointers_at.checked_add(pointers)?;
+        let has_parts = if level == 1 { filter::is_width(part) } else { part == 0 };
+        let offsets_at = filter_at.checked_add(count.checked_mul(part)?)?;
         let prefix_at = offsets_at.checked_add(keys.checked_mul(offset_bytes(bytes.len()))?)?;
         let cells_at = prefix_at.checked_add(prefix_len.into())?;
-        let fits = cells_at <= bytes.len() && reserved == 0 && count > 0;
-        fits.then_some(Layout { level, keys, pointers_at, offsets_at, prefix_at, cells_at })
+        let fits = cells_at <= bytes.len() && has_parts && count > 0;
+        let layout =
+            Layout { level, keys, pointers_at, filter_at, offsets_at, prefix_at, cells_at };
+        fits.then_some(layout)
     }
 }
 
@@ -318,6 +329,12 @@ impl<'a> Node<'a> {
     #[inline]
     pub(crate) fn of(bytes: &'a [u8]) -> Option<Node<'a>> {
         Some(Node { bytes, layout: Layout::of(bytes)? })
+    }
+
+    /// A leaf that was verified before. Its header is not looked at, which saves waiting for a line of memory.
+    #[inline]
+    pub(crate) fn leaf(bytes: &'a [u8]) -> Option<Node<'a>> {
+        Some(Node { bytes, layout: Layout::at_level(0, bytes)? })
     }
 
     /// A node of which this is the layout.
@@ -442,8 +459,17 @@ impl<'a> Node<'a> {
     /// The child of a branch at `index`.
     #[inline]
     pub(crate) fn child(&self, index: usize) -> Option<NodePointer> {
-        let pointers = self.bytes.get(self.layout.pointers_at..self.layout.offsets_at)?;
+        let pointers = self.bytes.get(self.layout.pointers_at..self.layout.filter_at)?;
         NodePointer::decode(pointers.as_chunks().0.get(index)?)
+    }
+
+    /// What a lowest branch says of the keys of its leaf at `index`. Empty: nothing.
+    #[inline]
+    pub(crate) fn filter(&self, index: usize) -> &'a [u8] {
+        let Layout { filter_at, offsets_at, .. } = self.layout;
+        let parts = self.bytes.get(filter_at..offsets_at).unwrap_or_default();
+        let part = parts.len() / self.len();
+        parts.get(index * part..(index + 1) * part).unwrap_or_default()
     }
 
     /// The key at `index` against one that has the node's prefix, and behind it `suffix`.

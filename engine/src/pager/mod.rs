@@ -27,10 +27,13 @@ use crate::{
 };
 use std::{path::Path, sync::Arc};
 
-mod mapped;
+mod frames;
+mod in_place;
 #[cfg(test)]
 mod tests;
-pub(crate) use mapped::{Mapped, prefetch_entry};
+use frames::Frames;
+use in_place::Mapped;
+pub(crate) use in_place::{InPlace, prefetch_entry};
 
 /// The file of the trees, open. All methods may be called from many threads.
 pub(crate) struct Pager {
@@ -43,8 +46,9 @@ pub(crate) struct Pager {
     /// The syncs of the file that have failed. Held during each: what one that fails takes with it, of what
     /// others have written, must not pass for durable because their own succeeds behind it.
     failed_syncs: Mutex<FailedSyncs>,
-    /// The newest mapping. Trees keep the one that was the newest when they were made.
-    mapped: Mutex<Option<Arc<Mapped>>>,
+    frames: Arc<Frames>,
+    /// Where nodes are read in place now. Trees keep what it was when they were made.
+    in_place: Mutex<Arc<InPlace>>,
     /// The newest table of hints, as for the mapping.
     hints: Mutex<Option<Arc<Hints>>>,
 }
@@ -52,7 +56,9 @@ pub(crate) struct Pager {
 /// What the file of the trees shares with the rest of the database.
 pub(crate) struct Shared {
     pub(crate) cache: Arc<Cache<[u8]>>,
-    /// No more bytes than this are mapped.
+    /// Bytes of memory for the first pages of the file.
+    pub(crate) frame_bytes: usize,
+    /// A file of more bytes than this is not mapped.
     pub(crate) map_bytes_max: u64,
     /// No table of hints is larger. 0: there is none.
     pub(crate) hint_bytes_max: usize,
@@ -119,9 +125,17 @@ impl Pager {
         file.sync_all()?;
         let space =
             Space { free: PageSet::default(), hollow: PageSet::default(), end: 1, allocated: 1 };
-        let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
+        Ok(Pager::new(file, meta, shared, space))
+    }
+
+    fn new(file: NamedFile, meta: TreeFileMeta, shared: Shared, space: Space) -> Pager {
+        let page_bytes = meta.page_bytes as usize;
+        let frames = Arc::new(Frames::new(shared.frame_bytes, page_bytes));
+        let in_place = InPlace::new(Arc::clone(&frames), page_bytes, None);
+        let (space, hints) = (Mutex::new(space), Mutex::new(None));
         let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(FailedSyncs::default()));
-        Ok(Pager { file, meta, shared, space, growing, failed_syncs, mapped, hints })
+        let in_place = Mutex::new(Arc::new(in_place));
+        Pager { file, meta, shared, space, growing, failed_syncs, frames, in_place, hints }
     }
 
     /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
@@ -156,40 +170,40 @@ impl Pager {
         // Which of the free pages have no space is not known: it makes no difference to what is written.
         let (end, hollow) = (end.max(1), PageSet::default()); // the first page holds the header
         let space = Space { free, hollow, end, allocated };
-        let (space, mapped, hints) = (Mutex::new(space), Mutex::new(None), Mutex::new(None));
-        let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(FailedSyncs::default()));
-        let pager = Pager { file, meta, shared, space, growing, failed_syncs, mapped, hints };
+        let pager = Pager::new(file, meta, shared, space);
         pager.map_all();
         Ok(pager)
     }
 
-    /// Maps the whole file, unless it is mapped already or is not to be: then its nodes are read through
-    /// the cache.
+    /// Maps the whole file, unless there is a frame for each of its pages, or it is mapped already or is not to
+    /// be: then the nodes behind the frames are read through the cache.
     fn map_all(&self) {
-        let mut mapped = self.mapped.lock();
+        let mut in_place = self.in_place.lock();
         let pages = self.space.lock().allocated;
         let bytes = pages * u64::from(self.meta.page_bytes);
-        if bytes > self.shared.map_bytes_max || mapped.as_ref().is_some_and(|m| m.pages() >= pages)
-        {
+        if in_place.pages() >= pages || bytes > self.shared.map_bytes_max {
             return;
         }
         match self.file.map_read(bytes) {
-            Ok(Some(map)) => *mapped = Some(Arc::new(Mapped::new(map, self.page_bytes(), pages))),
+            Ok(Some(map)) => {
+                let (frames, mapped) = (Arc::clone(&self.frames), Mapped::new(map, pages));
+                *in_place = Arc::new(InPlace::new(frames, self.page_bytes(), Some(mapped)));
+            }
             Ok(None) => crate::sync::sometimes("pager: the file cannot be mapped"),
             Err(error) => tracing::warn!(%error, "cannot map the file of the trees"),
         }
     }
 
-    /// The file as it is mapped now, if it is.
-    pub(crate) fn mapped(&self) -> Option<Arc<Mapped>> {
-        self.mapped.lock().clone()
+    /// Where nodes are read in place now.
+    pub(crate) fn in_place(&self) -> Arc<InPlace> {
+        self.in_place.lock().clone()
     }
 
     /// The table of hints, made larger for what the file holds and `more` bytes of nodes. `None`: there is
-    /// to be none, or no memory for it, or nothing is mapped that it could lead to.
+    /// to be none, or no memory for it, or nothing is read in place that it could lead to.
     pub(crate) fn hints(&self, more: u64) -> Option<Arc<Hints>> {
         let max = self.shared.hint_bytes_max;
-        if max == 0 || self.mapped.lock().is_none() {
+        if max == 0 || self.in_place.lock().pages() == 0 {
             return None;
         }
         let (held, unused) = self.size();
@@ -209,33 +223,39 @@ impl Pager {
         hints.clone()
     }
 
-    /// The node where it lies, verified when it is first looked at. `None`: it is not mapped.
+    /// The node where it lies, verified when it is first looked at. `None`: it is not read in place.
     #[inline]
-    pub(crate) fn read_mapped<'m>(
+    pub(crate) fn read_in_place<'p>(
         &self,
-        mapped: &'m Mapped,
+        in_place: &'p InPlace,
         pointer: NodePointer,
         level: u8,
-    ) -> Result<Option<&'m [u8]>> {
-        match mapped.verified(pointer, level) {
+    ) -> Result<Option<&'p [u8]>> {
+        match in_place.verified(pointer, level) {
             Some(bytes) => Ok(Some(bytes)),
-            None => self.verify_mapped(mapped, pointer, level),
+            None => self.verify_in_place(in_place, pointer, level),
         }
     }
 
     #[cold]
-    fn verify_mapped<'m>(
+    fn verify_in_place<'p>(
         &self,
-        mapped: &'m Mapped,
+        in_place: &'p InPlace,
         pointer: NodePointer,
         level: u8,
-    ) -> Result<Option<&'m [u8]>> {
-        let Some(bytes) = mapped.bytes(pointer).filter(|_| pointer.page > 0) else {
+    ) -> Result<Option<&'p [u8]>> {
+        if self.frames.covers(pointer) {
+            let node = self.read_file(pointer, level)?;
+            let filled = self.frames.fill(pointer, &node).ok();
+            let same = filled.and_then(|()| in_place.verified(pointer, level));
+            return same.map(Some).ok_or_else(|| self.used_twice(pointer));
+        }
+        let Some(bytes) = in_place.mapped_bytes(pointer).filter(|_| pointer.page > 0) else {
             return Ok(None);
         };
         Node::verify(bytes, pointer, level, self.meta.identity)
             .map_err(|why| self.refuse(pointer, why))?;
-        mapped.set_verified(pointer.page);
+        in_place.set_verified(pointer.page);
         Ok(Some(bytes))
     }
 
@@ -305,7 +325,8 @@ impl Pager {
     /// Begins to write nodes of one generation.
     pub(crate) fn write(&self, generation: u64) -> NewPages<'_> {
         let failed_syncs = self.failed_syncs.lock().count;
-        NewPages { pager: self, generation, failed_syncs, taken: vec![], bytes: vec![], at: 0 }
+        let (taken, bytes, pointers) = (vec![], vec![], vec![]);
+        NewPages { pager: self, generation, failed_syncs, taken, bytes, at: 0, pointers }
     }
 
     /// The node's bytes, out of the cache or read and verified.
@@ -445,6 +466,8 @@ pub(crate) struct NewPages<'a> {
     /// Nodes that lie one behind the other from page `at` on, not written yet.
     bytes: Vec<u8>,
     at: u64,
+    /// Where they are.
+    pointers: Vec<NodePointer>,
 }
 
 impl NewPages<'_> {
@@ -473,6 +496,7 @@ impl NewPages<'_> {
         node.encode(usize::from(pages) * page_bytes, &mut self.bytes);
         let header = NodeHeader { pointer, level: node.level() };
         header.seal(&mut self.bytes[start..], self.pager.meta.identity);
+        self.pointers.push(pointer);
         Ok(pointer)
     }
 
@@ -482,15 +506,23 @@ impl NewPages<'_> {
         &self.bytes[self.bytes.len().saturating_sub(len)..]
     }
 
+    /// Writes what was gathered to the file and to its frames.
     fn write_out(&mut self) -> Result<()> {
-        if !self.bytes.is_empty() {
-            if let Some(mapped) = &*self.pager.mapped.lock() {
-                mapped.forget(self.at, (self.bytes.len() / self.pager.page_bytes()) as u64);
-            }
-            let offset = self.at * self.pager.page_bytes() as u64;
-            self.pager.file.write_all_at(&self.bytes, offset)?;
-            self.bytes.clear();
+        if self.bytes.is_empty() {
+            return Ok(());
         }
+        let pager = self.pager;
+        let (page_bytes, at) = (pager.page_bytes(), self.at);
+        pager.in_place().forget(at..at + (self.bytes.len() / page_bytes) as u64);
+        let start_of = |pointer: NodePointer| (pointer.page - at) as usize * page_bytes;
+        let nodes = self.pointers.iter().map(|pointer| {
+            let start = start_of(*pointer);
+            (*pointer, &self.bytes[start..start + usize::from(pointer.pages) * page_bytes])
+        });
+        pager.frames.put(nodes);
+        pager.file.write_all_at(&self.bytes, at * page_bytes as u64)?;
+        self.bytes.clear();
+        self.pointers.clear();
         Ok(())
     }
 

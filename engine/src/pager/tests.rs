@@ -13,9 +13,11 @@ fn open(dir: &tempfile::TempDir, mode: OpenMode) -> NamedFile {
     NamedFile::open(OsEnv::new().disk(), path, mode).unwrap()
 }
 
-fn shared(map_bytes_max: u64) -> Shared {
+/// With frames for so many bytes of the file, and a mapping of no more than so many.
+fn shared(frame_bytes: usize, map_bytes_max: u64) -> Shared {
     Shared {
         cache: Arc::new(Cache::new(1 << 20)),
+        frame_bytes,
         map_bytes_max,
         hint_bytes_max: 1 << 16,
         _lock: None,
@@ -39,18 +41,24 @@ fn value(bytes: &[u8]) -> Vec<u8> {
 /// The value by both ways, which must not differ, or the error.
 fn read(pager: &Pager, pointer: NodePointer) -> Result<Vec<u8>> {
     let copied = pager.read(pointer, 0).map(|bytes| value(&bytes));
-    let mapped = pager.mapped().expect("a mapping");
-    let in_place =
-        pager.read_mapped(&mapped, pointer, 0).map(|bytes| value(bytes.expect("mapped")));
+    let in_place = pager.in_place();
+    let read = pager.read_in_place(&in_place, pointer, 0);
+    let in_place = read.map(|bytes| value(bytes.expect("read in place")));
     assert_eq!(format!("{copied:?}"), format!("{in_place:?}"));
     in_place
 }
 
 #[test]
 fn a_page_that_is_used_again_is_another_node() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = open(&dir, OpenMode::CreateNew);
-    let pager = Pager::create(file, UUID, META, shared(u64::MAX)).unwrap();
+    // In frames, in a mapping, and where the frames end in the middle of a node.
+    for frame_bytes in [1 << 20, 0, 3 * 4096] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = open(&dir, OpenMode::CreateNew);
+        used_again(Pager::create(file, UUID, META, shared(frame_bytes, u64::MAX)).unwrap());
+    }
+}
+
+fn used_again(pager: Pager) {
     let first = write(&pager, 1, b"first");
     assert_eq!(read(&pager, first).unwrap(), b"first");
     let large = write(&pager, 2, &[5; 9000]);
@@ -59,28 +67,28 @@ fn a_page_that_is_used_again_is_another_node() {
     let second = write(&pager, 3, b"second");
     assert_eq!(second.page, first.page);
     assert_eq!(read(&pager, second).unwrap(), b"second");
-    let mapped = pager.mapped().unwrap();
-    let stale = pager.read_mapped(&mapped, first, 0).unwrap_err();
+    let in_place = pager.in_place();
+    let stale = pager.read_in_place(&in_place, first, 0).unwrap_err();
     assert!(matches!(stale, Error::Corruption(_)), "{stale}");
     // What is verified at one level is not believed at another.
-    assert!(pager.read_mapped(&mapped, second, 1).is_err());
+    assert!(pager.read_in_place(&in_place, second, 1).is_err());
 }
 
 #[test]
 fn a_mapping_is_verified_anew_when_its_pages_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let pager =
-        Pager::create(open(&dir, OpenMode::CreateNew), UUID, META, shared(u64::MAX)).unwrap();
+        Pager::create(open(&dir, OpenMode::CreateNew), UUID, META, shared(0, u64::MAX)).unwrap();
     let node = write(&pager, 1, b"value");
-    let mapped = pager.mapped().unwrap();
+    let mapped = pager.in_place();
     assert!(mapped.verified(node, 0).is_none());
-    assert!(pager.read_mapped(&mapped, node, 0).unwrap().is_some());
+    assert!(pager.read_in_place(&mapped, node, 0).unwrap().is_some());
     assert!(mapped.verified(node, 0).is_some());
-    mapped.forget(node.page, 1);
+    mapped.forget(node.page..node.page + 1);
     assert!(mapped.verified(node, 0).is_none());
     let file = open(&dir, OpenMode::Write);
     file.write_all_at(&[1], node.page * 4096 + 4000).unwrap();
-    let why = pager.read_mapped(&mapped, node, 0).unwrap_err().to_string();
+    let why = pager.read_in_place(&mapped, node, 0).unwrap_err().to_string();
     assert!(why.contains("checksum") && why.contains(&(node.page * 4096).to_string()), "{why}");
     assert!(mapped.verified(node, 0).is_none());
 }
@@ -89,23 +97,24 @@ fn a_mapping_is_verified_anew_when_its_pages_are_written() {
 fn what_is_not_mapped_is_read_through_the_cache() {
     let dir = tempfile::tempdir().unwrap();
     let file = open(&dir, OpenMode::CreateNew);
-    let pager = Pager::create(file, UUID, META, shared(0)).unwrap();
+    let pager = Pager::create(file, UUID, META, shared(0, 0)).unwrap();
     let node = write(&pager, 1, b"value");
-    // Hints lead to what is mapped only.
-    assert!(pager.mapped().is_none() && pager.hints(0).is_none());
+    // Hints lead to what is read in place only.
+    assert!(pager.in_place().pages() == 0 && pager.hints(0).is_none());
     assert_eq!(value(&pager.read(node, 0).unwrap()), b"value");
     let (end, meta) = (pager.end(), pager.meta());
     drop(pager);
     let space = || (PageSet::default(), end);
-    let reopened = |max| Pager::open(open(&dir, OpenMode::Write), UUID, meta, space(), shared(max));
-    assert!(reopened(100).unwrap().mapped().is_none());
+    let reopened =
+        |max| Pager::open(open(&dir, OpenMode::Write), UUID, meta, space(), shared(0, max));
+    assert!(reopened(100).unwrap().in_place().pages() == 0);
     let pager = reopened(u64::MAX).unwrap();
     assert_eq!(read(&pager, node).unwrap(), b"value");
-    let mapped = pager.mapped().unwrap();
+    let mapped = pager.in_place();
     assert!(pager.hints(0).is_some());
     for page in [0, mapped.pages(), u64::MAX >> 16] {
         let pointer = NodePointer { page, ..node };
-        assert!(pager.read_mapped(&mapped, pointer, 0).is_ok_and(|bytes| bytes.is_none()));
+        assert!(pager.read_in_place(&mapped, pointer, 0).is_ok_and(|bytes| bytes.is_none()));
         assert!(pager.read(pointer, 0).is_err());
     }
 }
@@ -115,7 +124,7 @@ fn what_is_not_mapped_is_read_through_the_cache() {
 fn a_kind_that_came_after_the_verification_is_damage() {
     let dir = tempfile::tempdir().unwrap();
     let file = open(&dir, OpenMode::CreateNew);
-    let pager = Pager::create(file, UUID, META, shared(u64::MAX)).unwrap();
+    let pager = Pager::create(file, UUID, META, shared(0, u64::MAX)).unwrap();
     let node = write(&pager, 1, b"value");
     let unknown = || Refused::Unsupported("an entry of kind 147".into());
     assert!(matches!(pager.refuse(node, unknown()), Error::Unsupported { .. }));
@@ -132,4 +141,30 @@ fn a_kind_that_came_after_the_verification_is_damage() {
     let why = pager.refuse(node, unknown());
     let page = (node.page * 4096).to_string();
     assert!(matches!(why, Error::Corruption(_)) && why.to_string().contains(&page), "{why}");
+}
+
+/// Frames are filled by the merge that writes a node, and by the first read after an opening: which verifies it.
+#[test]
+fn a_node_comes_into_its_frame_when_it_is_written_or_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = open(&dir, OpenMode::CreateNew);
+    let pager = Pager::create(file, UUID, META, shared(1 << 20, 0)).unwrap();
+    let node = write(&pager, 1, b"value");
+    assert!(pager.in_place().verified(node, 0).is_some());
+    let end = pager.end();
+    drop(pager);
+    let reopened = || {
+        let file = open(&dir, OpenMode::Write);
+        Pager::open(file, UUID, META, (PageSet::default(), end), shared(1 << 20, 0)).unwrap()
+    };
+    let pager = reopened();
+    assert!(pager.in_place().verified(node, 0).is_none());
+    assert_eq!(read(&pager, node).unwrap(), b"value");
+    assert!(pager.in_place().verified(node, 0).is_some());
+    drop(pager);
+    open(&dir, OpenMode::Write).write_all_at(&[1], node.page * 4096 + 4000).unwrap();
+    let pager = reopened();
+    let why = pager.read_in_place(&pager.in_place(), node, 0).unwrap_err().to_string();
+    assert!(why.contains("checksum") && why.contains(&(node.page * 4096).to_string()), "{why}");
+    assert!(pager.in_place().verified(node, 0).is_none());
 }

@@ -7,13 +7,13 @@ pub(crate) mod cell;
 pub(crate) mod manifest;
 
 use crate::{
-    btree::{self, Bytes, Hinted, Leaves, Nodes, Root},
+    btree::{self, Bytes, Hinted, Leaves, Nodes, Place, Root},
     config::{Compression, StorageKind},
     error::{Error, Result},
     format::{block::Refused, node::NodePointer},
     memtable::Memtable,
     metrics::Counter,
-    pager::{Mapped, Pager},
+    pager::{InPlace, Pager},
     sstable::Sstable,
     types::{FileId, KeyspaceId, Lsn, SeqNo},
 };
@@ -96,38 +96,33 @@ pub(crate) struct Merging {
 pub(crate) struct Tree {
     pub(crate) root: Root,
     pub(crate) pager: Arc<Pager>,
-    /// The file as it was mapped when the tree was made: it has all pages of the tree.
-    mapped: Option<Arc<Mapped>>,
-    /// Where it is mapped.
+    /// Where its nodes are read in place, as it was when the tree was made: it has all pages of the tree that
+    /// can be read so.
+    in_place: Arc<InPlace>,
     hinted: Option<Hinted>,
 }
 
 impl Tree {
     /// A tree, of which nothing was read yet.
     pub(crate) fn new(root: Root, pager: &Arc<Pager>) -> Tree {
-        Tree::with(root, pager, |mapped| Leaves::new(mapped.pages()))
+        Tree::with(root, pager, |in_place| Leaves::new(in_place.pages()))
     }
 
     /// What a merge made of this tree that let go of the nodes `freed`.
     pub(crate) fn merged(&self, root: Root, freed: &[NodePointer]) -> Tree {
-        Tree::with(root, &self.pager, |mapped| match (&self.mapped, &self.hinted) {
-            (Some(old), Some(hinted)) if Arc::ptr_eq(old, mapped) => hinted.leaves.without(freed),
-            // Nothing was read through this mapping.
-            _ => Leaves::new(mapped.pages()),
+        Tree::with(root, &self.pager, |in_place| match &self.hinted {
+            Some(hinted) => {
+                let kept = in_place.common_pages(&self.in_place);
+                hinted.leaves.without(freed, kept, in_place.pages())
+            }
+            None => Leaves::new(in_place.pages()),
         })
     }
 
-    fn with(root: Root, pager: &Arc<Pager>, leaves: impl FnOnce(&Arc<Mapped>) -> Leaves) -> Tree {
-        let (mapped, hints) = (pager.mapped(), pager.hints(0));
-        let hinted = mapped.as_ref().zip(hints);
-        let hinted = hinted.map(|(mapped, hints)| Hinted { hints, leaves: leaves(mapped) });
-        Tree { root, pager: Arc::clone(pager), mapped, hinted }
-    }
-
-    /// The mapping and the hints, where it has both.
-    #[inline]
-    fn hinted(&self) -> Option<(&Mapped, &Hinted)> {
-        Some((self.mapped.as_deref()?, self.hinted.as_ref()?))
+    fn with(root: Root, pager: &Arc<Pager>, leaves: impl FnOnce(&InPlace) -> Leaves) -> Tree {
+        let (in_place, hints) = (pager.in_place(), pager.hints(0));
+        let hinted = hints.map(|hints| Hinted { hints, leaves: leaves(&in_place) });
+        Tree { root, pager: Arc::clone(pager), in_place, hinted }
     }
 
     /// Brings near the hint for a hash.
@@ -138,23 +133,39 @@ impl Tree {
         }
     }
 
-    /// Brings near what the hint for a hash leads to.
+    /// Where the hint for a hash leads to, which is brought near.
     #[inline]
-    pub(crate) fn prefetch(&self, hash: u64) {
-        if let Some((mapped, hinted)) = self.hinted() {
-            hinted.prefetch(mapped, hash);
-        }
+    pub(crate) fn find_near(&self, hash: u64) -> Option<Place> {
+        let hinted = self.hinted.as_ref()?;
+        let place = hinted.find(hash)?;
+        hinted.prefetch(&self.in_place, place);
+        Some(place)
     }
 
     /// The value of a key; `hash` is that of keyspace and key.
     #[inline]
     pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Result<Option<btree::Found<'_>>> {
-        if let Some((mapped, hinted)) = self.hinted()
-            && let Some(found) = hinted.get(mapped, hash, key)
+        self.get_at(self.find_near(hash), hash, key)
+    }
+
+    /// The value of a key, which may be at `place`.
+    #[inline]
+    pub(crate) fn get_at(
+        &self,
+        place: Option<Place>,
+        hash: u64,
+        key: &[u8],
+    ) -> Result<Option<btree::Found<'_>>> {
+        if let (Some(hinted), Some(place)) = (&self.hinted, place)
+            && let Some(found) = hinted.get(&self.in_place, place, key)
         {
             return Ok(Some(found));
         }
-        let found = btree::descend(self, self.root, key)?;
+        self.descend(hash, key)
+    }
+
+    fn descend(&self, hash: u64, key: &[u8]) -> Result<Option<btree::Found<'_>>> {
+        let found = btree::descend(self, self.root, hash, key)?;
         Ok(found.map(|(found, leaf, index)| {
             if let Some(hinted) = &self.hinted {
                 hinted.remember(hash, key, &found, leaf, index);
@@ -167,24 +178,20 @@ impl Tree {
 impl Nodes for Tree {
     #[inline]
     fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
-        if let Some(mapped) = &self.mapped
-            && let Some(bytes) = self.pager.read_mapped(mapped, pointer, level)?
-        {
-            return Ok(Bytes::InPlace(bytes));
+        match self.pager.read_in_place(&self.in_place, pointer, level)? {
+            Some(bytes) => Ok(Bytes::InPlace(bytes)),
+            None => self.pager.read(pointer, level).map(Bytes::Copied),
         }
-        self.pager.read(pointer, level).map(Bytes::Copied)
     }
 
     #[inline]
     fn in_place(&self, pointer: NodePointer) -> Option<&[u8]> {
-        self.mapped.as_deref()?.bytes(pointer)
+        self.in_place.bytes(pointer)
     }
 
     #[inline]
     fn prefetch(&self, pointer: NodePointer, at_end: bool) {
-        if let Some(mapped) = &self.mapped {
-            mapped.prefetch(pointer, at_end);
-        }
+        self.in_place.prefetch(pointer, at_end);
     }
 
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
@@ -225,6 +232,14 @@ impl Version {
     /// All memtables, newest first.
     pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.memtable))
+    }
+
+    /// The keyspace's tree, if nothing that is newer was written to the keyspace, as of what was visible before
+    /// this call.
+    pub(crate) fn lone_tree(&self, keyspace: KeyspaceId) -> Option<&Tree> {
+        let live = self.keyspace(keyspace).filter(|live| live.runs.is_empty())?;
+        let settled = self.memtables().all(|memtable| memtable.is_empty());
+        live.tree.as_deref().filter(|_| settled)
     }
 
     /// This Version with `memtable` taking the writes.

@@ -18,11 +18,13 @@ use crate::{
 const META: TreeFileMeta = TreeFileMeta { file_id: FileId(3), identity: 99, page_bytes: 4096 };
 const HASH: u64 = 0x1234_5678_9abc_def0;
 
-fn pager(dir: &tempfile::TempDir, hint_bytes_max: usize) -> Arc<Pager> {
+/// With frames for so many bytes of the file.
+fn pager(dir: &tempfile::TempDir, hint_bytes_max: usize, frame_bytes: usize) -> Arc<Pager> {
     let path = dir.path().join("trees");
     let file = NamedFile::open(OsEnv::new().disk(), path, OpenMode::CreateNew).unwrap();
     let cache = Arc::new(Cache::new(1 << 20));
-    let shared = Shared { cache, map_bytes_max: u64::MAX, hint_bytes_max, _lock: None };
+    let shared =
+        Shared { cache, frame_bytes, map_bytes_max: u64::MAX, hint_bytes_max, _lock: None };
     Arc::new(Pager::create(file, [7; 16], META, shared).unwrap())
 }
 
@@ -45,14 +47,19 @@ fn hints(tree: &Tree) -> &Hinted {
 }
 
 fn is_hinted(tree: &Tree, key: &[u8]) -> bool {
-    let (mapped, hinted) = tree.hinted().expect("a mapping and hints");
-    hinted.get(mapped, HASH, key).is_some()
+    let hinted = hints(tree);
+    hinted.find(HASH).and_then(|place| hinted.get(&tree.in_place, place, key)).is_some()
 }
 
 #[test]
 fn a_hint_to_what_a_merge_let_go_is_no_answer() {
-    let dir = tempfile::tempdir().unwrap();
-    let pager = pager(&dir, BUCKET_BYTES); // which never grows
+    for frame_bytes in [0, 1 << 20] {
+        let dir = tempfile::tempdir().unwrap();
+        let_go_and_used_again(pager(&dir, BUCKET_BYTES, frame_bytes)); // hints that never grow
+    }
+}
+
+fn let_go_and_used_again(pager: Arc<Pager>) {
     // The mapping is to have all pages from the beginning.
     let room = leaf(&pager, 1, &[(b"room", &[0; 40_000])]).pointer;
     pager.give_back([PageRun { first: room.page, pages: room.pages.into() }]);
@@ -65,7 +72,7 @@ fn a_hint_to_what_a_merge_let_go_is_no_answer() {
 
     let new = leaf(&pager, 3, &[(b"key", b"new")]);
     let second = first.merged(new, &[old.pointer]);
-    assert!(Arc::ptr_eq(first.mapped.as_ref().unwrap(), second.mapped.as_ref().unwrap()));
+    assert!(Arc::ptr_eq(&first.in_place, &second.in_place));
     assert!(!is_hinted(&second, b"key"), "a superseded page");
     assert_eq!(get(&second, b"a"), None);
     assert_eq!(get(&second, b"key"), Some(b"new".to_vec()));
@@ -87,7 +94,7 @@ fn a_hint_to_what_a_merge_let_go_is_no_answer() {
 #[test]
 fn a_hint_that_is_wrong_is_no_answer() {
     let dir = tempfile::tempdir().unwrap();
-    let pager = pager(&dir, BUCKET_BYTES); // which never grows
+    let pager = pager(&dir, BUCKET_BYTES, 0); // hints that never grow
     let large = [7; 9000];
     let tree = Tree::new(leaf(&pager, 1, &[(b"a", b"1"), (b"b", &large)]), &pager);
     assert_eq!(get(&tree, b"b"), Some(large.to_vec()));
@@ -104,8 +111,31 @@ fn a_hint_that_is_wrong_is_no_answer() {
 #[test]
 fn without_memory_for_hints_there_are_none() {
     let dir = tempfile::tempdir().unwrap();
-    let pager = pager(&dir, 0);
+    let pager = pager(&dir, 0, 1 << 20);
     let tree = Tree::new(leaf(&pager, 1, &[(b"a", b"1")]), &pager);
     assert!(tree.hinted.is_none());
     assert_eq!(get(&tree, b"a"), Some(b"1".to_vec()));
+}
+
+/// The first page of a leaf may have a frame that another leaf was read from before, when the rest of the leaf
+/// has none: then it is read in the mapping.
+#[test]
+fn a_leaf_that_reaches_behind_the_frames_is_not_read_where_another_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let pager = pager(&dir, BUCKET_BYTES, 2 * 4096); // the first page of the file, and one
+    let large = [7; 9000];
+    let room = leaf(&pager, 1, &[(b"room", &large)]).pointer;
+    pager.give_back([PageRun { first: room.page, pages: room.pages.into() }]);
+    let old = leaf(&pager, 2, &[(b"key", b"old")]);
+    let first = Tree::new(old, &pager);
+    assert_eq!(get(&first, b"key"), Some(b"old".to_vec()));
+    drop(first);
+    pager.give_back([PageRun { first: old.pointer.page, pages: 1 }]);
+    let new = leaf(&pager, 3, &[(b"key", &large)]);
+    assert_eq!(new.pointer.page, old.pointer.page);
+    let second = Tree::new(new, &pager);
+    for _ in 0..2 {
+        assert_eq!(get(&second, b"key"), Some(large.to_vec()));
+    }
+    assert!(is_hinted(&second, b"key"));
 }

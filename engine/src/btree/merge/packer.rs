@@ -1,12 +1,16 @@
 //! Builds a tree from left to right, its nodes packed full.
 
-use super::super::{NewNodes, Root};
+use super::{
+    super::{NewNodes, Root},
+    Part,
+};
 use crate::{
     error::Result,
     format::{
         block::common_prefix,
-        node::{NodeBuilder, NodePointer},
+        node::{NodeBuilder, NodePointer, filter},
     },
+    types::KeyspaceId,
 };
 
 /// A node of small entries grows to at most so many pages, so that no more than an eighth of it is left
@@ -46,6 +50,8 @@ struct Last {
 
 pub(super) struct Packer<'a> {
     new: &'a mut dyn NewNodes,
+    /// Whose keys they are: their hashes, in the filter, depend on it.
+    keyspace: KeyspaceId,
     page_bytes: usize,
     levels: Vec<Level>,
     last: Last,
@@ -54,8 +60,12 @@ pub(super) struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    pub(super) fn new(new: &'a mut dyn NewNodes, page_bytes: usize) -> Packer<'a> {
-        Packer { new, page_bytes, levels: vec![], last: Last::default(), written: 0 }
+    pub(super) fn new(
+        new: &'a mut dyn NewNodes,
+        keyspace: KeyspaceId,
+        page_bytes: usize,
+    ) -> Packer<'a> {
+        Packer { new, keyspace, page_bytes, levels: vec![], last: Last::default(), written: 0 }
     }
 
     /// How many pages were written so far.
@@ -104,35 +114,35 @@ impl<'a> Packer<'a> {
     }
 
     /// Appends a whole subtree: the keys from `lower` on, up to but without `upper`.
-    pub(super) fn add_subtree(
-        &mut self,
-        level: u8,
-        lower: &[u8],
-        pointer: NodePointer,
-        upper: Option<&[u8]>,
-    ) -> Result<()> {
-        for below in 0..=level {
+    pub(super) fn add_subtree(&mut self, part: Part<'_>) -> Result<()> {
+        for below in 0..=part.level {
             self.flush(below)?;
         }
-        self.add_child(level + 1, lower, pointer)?;
+        self.add_child(part.level + 1, part.lower, part.pointer, part.filter)?;
         self.last.key.clear();
-        self.last.key.extend_from_slice(upper.unwrap_or_default());
+        self.last.key.extend_from_slice(part.upper.unwrap_or_default());
         (self.last.is_end, self.last.any) = (true, true);
         Ok(())
     }
 
-    fn add_child(&mut self, level: u8, lower: &[u8], child: NodePointer) -> Result<()> {
+    fn add_child(
+        &mut self,
+        level: u8,
+        lower: &[u8],
+        child: NodePointer,
+        filter: &[u8],
+    ) -> Result<()> {
         let page_bytes = self.page_bytes;
         let open = &self.level(level).open.node;
         // A branch of one child would be no branch.
-        if open.len() > 1 && is_full(open, lower, 0, page_bytes) {
+        if open.len() > 1 && is_full(open, lower, filter.len(), page_bytes) {
             self.turn(level)?;
         }
         let open = &mut self.levels[usize::from(level)].open;
         if open.node.is_empty() {
             open.lower = lower.to_vec();
         }
-        open.node.add_child(lower, child);
+        open.node.add_child(lower, child, filter);
         Ok(())
     }
 
@@ -168,7 +178,11 @@ impl<'a> Packer<'a> {
         let Pending { lower, node } = pending;
         let pointer = self.new.write(&node)?;
         self.written += u64::from(pointer.pages);
-        self.add_child(node.level() + 1, &lower, pointer)
+        let filter = match node.level() {
+            0 => filter::build(node.keys().map(|key| self.keyspace.hash(key))),
+            _ => vec![],
+        };
+        self.add_child(node.level() + 1, &lower, pointer, &filter)
     }
 
     /// Writes all that is left, and returns the root, and how many pages were written in all.

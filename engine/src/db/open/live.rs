@@ -27,6 +27,7 @@ impl Opening {
         let file = self.open_named(manifest, &tree_file_name(meta.file_id), OpenMode::Write)?;
         let shared = Shared {
             cache: Arc::clone(&blocks.cache),
+            frame_bytes: self.config.frame_bytes(),
             map_bytes_max: self.config.map_bytes_max(),
             hint_bytes_max: self.config.hint_bytes_max(),
             _lock: Some(Arc::clone(lock)),

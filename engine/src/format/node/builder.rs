@@ -3,18 +3,20 @@
 use super::{
     super::bytes::{put_varint, varint_len},
     FIXED_BYTES, HEAD_BYTES, KIND_PUT, NODE_HEADER_BYTES, NodePointer, POINTER_BYTES,
-    common_prefix, head_of, offset_bytes,
+    common_prefix, filter, head_of, offset_bytes,
 };
 
 /// The entries of a leaf, or the children of a branch, in key order.
 #[derive(Default)]
 pub(crate) struct NodeBuilder {
     level: u8,
-    /// Keys and values, one behind the other.
+    /// Keys, and values or parts of the filter, one behind the other.
     bytes: Vec<u8>,
     items: Vec<Item>,
     /// How many bytes all keys have in common.
     prefix_len: usize,
+    /// Bytes of the widest part of the filter.
+    part_bytes: usize,
     /// Of the keys, the length of the shortest.
     shortest: usize,
     /// Lengths of all keys, values and length fields.
@@ -25,6 +27,7 @@ pub(crate) struct NodeBuilder {
 struct Item {
     at: usize,
     key_len: usize,
+    /// Of a child that of its part of the filter.
     value_len: usize,
     child: Option<NodePointer>,
 }
@@ -61,7 +64,7 @@ impl NodeBuilder {
     }
 
     /// The keys of a leaf, in order.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn keys(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.items.iter().map(|item| self.key(item))
     }
 
@@ -80,21 +83,23 @@ impl NodeBuilder {
 
     /// Length of the node as it stands, not rounded up to pages.
     pub(crate) fn encoded_len(&self) -> usize {
-        self.encoded(self.items.len(), self.prefix_len, self.shortest, self.content_bytes)
+        let filter = self.items.len() * self.part_bytes;
+        filter + self.encoded(self.items.len(), self.prefix_len, self.shortest, self.content_bytes)
     }
 
-    /// Length with one more entry.
+    /// Length with one more entry, or with a child and a part of the filter of so many bytes.
     pub(crate) fn encoded_len_with(&self, key: &[u8], value_len: usize) -> usize {
         let items = self.items.len() + 1;
+        let filter = if self.level > 0 { items * self.part_bytes.max(value_len) } else { 0 };
         if self.level > 0 && items == 1 {
-            return self.encoded(items, 0, 0, 0);
+            return filter + self.encoded(items, 0, 0, 0);
         }
         let more = content_len(self.level, key.len(), value_len);
         let shortest = self.shortest_with(key);
-        self.encoded(items, self.prefix_with(key), shortest, self.content_bytes + more)
+        filter + self.encoded(items, self.prefix_with(key), shortest, self.content_bytes + more)
     }
 
-    /// At least what `encode` writes: exact where no key ends in its head.
+    /// At least what `encode` writes, but for the filter: exact where no key ends in its head.
     fn encoded(&self, items: usize, prefix_len: usize, shortest: usize, content: usize) -> usize {
         let keyed = items.saturating_sub(usize::from(self.level > 0));
         let pointers = if self.level > 0 { items * POINTER_BYTES } else { 0 };
@@ -127,10 +132,12 @@ impl NodeBuilder {
         self.push(key, value, None);
     }
 
-    /// Appends a child of a branch, which holds the keys from `lower` on.
-    pub(crate) fn add_child(&mut self, lower: &[u8], child: NodePointer) {
-        debug_assert!(self.level > 0);
-        self.push(lower, &[], Some(child));
+    /// Appends a child of a branch, which holds the keys from `lower` on. `part` says what keys a leaf has;
+    /// it is empty if that is not known, and for other children.
+    pub(crate) fn add_child(&mut self, lower: &[u8], child: NodePointer, part: &[u8]) {
+        debug_assert!(self.level == 1 || self.level > 1 && part.is_empty());
+        self.part_bytes = self.part_bytes.max(part.len());
+        self.push(lower, part, Some(child));
     }
 
     fn push(&mut self, key: &[u8], value: &[u8], child: Option<NodePointer>) {
@@ -147,6 +154,7 @@ impl NodeBuilder {
 
     /// Appends all that another node was to hold.
     pub(crate) fn append(&mut self, other: &NodeBuilder) {
+        self.part_bytes = self.part_bytes.max(other.part_bytes);
         other
             .items
             .iter()
@@ -159,6 +167,9 @@ impl NodeBuilder {
         let mut behind = NodeBuilder::new(all.level);
         for (n, item) in all.items.iter().enumerate() {
             let to = if n < at { &mut *self } else { &mut behind };
+            if item.child.is_some() {
+                to.part_bytes = to.part_bytes.max(item.value_len);
+            }
             to.push(all.key(item), all.value(item), item.child);
         }
         behind
@@ -183,13 +194,16 @@ impl NodeBuilder {
         out[start + 2] = self.level;
         out.extend_from_slice(&(self.items.len() as u32).to_le_bytes());
         out.extend_from_slice(&(self.prefix_len as u16).to_le_bytes());
-        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&(self.part_bytes as u16).to_le_bytes());
         let keyed = self.keyed();
         for item in keyed {
             out.extend_from_slice(&head_of(&self.key(item)[self.prefix_len..]).to_le_bytes());
         }
         let children = self.items.iter().filter_map(|item| item.child);
         children.for_each(|child| out.extend_from_slice(&child.encode()));
+        if self.part_bytes > 0 {
+            self.items.iter().for_each(|item| filter::put(self.value(item), self.part_bytes, out));
+        }
         let width = offset_bytes(node_len);
         let offsets_at = out.len();
         out.resize(offsets_at + keyed.len() * width, 0);
@@ -206,7 +220,9 @@ impl NodeBuilder {
                 put_varint(out, item.value_len as u32);
             }
             out.extend_from_slice(suffix.get(HEAD_BYTES..).unwrap_or_default());
-            out.extend_from_slice(self.value(item));
+            if self.level == 0 {
+                out.extend_from_slice(self.value(item));
+            }
         }
         debug_assert!(out.len() - start <= node_len);
         out.resize(start + node_len, 0);

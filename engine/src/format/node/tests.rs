@@ -101,7 +101,7 @@ fn a_branch_finds_the_child_that_holds_a_key() {
     let lowers = ["", "b", "ba", "bcdefgh", "bcdefghi", "d"];
     let mut builder = NodeBuilder::new(2);
     for (n, lower) in lowers.iter().enumerate() {
-        builder.add_child(lower.as_bytes(), child(n as u64));
+        builder.add_child(lower.as_bytes(), child(n as u64), &[]);
     }
     assert!(builder.encoded_len() <= PAGE_BYTES_MIN);
     let mut bytes = vec![];
@@ -116,6 +116,49 @@ fn a_branch_finds_the_child_that_holds_a_key() {
         assert_eq!(node.child(holds), Some(child(holds as u64)));
     }
     assert_eq!(node.child(lowers.len()), None);
+}
+
+/// Of children that come with parts of several widths each is found with its own, after being moved to another
+/// builder too; and the length is what was said.
+#[test]
+fn a_lowest_branch_knows_what_keys_its_leaves_have() {
+    let hash =
+        |leaf: usize, n: usize| ((leaf * 1000 + n) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let sizes = [3, 0, 40, 9, 700, 1];
+    let mut builder = NodeBuilder::new(1);
+    for (leaf, n) in sizes.iter().enumerate() {
+        let part = filter::build((0..*n).map(|n| hash(leaf, n)));
+        let part = if *n == 0 { &[][..] } else { &part };
+        let (lower, child) = ([leaf as u8], NodePointer { page: leaf as u64 + 1, ..pointer() });
+        let with = builder.encoded_len_with(&lower, part.len());
+        builder.add_child(&lower, child, part);
+        assert_eq!(with, builder.encoded_len());
+    }
+    let behind = builder.split_off(4);
+    let mut all = NodeBuilder::new(1);
+    all.append(&builder);
+    for (builder, leaves) in [(&builder, 0..4), (&behind, 4..6), (&all, 0..4)] {
+        let mut bytes = vec![];
+        let pages = builder.encoded_len().div_ceil(PAGE_BYTES_MIN);
+        builder.encode(pages * PAGE_BYTES_MIN, &mut bytes);
+        let pointer = NodePointer { pages: pages as u16, ..pointer() };
+        NodeHeader { pointer, level: 1 }.seal(&mut bytes, IDENTITY);
+        let node = Node::verify(&bytes, pointer, 1, IDENTITY).unwrap();
+        node.check().unwrap();
+        for (index, leaf) in leaves.enumerate() {
+            assert_eq!(node.child(index).map(|child| child.page), Some(leaf as u64 + 1));
+            let part = node.filter(index);
+            assert!((0..sizes[leaf]).all(|n| filter::admits(part, hash(leaf, n))), "{leaf}");
+            let others = (0..1000).filter(|n| filter::admits(part, hash(9, *n))).count();
+            let most = match sizes[leaf] {
+                0 => 1000, // of which nothing is known
+                700 => 250,
+                _ => 50,
+            };
+            assert!(others <= most, "{leaf}: {others}");
+        }
+        assert!(node.filter(node.len()).is_empty());
+    }
 }
 
 #[test]
@@ -262,7 +305,10 @@ fn the_bytes_of_a_branch_are_pinned() {
     for (n, lower) in ["", "bark", "barley", "corn"].iter().enumerate() {
         let child =
             NodePointer { page: 7 + 2 * n as u64, pages: 1 + n as u16, generation: 300 + n as u64 };
-        builder.add_child(lower.as_bytes(), child);
+        // Of the second nothing is known.
+        let part =
+            filter::build((0..n * 8).map(|i| (i as u64).wrapping_mul(0x0123_4567_89ab_cdef)));
+        builder.add_child(lower.as_bytes(), child, if n == 1 { &[] } else { &part });
     }
     let mut bytes = vec![];
     builder.encode(PAGE_BYTES_MIN, &mut bytes);

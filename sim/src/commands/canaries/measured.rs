@@ -45,8 +45,7 @@ impl Measured {
         self.with.as_ref().is_some_and(|c| c.found.is_some() || c.seeds >= seeds)
     }
 
-    /// Whether it is known that the canary survives without its class, or nothing is to be learnt: of
-    /// one that was not found with it, for instance.
+    /// Whether it is known that the canary survives without its class, or it names none.
     pub(super) fn is_done_without(&self, class: Class, seeds: u64) -> bool {
         Class::to_switch_off(class.name()).is_err()
             || self.without.as_ref().is_some_and(|c| c.found.is_some() || c.seeds >= seeds)

@@ -107,8 +107,8 @@ fn totals(all: &[(&Canary, Measured)]) -> String {
         column.sort_unstable();
         column.get(column.len() / 2).copied().unwrap_or_default()
     };
-    let survives = |(_, m): &&(&Canary, Measured)| {
-        m.without.as_ref().is_some_and(|campaign| campaign.found.is_none())
+    let survives = |each: &&(&Canary, Measured)| {
+        found(each) && each.1.without.as_ref().is_some_and(|campaign| campaign.found.is_none())
     };
     format!(
         "Found: {share:.0} %. Made small: {} schedules, to a median of {} operations, {} crashes and {} \
