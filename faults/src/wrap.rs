@@ -399,6 +399,9 @@ impl<E: Env> File for FaultyFile<E> {
         self.below.allows(Call::Punch, &self.path, 0)?;
         self.file.punch(offset, len)
     }
+    fn begin_writeback(&self, offset: u64, len: u64) {
+        self.file.begin_writeback(offset, len);
+    }
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
         if !self.below.rule.allows_maps() {
             return Ok(None);

@@ -190,9 +190,12 @@ pub(crate) fn leave_hints(
         return;
     };
     let page_bytes = leaf.len() / usize::from(pointer.pages);
-    for (index, key) in built.keys().enumerate() {
+    let hashes: Vec<u64> = built.keys().map(hash).collect();
+    // Their places in the table are anywhere: all are looked up before any is waited for.
+    hashes.iter().for_each(|hash| hints.prefetch(*hash));
+    for (index, (key, hash)) in built.keys().zip(hashes).enumerate() {
         if let Some(entry) = node.entry(index) {
-            hints.put(hash(key), spot(pointer, index, key, entry.value_at, page_bytes));
+            hints.put(hash, spot(pointer, index, key, entry.value_at, page_bytes));
         }
     }
 }

@@ -51,12 +51,13 @@ impl Db {
     /// Merges everything that was committed before into the trees, and gives unused space back.
     pub(crate) fn compact(&self) -> Result<()> {
         self.check_open()?;
-        let _settling = self.settling();
+        // First all of memory to runs, then all runs at once: each merge may write the whole tree.
         self.background.wait_for_flush(self, false)?;
         if let Some(memtable) = self.seal_active()? {
             let is_it = |sealed: &Arc<Sealed>| Arc::ptr_eq(&sealed.memtable, &memtable);
             self.wait_until(|version| !version.sealed.iter().any(is_it))?;
         }
+        let _settling = self.settling();
         let version = self.versions.load();
         let runs = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
         let runs: BTreeSet<FileId> = runs.map(|run| run.file_id()).collect();

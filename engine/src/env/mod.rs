@@ -242,6 +242,10 @@ pub trait File: Send + Sync {
     fn punch(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
     }
+    /// The `len` bytes at `offset` were written, and will not be again soon: the system may begin to bring them to
+    /// the device, so that the sync that makes them durable has less to do. Advice only: unless a file says
+    /// otherwise, nothing is done, and what fails is told by the sync.
+    fn begin_writeback(&self, _offset: u64, _len: u64) {}
     /// A writable mapping of the first `len` bytes, all allocated and written before; `None`
     /// where writing through it could fail (the caller then uses `write_at`).
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>>;

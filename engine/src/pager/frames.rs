@@ -1,5 +1,5 @@
-//! The first pages of the file of the trees, in memory: copied there when they are first read, and by the merge
-//! that writes them.
+//! The first pages of the file of the trees, in memory: copied there when they are first read, and by merges where
+//! something was read nearby, so that what nobody reads takes no memory.
 //!
 //! The memory is in huge pages where the system has them. What a read of settled data costs is waiting for
 //! memory, and half of that, in a mapping of the file, is looking up where its pages are.
@@ -19,6 +19,8 @@ use crate::{
 };
 
 const WORD_BITS: u64 = u64::BITS as u64;
+/// Memory comes in huge pages.
+const PART_BYTES: u64 = 2 << 20;
 
 /// A bit for each page: whether the node that begins there may be read where it is.
 pub(super) struct PageBits(Box<[AtomicU64]>);
@@ -58,6 +60,8 @@ pub(crate) struct Frames {
     page_bytes: u64,
     pages: u64,
     filled: PageBits,
+    /// The parts of the memory, of [`PART_BYTES`] each, in which something was read.
+    used: PageBits,
     /// Held while frames are written.
     writing: Mutex<()>,
 }
@@ -78,8 +82,16 @@ impl Frames {
                 .ok(),
         };
         let pages = if memory.is_some() { pages } else { 0 };
+        let page_bytes = page_bytes as u64;
+        let used = PageBits::new((pages * page_bytes).div_ceil(PART_BYTES));
         let (filled, writing) = (PageBits::new(pages), Mutex::new(()));
-        Frames { memory, page_bytes: page_bytes as u64, pages, filled, writing }
+        Frames { memory, page_bytes, pages, filled, used, writing }
+    }
+
+    /// The parts of the memory in which a node lies.
+    fn parts(&self, pointer: NodePointer) -> std::ops::RangeInclusive<u64> {
+        let part_of = |page: u64| page.saturating_mul(self.page_bytes) / PART_BYTES;
+        part_of(pointer.page)..=part_of(pointer.page + u64::from(pointer.pages) - 1)
     }
 
     /// How many pages there is room for.
@@ -132,16 +144,20 @@ impl Frames {
         if pages.any(|page| self.filled.has(page)) {
             return Err(Occupied);
         }
+        self.parts(pointer).for_each(|part| self.used.set(part));
         self.write(pointer, node);
         Ok(())
     }
 
-    /// Copies nodes that a merge writes into pages that no Version names. Each is given with its pointer.
+    /// Copies nodes that a merge writes into pages that no Version names, where memory is in use. Each is given with
+    /// its pointer.
     pub(super) fn put<'n>(&self, nodes: impl Iterator<Item = (NodePointer, &'n [u8])>) {
         let _one = self.writing.lock();
         for (pointer, node) in nodes {
             self.filled.clear(pointer.page..pointer.page + u64::from(pointer.pages));
-            self.write(pointer, node);
+            if self.parts(pointer).all(|part| self.used.has(part)) {
+                self.write(pointer, node);
+            }
         }
     }
 
@@ -189,6 +205,8 @@ mod tests {
     #[test]
     fn a_node_does_not_take_the_pages_of_another() {
         let frames = Frames::new(4096 * 8, 4096);
+        frames.put([(node(6, 1), &[6; 4096][..])].into_iter());
+        assert!(!frames.is_filled(6), "where nothing was read nothing is kept");
         frames.fill(node(3, 1), &[3; 4096]).expect("free pages");
         assert_eq!(frames.fill(node(2, 2), &[2; 8192]), Err(Occupied));
         frames.fill(node(3, 2), &[4; 8192]).expect("left as it is");

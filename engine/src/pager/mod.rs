@@ -520,7 +520,9 @@ impl NewPages<'_> {
             (*pointer, &self.bytes[start..start + usize::from(pointer.pages) * page_bytes])
         });
         pager.frames.put(nodes);
-        pager.file.write_all_at(&self.bytes, at * page_bytes as u64)?;
+        let offset = at * page_bytes as u64;
+        pager.file.write_all_at(&self.bytes, offset)?;
+        pager.file.file.begin_writeback(offset, self.bytes.len() as u64);
         self.bytes.clear();
         self.pointers.clear();
         Ok(())

@@ -143,14 +143,17 @@ fn a_kind_that_came_after_the_verification_is_damage() {
     assert!(matches!(why, Error::Corruption(_)) && why.to_string().contains(&page), "{why}");
 }
 
-/// Frames are filled by the merge that writes a node, and by the first read after an opening: which verifies it.
+/// Frames are filled by the first read of a node, which verifies it, and then by merges that write nearby.
 #[test]
 fn a_node_comes_into_its_frame_when_it_is_written_or_verified() {
     let dir = tempfile::tempdir().unwrap();
     let file = open(&dir, OpenMode::CreateNew);
     let pager = Pager::create(file, UUID, META, shared(1 << 20, 0)).unwrap();
     let node = write(&pager, 1, b"value");
-    assert!(pager.in_place().verified(node, 0).is_some());
+    assert!(pager.in_place().verified(node, 0).is_none());
+    assert_eq!(read(&pager, node).unwrap(), b"value");
+    let next = write(&pager, 2, b"next");
+    assert!(pager.in_place().verified(next, 0).is_some());
     let end = pager.end();
     drop(pager);
     let reopened = || {

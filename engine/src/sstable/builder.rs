@@ -309,6 +309,7 @@ impl Output {
     fn flush(&mut self) -> Result<()> {
         let start = self.at - self.buffer.len() as u64;
         self.file.write_all_at(&self.buffer, start)?;
+        self.file.file.begin_writeback(start, self.buffer.len() as u64);
         self.buffer.clear();
         Ok(())
     }

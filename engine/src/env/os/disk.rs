@@ -134,6 +134,13 @@ impl File for OsFile {
         }
     }
 
+    fn begin_writeback(&self, offset: u64, len: u64) {
+        // Linux writes what is dirty before it would drop it, and drops only what is written. An error of the
+        // device is kept for the next sync.
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.0, offset, len, rustix::fs::Advice::DontNeed);
+    }
+
     fn map(&self, len: u64) -> io::Result<Option<Box<dyn FileMap>>> {
         // Only where overwriting an allocated block needs no new one, so that a store to the
         // mapping cannot meet a full disk, which would be a signal. Measured on ext4.
