@@ -42,17 +42,19 @@ impl Nodes for Memory {
 struct Writer<'a> {
     memory: &'a Memory,
     generation: u64,
+    page_bytes: usize,
     next_page: u64,
     live: BTreeSet<u64>,
 }
 
 impl NewNodes for Writer<'_> {
     fn write(&mut self, node: &NodeBuilder) -> Result<NodePointer> {
-        let pages = node.encoded_len().div_ceil(PAGE_BYTES_MIN);
+        let page_bytes = self.page_bytes;
+        let pages = node.encoded_len().div_ceil(page_bytes);
         let pointer =
             NodePointer { page: self.next_page, pages: pages as u16, generation: self.generation };
         let mut bytes = vec![];
-        node.encode(pages * PAGE_BYTES_MIN, &mut bytes);
+        node.encode(pages * page_bytes, &mut bytes);
         NodeHeader { pointer, level: node.level() }.seal(&mut bytes, IDENTITY);
         self.memory.nodes.lock().insert(pointer.page, bytes.into());
         self.live.insert(pointer.page);
@@ -98,7 +100,12 @@ struct Tree<'a> {
 
 impl<'a> Tree<'a> {
     fn new(memory: &'a Arc<Memory>) -> Tree<'a> {
-        let writer = Writer { memory, generation: 0, next_page: 0, live: BTreeSet::new() };
+        Tree::of_pages(memory, PAGE_BYTES_MIN)
+    }
+
+    fn of_pages(memory: &'a Arc<Memory>, page_bytes: usize) -> Tree<'a> {
+        let live = BTreeSet::new();
+        let writer = Writer { memory, generation: 0, page_bytes, next_page: 0, live };
         Tree { memory, writer, root: None, map: Map::new() }
     }
 
@@ -120,14 +127,14 @@ impl<'a> Tree<'a> {
     fn run(&mut self, changes: Vec<Change>, cuts: &[Cut], pages_max: u64) -> Merged {
         self.writer.generation += 1;
         let mut list = List { changes, at: 0 };
-        let (memory, root) = (&**self.memory, self.root);
+        let (memory, root, page_bytes) = (&**self.memory, self.root, self.writer.page_bytes);
         let merged = TreeMerge::run(
             memory,
             &mut self.writer,
             (KEYSPACE, root),
             &mut list,
             cuts,
-            PAGE_BYTES_MIN,
+            page_bytes,
             pages_max,
         );
         let merged = merged.unwrap();
@@ -247,6 +254,31 @@ fn a_tree_holds_what_was_merged_into_it() {
         }
         tree.merge(BTreeMap::new(), &[Cut { start: vec![], end: None }]);
         assert_eq!((tree.root, tree.check()), (None, Checked::default()));
+    }
+}
+
+/// Leaves of large values beside those of many small ones, in pages of every size: parts of the filter of all widths
+/// stand in one branch.
+#[test]
+fn leaves_of_any_size_come_together_in_pages_of_any_size() {
+    for (seed, page_bytes) in [4 << 10, 16 << 10, 64 << 10].into_iter().enumerate() {
+        let random = &mut Random(seed as u64 + 9);
+        let memory = Arc::new(Memory::default());
+        let mut tree = Tree::of_pages(&memory, page_bytes);
+        for round in 0..6 {
+            // Large values first, then ever more small entries behind them and between them.
+            let (from, many) = (random.below(200_000), [300, 3000][usize::from(round % 2 > 0)]);
+            let changes = (0..many).map(|n| {
+                let key = format!("k{:010}", from + n * 8).into_bytes();
+                let len = if round % 2 == 0 { page_bytes as u64 / 9 } else { random.below(9) };
+                (key, Some(vec![round; len as usize]))
+            });
+            tree.merge(changes.collect(), &[]);
+            tree.check();
+        }
+        for (key, value) in &tree.map {
+            assert_eq!(tree.get(key).as_ref(), Some(value), "{page_bytes}");
+        }
     }
 }
 

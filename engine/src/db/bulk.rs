@@ -199,7 +199,7 @@ impl Db {
         if old.len() < live.runs.len() {
             crate::sync::sometimes("bulk: runs are newer than what is loaded");
         }
-        let wrote = Wrote { taken, generation, committed };
+        let wrote = Wrote { taken, generation, committed, anew: true };
         self.install_merge(&mut manifest, &live, old, &pager, merged, wrote)
     }
 }

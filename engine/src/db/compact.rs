@@ -41,6 +41,8 @@ pub(super) struct Wrote {
     pub(super) generation: u64,
     /// Commits up to here are durable, and may have deleted what is let go.
     pub(super) committed: SeqNo,
+    /// Nothing of the old tree is in the new one.
+    pub(super) anew: bool,
 }
 
 /// Writes nodes, and leaves hints to their entries.
@@ -237,7 +239,7 @@ impl Db {
         let merged = Merged { root: None, freed, written_pages: 0, stopped_at: None };
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
-        let wrote = Wrote { taken: Taken::default(), generation: 0, committed };
+        let wrote = Wrote { taken: Taken::default(), generation: 0, committed, anew: true };
         self.install_merge(&mut manifest, keyspace, merging, &pager, merged, wrote)?;
         drop(manifest);
         // As with runs: on a full disk the delete is to make space.
@@ -325,7 +327,7 @@ impl Db {
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
         let stopped_at = merged.stopped_at.clone();
         let mut manifest = self.manifest.lock();
-        let wrote = Wrote { taken, generation, committed };
+        let wrote = Wrote { taken, generation, committed, anew: false };
         self.install_merge(&mut manifest, keyspace, runs, &pager, merged, wrote)?;
         Ok(stopped_at)
     }
@@ -344,7 +346,7 @@ impl Db {
         runs: &[Arc<Sstable>],
         pager: &Arc<Pager>,
         merged: Merged,
-        Wrote { taken, generation, committed }: Wrote,
+        Wrote { taken, generation, committed, anew }: Wrote,
     ) -> Result<()> {
         if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
@@ -384,8 +386,9 @@ impl Db {
         }
         self.wal.set_durable_edit(manifest.number());
         let tree = merged.root.map(|root| match &keyspace.tree {
-            Some(old) => Arc::new(old.merged(root, &merged.freed)),
-            None => Arc::new(Tree::new(root, pager)),
+            // What a damaged tree has let go is not known.
+            Some(old) if !anew => Arc::new(old.merged(root, &merged.freed)),
+            _ => Arc::new(Tree::new(root, pager)),
         });
         let merging = stopped_at.map(|from| Merging { runs: ids.len(), from: from.into() });
         if merging.is_none() {

@@ -129,6 +129,8 @@ impl Frames {
         // SAFETY: within the memory, which is initialized, as it came zeroed. Nobody writes there meanwhile:
         // whoever reads a node holds the Version that names it and has seen the bit of its first page; `fill`
         // leaves pages alone of which a bit is set, and what `put` writes no Version names (`Pager::give_back`).
+        // A pointer in a file made to deceive may lead to a whole node in a page that the manifest calls free,
+        // and then to bytes that change meanwhile; every access to them is checked.
         Some(unsafe { std::slice::from_raw_parts(self.start(pointer.page), len as usize) })
     }
 

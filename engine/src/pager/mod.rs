@@ -22,7 +22,10 @@ use crate::{
         node::{Node, NodeBuilder, NodeHeader, NodePointer},
         pages::{PageRun, PageSet, TreeFileMeta},
     },
-    sync::Mutex,
+    sync::{
+        AtomicU64, Mutex,
+        Ordering::{Acquire, Release},
+    },
     types::FileId,
 };
 use std::{path::Path, sync::Arc};
@@ -43,9 +46,11 @@ pub(crate) struct Pager {
     space: Mutex<Space>,
     /// Held while the file grows, or the space behind its pages is given back. Above `space`.
     growing: Mutex<()>,
-    /// The syncs of the file that have failed. Held during each: what one that fails takes with it, of what
-    /// others have written, must not pass for durable because their own succeeds behind it.
-    failed_syncs: Mutex<FailedSyncs>,
+    /// How many syncs of the file have failed: what one that fails takes with it, of what others have written,
+    /// must not pass for durable because their own succeeds behind it.
+    failed_syncs: AtomicU64,
+    /// Why the last of them did. Held during each sync.
+    failure: Mutex<Option<Error>>,
     frames: Arc<Frames>,
     /// Where nodes are read in place now. Trees keep what it was when they were made.
     in_place: Mutex<Arc<InPlace>>,
@@ -65,14 +70,6 @@ pub(crate) struct Shared {
     /// The directory stays locked while anybody looks at a tree: another process would write over what it
     /// holds free, and what is read in place would change.
     pub(crate) _lock: Option<Arc<dyn DirLock>>,
-}
-
-/// Syncs of the file that have failed.
-#[derive(Default)]
-struct FailedSyncs {
-    count: u64,
-    /// Why the last of them did.
-    last: Option<Error>,
 }
 
 struct Space {
@@ -133,9 +130,10 @@ impl Pager {
         let frames = Arc::new(Frames::new(shared.frame_bytes, page_bytes));
         let in_place = InPlace::new(Arc::clone(&frames), page_bytes, None);
         let (space, hints) = (Mutex::new(space), Mutex::new(None));
-        let (growing, failed_syncs) = (Mutex::new(()), Mutex::new(FailedSyncs::default()));
+        let (growing, failed_syncs, failure) =
+            (Mutex::new(()), AtomicU64::new(0), Mutex::new(None));
         let in_place = Mutex::new(Arc::new(in_place));
-        Pager { file, meta, shared, space, growing, failed_syncs, frames, in_place, hints }
+        Pager { file, meta, shared, space, growing, failed_syncs, failure, frames, in_place, hints }
     }
 
     /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
@@ -324,7 +322,7 @@ impl Pager {
 
     /// Begins to write nodes of one generation.
     pub(crate) fn write(&self, generation: u64) -> NewPages<'_> {
-        let failed_syncs = self.failed_syncs.lock().count;
+        let failed_syncs = self.failed_syncs.load(Acquire);
         let (taken, bytes, pointers) = (vec![], vec![], vec![]);
         NewPages { pager: self, generation, failed_syncs, taken, bytes, at: 0, pointers }
     }
@@ -531,14 +529,17 @@ impl NewPages<'_> {
     /// Makes what was written durable, unless a sync that failed since the first write may have lost some of it:
     /// then its pages count as clean, and no later sync writes them.
     fn sync(&self) -> Result<()> {
-        let mut failed = self.pager.failed_syncs.lock();
+        let mut failure = self.pager.failure.lock();
         let synced = self.pager.file.sync_all();
         if let Err(error) = &synced {
-            *failed = FailedSyncs { count: failed.count + 1, last: Some(error.clone()) };
+            *failure = Some(error.clone());
+            self.pager.failed_syncs.fetch_add(1, Release);
         }
-        match &failed.last {
+        match &*failure {
             // It is for the same reason that this is not durable: on a disk that was full, say.
-            Some(lost) if synced.is_ok() && failed.count != self.failed_syncs => {
+            Some(lost)
+                if synced.is_ok() && self.pager.failed_syncs.load(Acquire) != self.failed_syncs =>
+            {
                 crate::sync::sometimes("pager: a sync of another failed meanwhile");
                 Err(lost.clone())
             }

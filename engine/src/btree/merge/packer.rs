@@ -134,8 +134,12 @@ impl<'a> Packer<'a> {
     ) -> Result<()> {
         let page_bytes = self.page_bytes;
         let open = &self.level(level).open.node;
+        // A wider part widens those of all children.
+        let bytes = open.encoded_len_with(lower, filter.len());
+        let is_full = is_full(open, lower, filter.len(), page_bytes)
+            || filter.len() > open.part_bytes() && bytes > PAGES_MAX * page_bytes;
         // A branch of one child would be no branch.
-        if open.len() > 1 && is_full(open, lower, filter.len(), page_bytes) {
+        if open.len() > 1 && is_full {
             self.turn(level)?;
         }
         let open = &mut self.levels[usize::from(level)].open;
@@ -164,7 +168,10 @@ impl<'a> Packer<'a> {
         let mut full = at.full.take();
         let is_small = !open.node.is_empty() && open.node.encoded_len() < half;
         if is_small && let Some(full) = &mut full {
-            even_out(full, &mut open);
+            // Unless its wider parts of the filter would make the other one long.
+            if open.node.part_bytes() <= full.node.part_bytes() {
+                even_out(full, &mut open);
+            }
         }
         for pending in full.into_iter().chain([open]) {
             if !pending.node.is_empty() {

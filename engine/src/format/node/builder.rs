@@ -83,8 +83,13 @@ impl NodeBuilder {
 
     /// Length of the node as it stands, not rounded up to pages.
     pub(crate) fn encoded_len(&self) -> usize {
-        let filter = self.items.len() * self.part_bytes;
-        filter + self.encoded(self.items.len(), self.prefix_len, self.shortest, self.content_bytes)
+        let (items, filter) = (self.items.len(), self.items.len() * self.part_bytes);
+        self.encoded(items, self.prefix_len, self.shortest, filter + self.content_bytes)
+    }
+
+    /// Bytes of a part of the filter.
+    pub(crate) fn part_bytes(&self) -> usize {
+        self.part_bytes
     }
 
     /// Length with one more entry, or with a child and a part of the filter of so many bytes.
@@ -92,14 +97,13 @@ impl NodeBuilder {
         let items = self.items.len() + 1;
         let filter = if self.level > 0 { items * self.part_bytes.max(value_len) } else { 0 };
         if self.level > 0 && items == 1 {
-            return filter + self.encoded(items, 0, 0, 0);
+            return self.encoded(items, 0, 0, filter);
         }
-        let more = content_len(self.level, key.len(), value_len);
-        let shortest = self.shortest_with(key);
-        filter + self.encoded(items, self.prefix_with(key), shortest, self.content_bytes + more)
+        let content = self.content_bytes + content_len(self.level, key.len(), value_len);
+        self.encoded(items, self.prefix_with(key), self.shortest_with(key), filter + content)
     }
 
-    /// At least what `encode` writes, but for the filter: exact where no key ends in its head.
+    /// At least what `encode` writes: exact where no key ends in its head. `content` counts the filter, too.
     fn encoded(&self, items: usize, prefix_len: usize, shortest: usize, content: usize) -> usize {
         let keyed = items.saturating_sub(usize::from(self.level > 0));
         let pointers = if self.level > 0 { items * POINTER_BYTES } else { 0 };
@@ -224,7 +228,8 @@ impl NodeBuilder {
                 out.extend_from_slice(self.value(item));
             }
         }
-        debug_assert!(out.len() - start <= node_len);
+        // What is cut off here no pointer leads to any more.
+        assert!(out.len() - start <= node_len, "a node longer than was said");
         out.resize(start + node_len, 0);
     }
 }

@@ -161,6 +161,38 @@ fn a_lowest_branch_knows_what_keys_its_leaves_have() {
     }
 }
 
+/// A branch that is longer than 64 KiB only with its filter has longer offsets too: counted without them, its last
+/// cells were cut off, and with them all that they lead to.
+#[test]
+fn a_branch_that_its_filter_makes_long_is_whole() {
+    let mut lengths = vec![];
+    let around = (115..130).map(|narrow| (narrow, 1));
+    for (narrow, wide) in [(300, 6), (140, 100), (900, 3)].into_iter().chain(around) {
+        let mut builder = NodeBuilder::new(1);
+        for n in 0..narrow + wide {
+            let keys = if n < narrow { 8_u32 } else { 512 };
+            let part = filter::build((0..keys).map(|i| u64::from(i) * 77));
+            let lower = format!("k{:010}", 20_001 + n * 80_000);
+            let child = NodePointer { page: n + 1, ..pointer() };
+            let with = builder.encoded_len_with(lower.as_bytes(), part.len());
+            builder.add_child(lower.as_bytes(), child, &part);
+            assert_eq!(with, builder.encoded_len());
+        }
+        let len = builder.encoded_len();
+        lengths.push(len);
+        let mut bytes = vec![];
+        builder.encode(len, &mut bytes);
+        assert_ne!(bytes.last(), Some(&0), "room is left");
+        let end = bytes.len().next_multiple_of(PAGE_BYTES_MIN);
+        bytes.resize(end, 0);
+        let pointer = NodePointer { pages: (end / PAGE_BYTES_MIN) as u16, ..pointer() };
+        NodeHeader { pointer, level: 1 }.seal(&mut bytes, IDENTITY);
+        Node::verify(&bytes, pointer, 1, IDENTITY).unwrap().check().unwrap();
+    }
+    let short = lengths.iter().filter(|len| **len <= 1 << 16).count();
+    assert!(short > 3 && short + 3 < lengths.len(), "{lengths:?}");
+}
+
 #[test]
 fn every_flipped_bit_and_every_other_place_is_noticed() {
     let bytes = leaf(&sets()[2]);
