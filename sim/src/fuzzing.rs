@@ -127,6 +127,7 @@ impl Input<'_> {
             wal: !self.chance(8),
             compression: self.below(4) as u32,
             btree: self.chance(3),
+            page_bytes: 4 << 10, // what the corpus was made with
             shared_keyspaces: self.below(3) as usize,
         }
     }

@@ -112,6 +112,11 @@ where
 /// Settings that a database has: others are refused when it is opened, which breaks no promise.
 fn possible_settings<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Settings, D::Error> {
     let settings = Settings::deserialize(deserializer)?;
+    let page_bytes = settings.page_bytes;
+    if !page_bytes.is_power_of_two() || !(4 << 10..=64 << 10).contains(&page_bytes) {
+        let why = format!("page_bytes {page_bytes} is no power of two from 4,096 to 65,536");
+        return Err(D::Error::custom(why));
+    }
     if settings.memory_bytes / 4 < settings.memtable_bytes {
         let Settings { memory_bytes, memtable_bytes, .. } = settings;
         let why = format!("memory_bytes {memory_bytes} is less than four of {memtable_bytes}");
@@ -348,6 +353,8 @@ mod tests {
             let behind = behind.trim_start_matches(|digit: char| digit.is_ascii_digit());
             refused(&format!("{before}{number}{behind}"), why);
         }
+        let pages = "\"page_bytes\": 5000,\n    \"shared_keyspaces\":";
+        refused(&good.replacen("\"shared_keyspaces\":", pages, 1), "page_bytes 5000 is no power");
         let strike = r#""faults": [{ "site": "EIO on Monday", "pass": 1 }], "x": ["#;
         refused(&good.replacen("\"faults\": [", strike, 1), "no site is called \"EIO on Monday\"");
     }

@@ -369,6 +369,7 @@ mod tests {
             wal: true,
             compression: 0,
             btree: false,
+            page_bytes: 4 << 10,
             shared_keyspaces: 0,
         }
     }

@@ -52,9 +52,20 @@ pub struct Settings {
     /// Keyspaces are created as `StorageKind::BTree`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub btree: bool,
+    /// `page_size`
+    #[serde(default = "page_bytes_min", skip_serializing_if = "is_page_bytes_min")]
+    pub page_bytes: usize,
     /// Keyspaces that all clients write, besides the default one: up to 2.
     #[serde(deserialize_with = "number_within::<_, _, 0, 2>")]
     pub shared_keyspaces: usize,
+}
+
+fn page_bytes_min() -> usize {
+    4 << 10
+}
+
+fn is_page_bytes_min(bytes: &usize) -> bool {
+    *bytes == page_bytes_min()
 }
 
 impl Settings {
@@ -69,6 +80,7 @@ impl Settings {
             wal: dice.chance(0.95),
             compression: dice.below(4) as u32,
             btree: false,
+            page_bytes: page_bytes_min(),
             memory_bytes: dice.pick(&[2 << 20, 8 << 20, 64 << 20]),
             shared_keyspaces: dice.below(3) as usize,
         }
@@ -99,6 +111,7 @@ impl Settings {
             compression_type: self.compression,
             compression_level: 1,
             storage_kind: storage_kind(self.btree),
+            page_size: self.page_bytes,
             max_memory: self.memory_bytes as usize,
             ..LightningDbConfig::default()
         }
@@ -185,6 +198,8 @@ impl Shape {
         let kinds = &mut Dice::new(seed, "kinds", 0);
         shape.settings.btree = kinds.chance(0.3);
         shape.mix.storage = kinds.pick(&[0, 0, 0, 1]);
+        shape.settings.page_bytes =
+            Dice::new(seed, "pages", 0).pick(&[4 << 10, 4 << 10, 4 << 10, 16 << 10, 64 << 10]);
         let aim = Aim::draw(seed, true);
         if aim.intervals {
             shape.leave_the_log_alone(dice);
@@ -244,7 +259,8 @@ impl Shape {
     /// Runs are merged all the time, into trees that have more than a node.
     fn grow_trees(&mut self, dice: &mut Dice) {
         self.settings.memtable_bytes = dice.skewed(4 << 10..32 << 10);
-        self.settings.cache_bytes = dice.pick(&[0, 16 << 10]);
+        // Of the nodes in memory all, some or none.
+        self.settings.cache_bytes = dice.pick(&[0, 16 << 10, 64 << 10, 1 << 20]);
         self.keys = self.keys.max(40);
         self.ops = self.ops.max(60);
         self.batch = 10;

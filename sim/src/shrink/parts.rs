@@ -97,6 +97,7 @@ pub(super) fn cost(schedule: &Schedule) -> u64 {
         schedule.order != Order::Uniform,
         settings.compression != 0,
         settings.btree,
+        settings.page_bytes != 4 << 10,
         settings.cache_bytes != 0,
         settings.shared_keyspaces != 0,
     ];
@@ -123,12 +124,13 @@ fn cost_of(operation: &Operation) -> u64 {
 }
 
 /// Simpler forms of what is left, each to be tried by itself.
-pub(super) const SIMPLER: [fn(&mut Schedule); 12] = [
+pub(super) const SIMPLER: [fn(&mut Schedule); 13] = [
     |s| s.boots.iter_mut().for_each(|boot| boot.full = None),
     |s| s.order = Order::Uniform,
     |s| s.settings.shared_keyspaces = 0,
     |s| s.settings.compression = 0,
     |s| s.settings.btree = false,
+    |s| s.settings.page_bytes = 4 << 10,
     |s| s.settings.cache_bytes = 0,
     |s| each_session(s, |session| session.settle = false),
     |s| each_session(s, |session| session.strict = false),
