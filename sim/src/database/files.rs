@@ -16,8 +16,6 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 /// Virtual time after which the background must have done all it has to do. The engine tries again
 /// every 100 ms what it could not do at once.
 const SETTLES_WITHIN: Duration = Duration::from_secs(5);
-/// `page_size` of all runs.
-const PAGE_BYTES: u64 = 4096;
 /// Time between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -141,7 +139,8 @@ impl Session {
             let Ok(report) = self.db.check_integrity() else {
                 return Ok(()); // a fault that struck the check
             };
-            let first_page = if stats.tree_file_bytes > 0 { PAGE_BYTES } else { 0 };
+            let page_bytes = process.workload.settings.page_bytes as u64;
+            let first_page = if stats.tree_file_bytes > 0 { page_bytes } else { 0 };
             let used = stats.tree_file_bytes - stats.tree_free_bytes;
             let named = first_page + report.trees.iter().map(|tree| tree.page_bytes).sum::<u64>();
             if used == named {
