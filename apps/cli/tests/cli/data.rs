@@ -187,10 +187,10 @@ fn a_database_is_compacted_and_checked() {
     let tree = &report["trees"][0];
     assert_eq!(
         (&tree["entries"], &tree["depth"], &report["read"]),
-        (&json!(3000), &json!(2), &json!(3000))
+        (&json!(3000), &json!(3), &json!(3000))
     );
     let inspected = &json_lines(&place.ok("inspect db --json"))[0];
-    assert_eq!(inspected["keyspaces"][0]["tree_depth"], 2);
+    assert_eq!(inspected["keyspaces"][0]["tree_depth"], 3);
     let file = inspected["files"].as_array().unwrap().iter().find(|file| file["kind"] == "trees");
     let path = place.path("db").join(file.unwrap()["name"].as_str().unwrap());
     let mut bytes = std::fs::read(&path).unwrap();
