@@ -5,7 +5,7 @@
 //! - a node that anything points to never changes; a merge writes new ones and says which the new
 //!   root no longer reaches
 //! - a pointer names the generation and level of its node: no cycle, no mistaken page
-//! - a lowest branch has a part of a Bloom filter for each of its leaves, which admits all keys of that
+//! - a lowest branch has a part of a Bloom filter for each of its leaves, which admits all keys of that leaf
 //! - the first child of a branch holds whatever is less than the key of the second; every other holds the
 //!   keys from its own on
 //!
