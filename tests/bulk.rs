@@ -100,12 +100,6 @@ fn a_bad_entry_is_named_and_nothing_is_loaded() -> Result<()> {
             "k".repeat(64)
         ),
     );
-    let large = vec![0; (lightning_db::MAX_VALUE_BYTES + 1) as usize];
-    refused(
-        db.bulk_load([("a", large)]),
-        "entry 1 of a bulk load, key \"a\": value of 16777217 bytes is larger than the limit of \
-         16777216 bytes",
-    );
     assert_nothing_left(&db)
 }
 

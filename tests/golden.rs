@@ -17,6 +17,8 @@ type Files = BTreeMap<String, Vec<u8>>;
 type Contents = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
 
 const INDEX: &str = "index.txt";
+/// Larger values have files of their own.
+const BLOB_THRESHOLD: usize = 10_000;
 /// Shorter stretches of zeros are kept.
 const ZEROS: usize = 64;
 
@@ -30,6 +32,7 @@ fn config() -> LightningDbConfig {
         wal_segment_size: 16 << 10,
         cache_size: 64 << 10,
         max_memory: 1 << 20,
+        blob_threshold: BLOB_THRESHOLD,
         wal_sync_interval: Duration::from_secs(3600),
         ..Default::default()
     }
@@ -38,6 +41,9 @@ fn config() -> LightningDbConfig {
 /// The fixed program that wrote the databases: what it writes must never change.
 fn write(db: &Database, contents: &mut Contents) {
     grow_trees(db, contents);
+    put_blobs(db, contents, 0..2);
+    db.compact().unwrap();
+    put_blobs(db, contents, 2..4);
     let keyspaces = [
         ("default", None),
         ("stored", Some(Compression::None)),
@@ -75,6 +81,7 @@ fn write(db: &Database, contents: &mut Contents) {
     dropped.put("gone", "with its keyspace").unwrap();
     db.drop_keyspace("dropped").unwrap();
     db.checkpoint().unwrap();
+    put_blobs(db, contents, 4..6);
     // Synced, then not.
     let map = contents.get_mut("default").unwrap();
     for i in 0..20u8 {
@@ -105,6 +112,17 @@ fn grow_trees(db: &Database, contents: &mut Contents) {
         let value = format!("new {i} ").repeat(25).into_bytes();
         keyspace.put(i.to_be_bytes(), &value).unwrap();
         map.insert(i.to_be_bytes().into(), value);
+    }
+}
+
+/// Large values, of which the second half is zeros: files are kept without those.
+fn put_blobs(db: &Database, contents: &mut Contents, numbers: std::ops::Range<u8>) {
+    let keyspace = db.keyspace("blobs").unwrap();
+    let map = contents.entry("blobs".into()).or_default();
+    for i in numbers {
+        let value = [vec![i + 1; 200], vec![0; BLOB_THRESHOLD + usize::from(i) * 30_000]].concat();
+        keyspace.put([i], &value).unwrap();
+        map.insert(vec![i], value);
     }
 }
 
@@ -186,7 +204,7 @@ fn databases_of_earlier_formats_open() {
             unpack(&version.path().join(moment), &scratch.db());
             let found = read(&scratch.db());
             assert!(found == expected(), "{:?} {moment}", version.path());
-            let kinds = [".sst", ".tree", "wal-", "manifest-"];
+            let kinds = [".sst", ".tree", ".blob", "wal-", "manifest-"];
             let names: Vec<String> = contents_of_files(&scratch.db()).into_keys().collect();
             let has = |kind: &&str| names.iter().any(|name| name.contains(*kind));
             assert!(kinds.iter().all(has), "{names:?}");

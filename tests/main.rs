@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_types, clippy::disallowed_methods, missing_docs)]
 
 mod api;
+mod blobs;
 mod bulk;
 mod child;
 mod errors;

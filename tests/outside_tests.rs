@@ -428,6 +428,7 @@ fn an_idle_log_gives_its_large_spares_back() {
         memtable_size: 32 << 20,
         wal_segment_size: 64 << 20,
         max_memory: 256 << 20,
+        blob_threshold: 16 << 20,
         wal_sync_interval: Duration::from_millis(10),
         ..config()
     };

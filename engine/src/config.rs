@@ -186,6 +186,10 @@ pub struct LightningDbConfig {
     pub wal_segment_size: u64,
     /// Longest key in bytes, at most 65,535. Default: 1024.
     pub max_key_size: usize,
+    /// A value of more bytes goes to a file of its own, a *blob*, which is synced before the put is logged;
+    /// log, memory, sstables and trees have a pointer to it. From 64 to 16 MiB. Default: 1 MiB. What it was
+    /// when a value was written does not matter later.
+    pub blob_threshold: usize,
     /// Bytes of memory for cache and memtables that wait to be flushed, at most. What snapshots hold is
     /// not counted yet. Default: 2 GiB.
     pub max_memory: usize,
@@ -227,6 +231,7 @@ impl Default for LightningDbConfig {
             wal_sync_interval: Duration::from_millis(10),
             wal_segment_size: 64 << 20,
             max_key_size: 1024,
+            blob_threshold: 1 << 20,
             max_memory: 2 << 30,
             page_size: 4096,
             mmap_size: None,
@@ -240,18 +245,16 @@ impl Default for LightningDbConfig {
     }
 }
 
-/// Values above this are [`Error::ValueTooLarge`].
+/// Values above this, 4 GiB - 1, are [`Error::ValueTooLarge`].
 ///
 /// ```
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let path = dir.path().join("db");
-/// # use lightning_db::{Database, Error, LightningDbConfig, MAX_VALUE_BYTES};
-/// # let db = Database::create(&path, LightningDbConfig::default())?;
-/// let value = vec![0; MAX_VALUE_BYTES as usize + 1];
-/// assert!(matches!(db.put("key", value), Err(Error::ValueTooLarge { .. })));
-/// # Ok::<(), lightning_db::Error>(())
+/// use lightning_db::MAX_VALUE_BYTES;
+/// assert_eq!(MAX_VALUE_BYTES, (4 << 30) - 1);
 /// ```
-pub const MAX_VALUE_BYTES: u64 = 16 << 20;
+pub const MAX_VALUE_BYTES: u64 = u32::MAX as u64;
+
+/// A value that is longer never stands in log, memtable or files of entries, whatever the configuration says.
+pub(crate) const INLINE_BYTES_MAX: u64 = 16 << 20;
 
 /// A table of hints is never smaller.
 const HINT_BYTES_MIN: usize = 1 << 10;
@@ -319,6 +322,11 @@ impl LightningDbConfig {
             (1..=65_535).contains(&self.max_key_size),
             "max_key_size",
             format!("{} is not between 1 and 65,535", self.max_key_size),
+        )?;
+        check(
+            (64..=INLINE_BYTES_MAX).contains(&(self.blob_threshold as u64)),
+            "blob_threshold",
+            format!("{} bytes is not between 64 bytes and 16 MiB", self.blob_threshold),
         )?;
         check(
             self.page_size.is_power_of_two() && (4 << 10..=64 << 10).contains(&self.page_size),

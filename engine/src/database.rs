@@ -10,10 +10,10 @@ use crate::{
     },
     env::{Env, OsEnv},
     error::{Error, Result},
-    handles::{Handle, KeyRange, Keyspace, Scan, Snapshot, ValueRef, WriteBatch},
+    handles::{Handle, KeyRange, Keyspace, Scan, Snapshot, ValueReader, ValueRef, WriteBatch},
     types::{KeyspaceId, SeqNo},
 };
-use std::{fmt, path::Path, sync::Arc};
+use std::{fmt, io::Read, path::Path, sync::Arc};
 
 /// An open database: a directory of its own, used by one process at a time.
 ///
@@ -237,6 +237,66 @@ impl Database {
         durability: Durability,
     ) -> Result<()> {
         self.default.put_with(key, value, durability)
+    }
+
+    /// Sets a key to all that a reader yields, up to 4 GiB - 1. See [`Keyspace::put_reader`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # use std::io::Read;
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_reader("zeros", std::io::repeat(0).take(2 << 20))?;
+    /// assert_eq!(db.get("zeros")?.unwrap().len(), 2 << 20);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_reader`].
+    pub fn put_reader(&self, key: impl AsRef<[u8]>, reader: impl Read) -> Result<()> {
+        self.default.put_reader(key, reader)
+    }
+
+    /// [`put_reader`](Database::put_reader), durable as `durability` says.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Durability, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put_reader_with("key", &b"value"[..], Durability::Sync)?;
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_reader`].
+    pub fn put_reader_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        reader: impl Read,
+        durability: Durability,
+    ) -> Result<()> {
+        self.default.put_reader_with(key, reader, durability)
+    }
+
+    /// The value of a key, to be read piece by piece. See [`Keyspace::get_reader`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// db.put("key", "value")?;
+    /// let value = std::io::read_to_string(db.get_reader("key")?.unwrap()).unwrap();
+    /// assert_eq!(value, "value");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn get_reader(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueReader>> {
+        self.default.get_reader(key)
     }
 
     /// The value of a key, copied out. See [`Keyspace::get`].

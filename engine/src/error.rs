@@ -30,6 +30,12 @@ pub enum Error {
         /// The largest length allowed, in bytes.
         max: u64,
     },
+    /// The reader that a value was to come from failed. Nothing was written.
+    #[error("cannot read the value that was to be written: {source}")]
+    Reader {
+        /// The reader's error.
+        source: Arc<io::Error>,
+    },
     /// All operations of one commit together are larger than a commit may be.
     #[error("a commit of {len} bytes is larger than the limit of {max} bytes")]
     CommitTooLarge {

@@ -7,6 +7,9 @@ use crate::{
     codec::Decompressors,
     config::Compression,
     format::{
+        blob::{
+            BLOB_HEAD_BYTES, BlobPointer, Chunks, POINTER_BYTES, decode_chunk_bytes, encode_head,
+        },
         block::Block,
         header::{FileHeader, FileKind, HEADER_BYTES},
         manifest::{EDIT_HEADER_BYTES, FoundEdit, State, encode_edit},
@@ -26,7 +29,7 @@ use crate::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("wal_record", wal_record),
     ("wal_payload", wal_payload),
     ("file_headers", file_headers),
@@ -36,6 +39,7 @@ pub const TARGETS: [Target; 9] = [
     ("sstable_footer", sstable_footer),
     ("compressed_block", compressed_block),
     ("tree_node", tree_node),
+    ("blob", blob),
 ];
 
 /// `bytes`, cut or padded to `N`.
@@ -84,7 +88,9 @@ pub fn wal_payload(bytes: &[u8]) {
 
 /// The headers of files and of log segments.
 pub fn file_headers(bytes: &[u8]) {
-    for kind in [FileKind::Wal, FileKind::Sstable, FileKind::Manifest, FileKind::Tree] {
+    for kind in
+        [FileKind::Wal, FileKind::Sstable, FileKind::Manifest, FileKind::Tree, FileKind::Blob]
+    {
         let _ = FileHeader::decode(bytes, kind);
         let mut header = padded::<HEADER_BYTES>(bytes);
         header[..8].copy_from_slice(match kind {
@@ -92,6 +98,7 @@ pub fn file_headers(bytes: &[u8]) {
             FileKind::Sstable => b"LDBsst\r\n",
             FileKind::Manifest => b"LDBman\r\n",
             FileKind::Tree => b"LDBtre\r\n",
+            FileKind::Blob => b"LDBblo\r\n",
         });
         let end = HEADER_BYTES - 4;
         let crc = crc32fast::hash(&header[..end]);
@@ -125,7 +132,7 @@ pub fn manifest_edit(bytes: &[u8]) {
     #[expect(clippy::expect_used, reason = "a fuzzer says what broke by panicking")]
     let Some(changes) = found.expect("the checksum is right").changes() else { return };
     let number = crate::types::EditNo(5);
-    let again = encode_edit(number, &changes, IDENTITY);
+    let Some(again) = encode_edit(number, &changes, IDENTITY) else { return };
     let again = FoundEdit::decode(&again, IDENTITY).and_then(|edit| edit.changes());
     assert_eq!(again.as_deref(), Some(&changes[..]));
     let mut state = State::default();
@@ -252,6 +259,37 @@ pub fn tree_node(bytes: &[u8]) {
             assert!(entry.is_some());
         }
     }
+}
+
+/// A pointer to a blob, the head of its file, and where its chunks are.
+pub fn blob(bytes: &[u8]) {
+    if let Some(pointer) = BlobPointer::decode(bytes) {
+        assert_eq!(pointer.encode(), bytes);
+    }
+    let Some(pointer) = BlobPointer::decode(&padded::<POINTER_BYTES>(bytes)) else { return };
+    let BlobPointer { file_id, identity, len } = pointer;
+    let rest = padded::<8>(bytes.get(POINTER_BYTES..).unwrap_or_default());
+    let _ = decode_chunk_bytes(identity, &rest);
+    let [a, b, c, d, ..] = rest;
+    let chunk_bytes = u32::from_le_bytes([a, b, c, d]);
+    let header = FileHeader { kind: FileKind::Blob, uuid: [0; 16], file_id, identity };
+    let head: [u8; BLOB_HEAD_BYTES] = encode_head(&header, chunk_bytes);
+    let Some(found) = decode_chunk_bytes(identity, &head[HEADER_BYTES..]) else {
+        return; // no length of a chunk
+    };
+    assert_eq!(found, chunk_bytes);
+    // The chunks lie one behind the other and hold the value, from the head to the end.
+    let chunks = Chunks { chunk_bytes, len: len.into() };
+    let (mut end, mut sum) = (BLOB_HEAD_BYTES as u64, 0);
+    let count = chunks.count();
+    for index in (0..count.min(100)).chain(count.saturating_sub(3).max(100)..count) {
+        let (at, len) = chunks.place(index);
+        assert!(at == end || index > 99, "chunk {index} of {chunks:?}");
+        assert!(len > 0 && len <= chunk_bytes as usize);
+        (end, sum) = (at + 4 + len as u64, sum + len as u64);
+    }
+    assert_eq!(end, chunks.file_bytes());
+    assert!(count > 100 || sum == u64::from(len), "{chunks:?}");
 }
 
 #[cfg(test)]

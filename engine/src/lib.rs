@@ -21,6 +21,7 @@
 pub mod env;
 pub mod sync;
 
+mod blob;
 mod btree;
 mod cache;
 mod codec;
@@ -53,5 +54,7 @@ pub use db::{
     stats::{DatabaseStats, KeyspaceStats},
 };
 pub use error::{Corruption, Error, Result};
-pub use handles::{KeyRange, Keyspace, KeyspaceOptions, Scan, Snapshot, ValueRef, WriteBatch};
+pub use handles::{
+    KeyRange, Keyspace, KeyspaceOptions, Scan, Snapshot, ValueReader, ValueRef, WriteBatch,
+};
 pub use types::SeqNo;

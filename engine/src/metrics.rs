@@ -25,4 +25,5 @@ pub(crate) struct Metrics {
     pub(crate) tables_dropped: Counter,
     pub(crate) stalls: Counter,
     pub(crate) recovered_commits: Counter,
+    pub(crate) blob_bytes: Counter,
 }

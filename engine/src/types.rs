@@ -92,16 +92,25 @@ pub(crate) enum Kind {
     Delete = 2,
     /// A range tombstone: no key of `key <= k < value` has a value.
     RangeDelete = 3,
-    // 4 merge operand, 5 blob pointer: reserved.
+    // 4 merge operand: reserved.
+    /// The key has a value that is too large to stand here: this is a pointer to its blob.
+    Blob = 5,
 }
 
 impl Kind {
+    /// Whether a key whose newest entry is of this kind has a value.
+    #[inline]
+    pub(crate) fn has_value(self) -> bool {
+        matches!(self, Kind::Put | Kind::Blob)
+    }
+
     /// The kind written as `byte`, or `None` for a byte that this version does not know.
     pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
         match byte {
             1 => Some(Kind::Put),
             2 => Some(Kind::Delete),
             3 => Some(Kind::RangeDelete),
+            5 => Some(Kind::Blob),
             _ => None,
         }
     }

@@ -110,7 +110,7 @@ const fn record_that_is_late(crash: &'static str) -> Scene {
 }
 
 /// Files to damage, by a part of their names.
-const DAMAGED: [&str; 4] = ["manifest-", "wal-", ".sst", ".sst"];
+const DAMAGED: [&str; 5] = ["manifest-", "wal-", ".sst", ".sst", ".blob"];
 
 /// How a merge into a tree fails, by fault and operation of the disk.
 const MERGES_THAT_FAIL: [(&str, Option<&str>); 7] = [

@@ -128,6 +128,7 @@ impl Input<'_> {
             compression: self.below(4) as u32,
             btree: self.chance(3),
             page_bytes: 4 << 10, // what the corpus was made with
+            blob_bytes: None,
             shared_keyspaces: self.below(3) as usize,
         }
     }

@@ -5,7 +5,6 @@
 //! promises the same bytes back must know them, and must not guess.
 
 use crate::failure::{Failure, Result};
-use lightning_db::MAX_VALUE_BYTES;
 use std::{
     borrow::Cow,
     io::{BufRead, Read},
@@ -13,6 +12,8 @@ use std::{
 };
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
+/// Longer records are refused: more likely than such a row is a quote that was forgotten.
+const ROW_BYTES_MAX: u64 = 16 << 20;
 
 /// Where in a record the reader is.
 #[derive(Clone, Copy, PartialEq)]
@@ -207,14 +208,13 @@ impl<R: BufRead> Reader<R> {
     /// Appends a line to the buffer, and returns where it begins there.
     fn read_line(&mut self) -> Result<usize> {
         let start = self.buf.len();
-        // Room for a record that is as large as a value may be, its line ending, and too much.
-        let room = (MAX_VALUE_BYTES + 3).saturating_sub(start as u64);
+        // Room for the longest record, its line ending, and too much.
+        let room = (ROW_BYTES_MAX + 3).saturating_sub(start as u64);
         let read = (&mut self.input).take(room).read_until(b'\n', &mut self.buf);
         read.map_err(|e| Failure::file("read", &self.file, e))?;
         self.bytes += (self.buf.len() - start) as u64;
-        if self.buf.len() as u64 > MAX_VALUE_BYTES + 2 {
-            let what =
-                format!("this record is longer than a value may be ({MAX_VALUE_BYTES} bytes)");
+        if self.buf.len() as u64 > ROW_BYTES_MAX + 2 {
+            let what = format!("this record is longer than {ROW_BYTES_MAX} bytes");
             return Err(self.wrong(0, &what));
         }
         self.lines += u64::from(self.buf.ends_with(b"\n") && self.buf.len() > start);

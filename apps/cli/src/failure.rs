@@ -54,6 +54,14 @@ impl Failure {
         }
     }
 
+    /// What reading a value piece by piece ended with: within it is the database's error.
+    pub(crate) fn value(error: io::Error) -> Failure {
+        match error.downcast::<Error>() {
+            Ok(error) => error.into(),
+            Err(error) => Failure::Other(format!("cannot read a value: {error}")),
+        }
+    }
+
     /// A file that is not the database's could not be used.
     pub(crate) fn file(doing: &str, file: impl fmt::Display, error: io::Error) -> Failure {
         Failure::Other(format!("cannot {doing} {file}: {error}"))

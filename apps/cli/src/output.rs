@@ -4,8 +4,9 @@ use crate::{
     failure::{Failure, Result},
     text::Encoding,
 };
+use lightning_db::ValueReader;
 use serde_json::{Value, json};
-use std::io::{self, BufWriter, Stdout, Write};
+use std::io::{self, BufWriter, Read, Stdout, Write};
 
 /// Buffered standard output. [`finish`](Out::finish) must end it: dropping cannot tell of a failure.
 pub(crate) struct Out {
@@ -21,6 +22,18 @@ impl Out {
     /// Writes bytes as they are.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
         self.to.write_all(bytes).map_err(Failure::output)
+    }
+
+    /// Writes a value as it is, without holding it in memory.
+    pub(crate) fn stream(&mut self, mut value: ValueReader) -> Result<()> {
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            match value.read(&mut piece) {
+                Ok(0) => return Ok(()),
+                Ok(len) => self.bytes(&piece[..len])?,
+                Err(error) => return Err(Failure::value(error)),
+            }
+        }
     }
 
     /// Writes a line.

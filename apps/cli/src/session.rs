@@ -18,6 +18,8 @@ pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 pub(crate) const HEADERS: &str = ".csv";
 /// Every key that a database can hold.
 pub(crate) const KEY_BYTES_MAX: usize = 65_535;
+/// Values that are written as text, in exports and rows, are held in memory: longer ones are refused there.
+pub(crate) const TEXT_VALUE_BYTES_MAX: u64 = 1 << 30;
 
 /// How commits become durable, for commands that write.
 #[derive(clap::Args)]

@@ -22,16 +22,18 @@ pub(crate) struct Checked {
 }
 
 /// Checks every node: its bytes, that its keys ascend and lie within what its parent says, and that the filter
-/// admits them. `each` is told of every node, to see that none is used twice.
+/// admits them. `each` is told of every node, to see that none is used twice, `blob` of every entry that points
+/// to one.
 pub(crate) fn check(
     nodes: &dyn Nodes,
     (keyspace, root): (KeyspaceId, Option<Root>),
     each: &mut dyn FnMut(NodePointer) -> Result<()>,
+    blob: &mut dyn FnMut(&[u8], &[u8]),
 ) -> Result<Checked> {
     let mut checked = Checked::default();
     if let Some(root) = root {
         let what = Expected { keyspace, lower: &[], upper: None, filter: &[] };
-        part(nodes, root, what, each, &mut checked)?;
+        part(nodes, root, what, (each, blob), &mut checked)?;
     }
     Ok(checked)
 }
@@ -48,7 +50,7 @@ fn part(
     nodes: &dyn Nodes,
     Root { pointer, level }: Root,
     Expected { keyspace, lower, upper, filter }: Expected<'_>,
-    each: &mut dyn FnMut(NodePointer) -> Result<()>,
+    (each, blob): (&mut dyn FnMut(NodePointer) -> Result<()>, &mut dyn FnMut(&[u8], &[u8])),
     checked: &mut Checked,
 ) -> Result<()> {
     each(pointer)?;
@@ -68,6 +70,9 @@ fn part(
         }
         if level == 0 {
             let entry = node.entry(index).ok_or_else(|| held.refuse(nodes, index))?;
+            if entry.is_blob {
+                blob(&key, entry.value);
+            }
             checked.raw_bytes += (key.len() + entry.value.len()) as u64;
             if !filter::admits(filter, keyspace.hash(&key)) {
                 let found = format!("key {index} not in it");
@@ -93,7 +98,8 @@ fn part(
         let end = if last { upper } else { Some(to.as_slice()) };
         let filter = node.filter(index);
         let what = Expected { keyspace, lower: &from, upper: end, filter };
-        part(nodes, Root { pointer: child, level: level - 1 }, what, each, checked)?;
+        let child = Root { pointer: child, level: level - 1 };
+        part(nodes, child, what, (each, blob), checked)?;
         std::mem::swap(&mut from, &mut to);
     }
     Ok(())

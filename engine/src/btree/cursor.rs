@@ -29,6 +29,8 @@ pub(crate) struct TreeCursor {
     key: KeyBuffer,
     /// Where in the leaf the value is. `None`: unpositioned.
     value: Option<Range<usize>>,
+    /// The value is a pointer to a blob.
+    is_blob: bool,
 }
 
 /// A branch, and which of its children the cursor is under.
@@ -129,7 +131,8 @@ impl TreeCursor {
         let pointer = NodePointer { page: 0, pages: 0, generation: 0 };
         let (in_place, layout) = (Lent::none(nodes), Layout::default());
         let leaf = Leaf { in_place, copy: None, pointer, layout };
-        TreeCursor { root, path: vec![], leaf, index: 0, key: KeyBuffer::default(), value: None }
+        let key = KeyBuffer::default();
+        TreeCursor { root, path: vec![], leaf, index: 0, key, value: None, is_blob: false }
     }
 
     /// Leads the path on from `pointer` to a leaf. `choose` says to which child or entry of a node.
@@ -195,33 +198,39 @@ impl TreeCursor {
         if self.index >= self.leaf.node().len() {
             return self.walk(End::First);
         }
-        match self.take_up(self.index) {
+        match self.take_up(self.index, true) {
             true => Ok(()),
             false => Err(self.leaf.refuse(self.index)),
         }
     }
 
-    /// Takes up an entry of the leaf. `false`: it makes no sense, and nothing is changed.
+    /// Takes up an entry of the leaf. `false`: it makes no sense, or is a pointer to a blob and not to be
+    /// taken, and nothing is changed.
     #[inline(always)]
-    fn take_up(&mut self, index: usize) -> bool {
+    fn take_up(&mut self, index: usize, blobs: bool) -> bool {
         let node = self.leaf.node();
         let Some(entry) = node.entry(index) else {
             return false;
         };
+        if entry.is_blob && !blobs {
+            return false;
+        }
         self.index = index;
         self.key.set(node, entry.suffix);
         self.value = Some(entry.value_at..entry.value_at + entry.value.len());
+        self.is_blob = entry.is_blob;
         true
     }
 
-    /// Moves to the neighbouring entry if it is in the same leaf. `false`: nothing is changed.
+    /// Moves to the neighbouring entry if it is in the same leaf and has its value there. `false`: nothing is
+    /// changed.
     #[inline(always)] // a step of a scan is little more
     pub(crate) fn step_in_leaf(&mut self, direction: Direction) -> bool {
         let index = match direction {
             Direction::Forward => self.index + 1,
             Direction::Reverse => self.index.wrapping_sub(1),
         };
-        self.value.is_some() && index < self.leaf.node().len() && self.take_up(index)
+        self.value.is_some() && index < self.leaf.node().len() && self.take_up(index, false)
     }
 
     /// Which child of a branch a walk comes to after the present one.
@@ -341,6 +350,7 @@ impl Cursor for TreeCursor {
     #[inline]
     fn entry(&self) -> Option<Entry<'_>> {
         let value = self.leaf.bytes().get(self.value.clone()?)?;
-        Some(Entry { key: self.key.key(), seq: SeqNo(0), kind: Kind::Put, value })
+        let kind = if self.is_blob { Kind::Blob } else { Kind::Put };
+        Some(Entry { key: self.key.key(), seq: SeqNo(0), kind, value })
     }
 }

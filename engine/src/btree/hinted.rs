@@ -148,7 +148,7 @@ impl Hinted {
         };
         let entry = node.entry_of(place.spot.index, key)?;
         let (at, len) = (entry.value_at, entry.value.len());
-        Some(Found { node: Bytes::InPlace(leaf), at, len })
+        Some(Found { node: Bytes::InPlace(leaf), at, len, is_blob: entry.is_blob })
     }
 
     /// Brings near what [`Hinted::get`] will read.

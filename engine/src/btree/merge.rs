@@ -18,6 +18,10 @@ use packer::Packer;
 pub(crate) trait Changes {
     /// The key here, and its new value or `None` if it is to have none. `None` at the end.
     fn here(&self) -> Option<(&[u8], Option<&[u8]>)>;
+    /// Whether the new value is a pointer to a blob.
+    fn is_blob(&self) -> bool {
+        false
+    }
     /// To the next one.
     fn advance(&mut self) -> Result<()>;
 }
@@ -167,7 +171,7 @@ impl<'a> TreeMerge<'a> {
             // The first cut ends behind the key, or not at all.
             let is_cut = self.cuts.first().is_some_and(|cut| cut.start <= key);
             if !replaced && !is_cut {
-                self.packer.add(&key, entry.value)?;
+                self.packer.add(&key, entry.value, entry.is_blob)?;
             }
         }
         self.put_changes_below(upper)
@@ -190,7 +194,7 @@ impl<'a> TreeMerge<'a> {
                 break;
             }
             if let Some(value) = value {
-                self.packer.add(key, value)?;
+                self.packer.add(key, value, self.changes.is_blob())?;
             }
             self.any_taken = true;
             self.changes.advance()?;

@@ -156,6 +156,8 @@ pub(crate) struct Found<'a> {
     node: Bytes<'a>,
     at: usize,
     len: usize,
+    /// The value is a pointer to a blob.
+    pub(crate) is_blob: bool,
 }
 
 impl Found<'_> {
@@ -174,9 +176,9 @@ impl Found<'_> {
 impl<'a> Found<'a> {
     /// The same, if it holds a copy of its node; else the value where it lies.
     pub(crate) fn copied(self) -> std::result::Result<Found<'static>, &'a [u8]> {
-        let Found { node, at, len } = self;
+        let Found { node, at, len, is_blob } = self;
         match node {
-            Bytes::Copied(node) => Ok(Found { node: Bytes::Copied(node), at, len }),
+            Bytes::Copied(node) => Ok(Found { node: Bytes::Copied(node), at, len, is_blob }),
             Bytes::InPlace(node) => Err(&node[at..at + len]),
         }
     }
@@ -224,8 +226,9 @@ pub(crate) fn descend<'a, N: Nodes + ?Sized>(
                 return Ok(None);
             }
             let entry = node.entry(index).ok_or_else(|| held.refuse(nodes, index))?;
-            let (at, len) = (entry.value_at, entry.value.len());
-            return Ok(Some((Found { node: held.bytes, at, len }, pointer, index)));
+            let (at, len, is_blob) = (entry.value_at, entry.value.len(), entry.is_blob);
+            let found = Found { node: held.bytes, at, len, is_blob };
+            return Ok(Some((found, pointer, index)));
         }
         let index = node.search_child(key).ok_or_else(|| held.refuse(nodes, 0))?;
         if level == 1 && !filter::admits(node.filter(index), hash) {

@@ -149,10 +149,11 @@ impl<'a> Tree<'a> {
     /// Every node is reached once or was freed; entries are those of the map; every way of reading.
     fn check(&self) -> Checked {
         let mut reached = BTreeSet::new();
-        let checked = check(&**self.memory, (KEYSPACE, self.root), &mut |pointer| {
+        let mut each = |pointer: NodePointer| {
             assert!(reached.insert(pointer.page), "used twice: {pointer:?}");
             Ok(())
-        });
+        };
+        let checked = check(&**self.memory, (KEYSPACE, self.root), &mut each, &mut |_, _| {});
         let checked = checked.unwrap();
         assert_eq!(reached, self.writer.live);
         assert_eq!(checked.entries, self.map.len() as u64);

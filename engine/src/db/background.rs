@@ -69,6 +69,8 @@ pub(super) struct State {
     merging: Option<KeyspaceId>,
     /// How many wait until all runs are merged: however few there are.
     settling: u64,
+    /// A put of a large value found the disk full: as while something settles, until nothing is left to merge.
+    reclaiming: bool,
     /// How often it was asked for unused space of the trees to be given back, and how many of these
     /// requests are met.
     space_wanted: u64,
@@ -237,7 +239,24 @@ impl Background {
     }
 
     pub(super) fn is_settling(&self) -> bool {
-        self.state.lock().settling > 0
+        let state = self.state.lock();
+        state.settling > 0 || state.reclaiming
+    }
+
+    /// Has all runs merged, however few, until there are none.
+    pub(super) fn reclaim(&self) {
+        self.state.lock().reclaiming = true;
+        self.compact_wanted.notify();
+    }
+
+    /// There has been nothing to merge for a while.
+    pub(super) fn has_reclaimed(&self) {
+        self.state.lock().reclaiming = false;
+    }
+
+    /// What has the thread removes files that collects garbage.
+    pub(super) fn collecting(&self) -> &Arc<Signal> {
+        &self.prepare_wanted
     }
 
     /// Asks for the unused space of the trees to be given back. Returns the number of the request.
@@ -506,7 +525,10 @@ impl Db {
     /// Whether there is something that [`collect`](Db::collect) may free.
     fn has_garbage(&self) -> bool {
         let state = self.background.state.lock();
-        self.versions.has_retired() || !state.obsolete.is_empty() || !state.retired.is_empty()
+        self.versions.has_retired()
+            || self.blobs.has_dead()
+            || !state.obsolete.is_empty()
+            || !state.retired.is_empty()
     }
 
     /// Frees Versions that nobody looks at, then removes files that no Version names. Returns how much is
@@ -517,7 +539,9 @@ impl Db {
         if self.poison.check().is_err() {
             crate::sync::sometimes("background: keeps files because of poison");
             // An edit that failed may be durable all the same, and name any of the files.
-            return versions + state.obsolete.len() + state.retired.len();
+            let kept = versions + state.obsolete.len() + state.retired.len();
+            drop(state);
+            return kept + self.remove_dead_blobs();
         }
         let (dead, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.obsolete)
             .into_iter()
@@ -544,7 +568,8 @@ impl Db {
                 tracing::warn!(%error, path = %path.display(), "cannot remove a file");
             }
         }
-        left
+        // Last: what was let go above named some of them.
+        left + self.remove_dead_blobs()
     }
 
     /// Writes a run, unless the database is closed meanwhile.
@@ -561,6 +586,7 @@ impl Db {
             uuid: self.uuid,
             file_ids: &self.file_ids,
             blocks: &self.blocks,
+            blobs: &self.blobs,
             given_up: &|| self.background.stopped(),
         };
         outputs.write(keyspace.id, self.options(keyspace), merge, tombstones, bottom)

@@ -13,14 +13,15 @@ use super::{
 };
 use crate::{
     btree::{Changes, FromFile, TreeMerge},
-    config::{LightningDbConfig, MAX_VALUE_BYTES},
+    config::MAX_VALUE_BYTES,
     error::{Error, Result},
+    format::blob::POINTER_BYTES,
     iter::Direction,
     memtable::Memtable,
     pager::Taken,
     sstable::Sstable,
     types::{KeyspaceId, SeqNo},
-    version::{KeyspaceVersion, Sealed},
+    version::{KeyspaceVersion, Sealed, TreeBlobs},
 };
 use std::{fmt::Write, ops::Bound, sync::Arc};
 
@@ -68,17 +69,24 @@ impl Db {
             here: None,
             number: 0,
             failed: None,
-            config: &self.config,
+            db: self,
             give_up: &give_up,
+            blob: None,
+            blobs: TreeBlobs::new(),
         };
-        let done = loaded
-            .advance()
-            .and_then(|()| self.write_tree(keyspace, &mut loaded))
-            .and_then(|new| self.install_load(keyspace, begun, new));
+        let done = loaded.advance().and_then(|()| self.write_tree(keyspace, &mut loaded)).and_then(
+            |new| {
+                let blobs = std::mem::take(&mut loaded.blobs);
+                self.install_load(keyspace, begun, new, blobs)
+            },
+        );
         drop(loading);
         if let Err(error) = done {
             crate::sync::sometimes("bulk: a load fails");
             // What it wrote takes space.
+            loaded.blobs.clear();
+            self.remove_dead_blobs();
+            self.background.wake_prepare();
             self.background.ask_for_space();
             return Err(loaded.failed.take().unwrap_or_else(|| error.into()));
         }
@@ -140,6 +148,7 @@ impl Db {
         version.keyspace(keyspace.id).ok_or_else(|| keyspace.is_gone())?;
         let everything = (Bound::Unbounded, Bound::Unbounded);
         let mut walk = Walk::new(version, at.unwrap_or(visible), keyspace.id, everything);
+        walk.keys_only = true;
         match walk.next(self, Direction::Forward)? {
             Some(_) => Err(keyspace.is_not_empty()),
             None => Ok(()),
@@ -177,8 +186,18 @@ impl Db {
 
     /// Makes the edit durable that names the new tree, in the place of all that the keyspace had when the load
     /// began, then shows it to readers.
-    fn install_load(&self, keyspace: Empty<'_>, begun: SeqNo, new: New) -> Result<()> {
+    fn install_load(
+        &self,
+        keyspace: Empty<'_>,
+        begun: SeqNo,
+        new: New,
+        blobs: TreeBlobs,
+    ) -> Result<()> {
         let (New { mut merged, taken, generation }, pager) = (new, self.trees()?);
+        if !blobs.is_empty() {
+            // The names of the blobs, which were synced one by one.
+            self.sync_dir().inspect_err(|_| pager.give_back(taken.pages.runs()))?;
+        }
         let mut manifest = self.manifest.lock();
         // Commits made before must not be lost where the load is not. They may have made the keyspace
         // empty, too.
@@ -199,7 +218,7 @@ impl Db {
         if old.len() < live.runs.len() {
             crate::sync::sometimes("bulk: runs are newer than what is loaded");
         }
-        let wrote = Wrote { taken, generation, committed, anew: true };
+        let wrote = Wrote { taken, generation, blobs, committed, anew: true };
         self.install_merge(&mut manifest, &live, old, &pager, merged, wrote)
     }
 }
@@ -226,8 +245,12 @@ struct Loaded<'a, I, K, V, E> {
     number: u64,
     /// What they ended with early.
     failed: Option<E>,
-    config: &'a LightningDbConfig,
+    db: &'a Db,
     give_up: &'a dyn Fn() -> Result<()>,
+    /// The blob of the entry here, if its value is large.
+    blob: Option<[u8; POINTER_BYTES]>,
+    /// All of them.
+    blobs: TreeBlobs,
 }
 
 impl<I, K, V, E> Changes for Loaded<'_, I, K, V, E>
@@ -238,7 +261,13 @@ where
 {
     #[inline]
     fn here(&self) -> Option<(&[u8], Option<&[u8]>)> {
-        self.here.as_ref().map(|(key, value)| (key.as_ref(), Some(value.as_ref())))
+        let (key, value) = self.here.as_ref()?;
+        let value = self.blob.as_ref().map_or(value.as_ref(), |pointer| pointer);
+        Some((key.as_ref(), Some(value)))
+    }
+
+    fn is_blob(&self) -> bool {
+        self.blob.is_some()
     }
 
     fn advance(&mut self) -> Result<()> {
@@ -246,6 +275,7 @@ where
             (self.give_up)()?;
         }
         let before = self.here.take();
+        self.blob = None;
         match self.entries.next() {
             None => return Ok(()),
             Some(Ok(entry)) => self.here = Some(entry),
@@ -259,7 +289,7 @@ where
             return Ok(());
         };
         let (key, value) = (key.as_ref(), value.as_ref());
-        if key.len() > self.config.max_key_size {
+        if key.len() > self.db.config.max_key_size {
             return Err(self.bad(key, &Error::KeyTooLarge));
         }
         if value.len() as u64 > MAX_VALUE_BYTES {
@@ -269,10 +299,19 @@ where
         match before {
             Some((before, _)) if before.as_ref() >= key => {
                 let why = format!("not greater than the one before it, {}", shown(before.as_ref()));
-                Err(self.bad(key, &why))
+                return Err(self.bad(key, &why));
             }
-            _ => Ok(()),
+            _ => {}
         }
+        if value.len() > self.db.config.blob_threshold {
+            crate::sync::sometimes("bulk: loads a large value");
+            let db = self.db;
+            let blob = db.blobs.write(&mut &*value, &|| db.may_write())?;
+            db.metrics.blob_bytes.add(value.len() as u64);
+            self.blob = Some(blob.pointer.encode());
+            self.blobs.insert(key.to_vec(), blob);
+        }
+        Ok(())
     }
 }
 

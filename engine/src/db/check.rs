@@ -2,13 +2,16 @@
 
 use super::Db;
 use crate::{
+    blob::{Blob, blob_id, blob_name},
     btree,
+    env::PathKind,
     error::{Corruption, Error, Result},
     format::pages::{PageRun, PageSet},
     pager::Pager,
-    version::KeyspaceVersion,
+    types::FileId,
+    version::{KeyspaceVersion, Version},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// What a check found. See [`Database::check_integrity`](crate::Database::check_integrity).
 ///
@@ -31,6 +34,8 @@ pub struct IntegrityReport {
     pub tables: u64,
     /// Nodes of trees that were read and found good.
     pub tree_nodes: u64,
+    /// Large values that were read whole and found good.
+    pub blobs: u64,
     /// Entries in both; a key counts once for each place that holds it, deletes included.
     pub entries: u64,
     /// The trees that are good.
@@ -133,7 +138,10 @@ impl Db {
         let runs = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
         let run_bytes: u64 = runs.map(|run| run.summary().file_bytes).sum();
         let page_bytes = self.trees.lock().as_ref().map_or(0, |pager| pager.page_bytes() as u64);
-        let total_bytes = run_bytes + end.saturating_sub(1 + free.pages()) * page_bytes;
+        let blobs = named_blobs(&version);
+        let blob_bytes: u64 = blobs.values().map(|blob| u64::from(blob.pointer.len)).sum();
+        let total_bytes =
+            run_bytes + blob_bytes + end.saturating_sub(1 + free.pages()) * page_bytes;
         let progress = CheckProgress { bytes: 0, total_bytes };
         let mut check = Check { report: IntegrityReport::default(), progress, told };
         let mut used = PageSet::default();
@@ -142,13 +150,59 @@ impl Db {
             check_runs(keyspace, &self.uuid, &mut check)?;
             check_tree(keyspace, &mut used, &mut check)?;
         }
-        let mut report = check.report;
-        if report.faults.is_empty() {
+        if check.report.faults.is_empty() {
             let trees = self.trees.lock().clone();
-            report.faults.extend(trees.and_then(|trees| leaked_pages(&trees, used, &free, end)));
+            let leaked = trees.and_then(|trees| leaked_pages(&trees, used, &free, end));
+            check.report.faults.extend(leaked);
         }
-        Ok(report)
+        self.check_blobs(&blobs, &mut check)?;
+        Ok(check.report)
     }
+}
+
+impl Db {
+    /// Reads every blob, and looks for blob files that nothing names.
+    fn check_blobs(
+        &self,
+        blobs: &BTreeMap<FileId, Arc<Blob>>,
+        check: &mut Check<'_>,
+    ) -> Result<()> {
+        for blob in blobs.values() {
+            self.check_open()?;
+            let checked = self.blobs.open(blob.pointer).and_then(|mut reader| reader.check());
+            if check.note(checked)?.is_some() {
+                check.report.blobs += 1;
+            }
+            check.has_read(blob.pointer.len.into());
+        }
+        let disk = self.env.disk();
+        let names = disk.list(&self.dir).map_err(|e| Error::io("list", &self.dir, e))?;
+        for name in names {
+            let Some(id) = blob_id(&name).filter(|id| !self.blobs.knows(*id)) else {
+                continue;
+            };
+            let file = self.dir.join(blob_name(id));
+            // It may have been removed since it was listed.
+            let kind = disk.kind(&file).map_err(|e| Error::io("look at", &file, e))?;
+            if kind == PathKind::File {
+                let expected = "a blob that something names".into();
+                let found = "one that nothing does".into();
+                check.report.faults.push(Corruption { file, offset: 0, expected, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The blobs that a Version names.
+fn named_blobs(version: &Version) -> BTreeMap<FileId, Arc<Blob>> {
+    let memtables = version.memtables().flat_map(|memtable| memtable.blobs());
+    let keyspaces = || version.keyspaces.iter();
+    let runs = keyspaces().flat_map(|k| &k.runs).flat_map(|run| run.blobs().iter().cloned());
+    let trees = keyspaces().filter_map(|k| k.tree.as_ref());
+    let trees = trees.flat_map(|tree| tree.blobs.values().cloned());
+    let all = memtables.chain(runs).chain(trees);
+    all.map(|blob| (blob.pointer.file_id, blob)).collect()
 }
 
 fn check_runs(keyspace: &KeyspaceVersion, uuid: &[u8; 16], check: &mut Check<'_>) -> Result<()> {
@@ -175,8 +229,19 @@ fn check_tree(keyspace: &KeyspaceVersion, used: &mut PageSet, check: &mut Check<
             false => Err(pager.used_twice(node)),
         }
     };
+    let mut blobs = vec![];
+    let mut blob = |key: &[u8], pointer: &[u8]| blobs.push((key.to_vec(), pointer.to_vec()));
     let root = (keyspace.id, Some(tree.root));
-    let checked = btree::check(&btree::FromFile(pager), root, &mut each);
+    let checked = btree::check(&btree::FromFile(pager), root, &mut each, &mut blob);
+    let expected = tree.blobs.iter().map(|(key, blob)| (key.clone(), blob.pointer.encode().into()));
+    let checked = checked.and_then(|checked| match expected.eq(blobs.iter().cloned()) {
+        true => Ok(checked),
+        false => {
+            let expected = format!("{} large values, as the manifest says", tree.blobs.len());
+            let found = format!("{} others in a tree", blobs.len());
+            Err(Error::corruption(pager.path(), 0, expected, found))
+        }
+    });
     if let Some(checked) = check.note(checked)? {
         check.report.tree_nodes += checked.leaves + checked.branches;
         check.report.entries += checked.entries;

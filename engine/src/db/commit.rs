@@ -2,9 +2,11 @@
 
 use super::{Db, Sequencer, Target, read};
 use crate::{
-    config::{Durability, MAX_VALUE_BYTES},
+    blob::Blob,
+    config::Durability,
     error::{Error, Result},
     format::{
+        blob::POINTER_BYTES,
         ops::{Op, Ops},
         record::{RECORD_HEADER_BYTES, RecordKind, record_bytes},
     },
@@ -27,7 +29,7 @@ pub(crate) struct Encoded<'a> {
 
 impl Encoded<'_> {
     #[inline]
-    fn payload(&self) -> &[u8] {
+    pub(super) fn payload(&self) -> &[u8] {
         &self.record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + self.payload_len]
     }
 }
@@ -59,12 +61,14 @@ enum Wanted {
 const COMMIT_BYTES_MAX: u64 = 1 << 30;
 
 /// What a commit needs of the memtable.
-struct Need {
+pub(super) struct Need {
     entries: usize,
     arena_bytes: usize,
     /// Nothing is written but deletes. They may have what is kept for them on a full disk.
     deletes_only: bool,
     range_deletes: bool,
+    /// There are puts of values that go to files of their own.
+    large: bool,
 }
 
 impl Db {
@@ -78,9 +82,23 @@ impl Db {
         }
         debug_assert_eq!(batch.record.len(), record_bytes(batch.payload_len));
         let need = self.check(batch.payload())?;
+        match need.large {
+            false => self.commit_checked(batch, &need, &[], durability),
+            true => self.commit_large(&batch, durability),
+        }
+    }
+
+    /// Commits operations that were checked, none of them a put of a large value. They name `blobs`.
+    pub(super) fn commit_checked(
+        &self,
+        batch: Encoded<'_>,
+        need: &Need,
+        blobs: &[Arc<Blob>],
+        durability: Durability,
+    ) -> Result<SeqNo> {
         let payload_crc = crc32fast::hash(batch.payload());
 
-        let mut place = self.sequence(batch.record.len(), u64::from(batch.operations), &need)?;
+        let mut place = self.sequence(batch.record.len(), u64::from(batch.operations), need)?;
         let unfinished = self.unless_finished("commit to");
         let stamp = Stamp {
             kind: RecordKind::Commit,
@@ -99,6 +117,9 @@ impl Db {
             return Err(Error::Closed); // the log had room, so it has a segment
         };
         self.wal.write(segment, &place.log, batch.record, stamp)?;
+        if !blobs.is_empty() {
+            memtable.hold_blobs(blobs);
+        }
         insert(memtable, &mut place.entries, batch.payload(), place.first_seq);
         self.publish(&place, sync)?;
         unfinished.finish();
@@ -113,13 +134,15 @@ impl Db {
     }
 
     /// Checks every operation before anything is reserved, and adds up what they need.
-    fn check(&self, payload: &[u8]) -> Result<Need> {
-        let max = (self.config.max_memory as u64 / 4).min(COMMIT_BYTES_MAX);
-        if payload.len() as u64 > max {
-            return Err(Error::CommitTooLarge { len: payload.len() as u64, max });
-        }
-        let mut need =
-            Need { entries: 0, arena_bytes: 0, deletes_only: true, range_deletes: false };
+    pub(super) fn check(&self, payload: &[u8]) -> Result<Need> {
+        let mut need = Need {
+            entries: 0,
+            arena_bytes: 0,
+            deletes_only: true,
+            range_deletes: false,
+            large: false,
+        };
+        let mut len = payload.len() as u64;
         let version = self.pin();
         for op in Ops::new(payload) {
             let op = op.ok_or_else(|| Error::InvalidArgument {
@@ -128,29 +151,36 @@ impl Db {
             })?;
             read::check_keyspace(&version, op.keyspace())?;
             let (key, value_len) = match op {
+                Op::Put { key, value, .. } if value.len() > self.config.blob_threshold => {
+                    need.large = true;
+                    len -= value.len() as u64; // it does not go along
+                    (key, POINTER_BYTES)
+                }
                 Op::Put { key, value, .. } => (key, value.len()),
+                Op::Blob { key, .. } => (key, POINTER_BYTES),
                 Op::Delete { key, .. } => (key, 0),
                 Op::RangeDelete { start, end, .. } => (start, end.unwrap_or_default().len()),
             };
             let longest = match op {
                 // A bound behind a key is a byte longer than the key.
                 Op::RangeDelete { .. } => key.len().max(value_len).saturating_sub(1),
-                Op::Put { .. } | Op::Delete { .. } => key.len(),
+                Op::Put { .. } | Op::Blob { .. } | Op::Delete { .. } => key.len(),
             };
             if longest > self.config.max_key_size {
                 return Err(Error::KeyTooLarge);
             }
-            if value_len as u64 > MAX_VALUE_BYTES {
-                return Err(Error::ValueTooLarge { len: value_len as u64, max: MAX_VALUE_BYTES });
-            }
             // On its way while the log is written. Usually it is this memtable.
             version.active.prefetch(Memtable::hash(op.keyspace(), key));
-            need.deletes_only &= !matches!(op, Op::Put { .. });
+            need.deletes_only &= !matches!(op, Op::Put { .. } | Op::Blob { .. });
             need.range_deletes |= matches!(op, Op::RangeDelete { .. });
             need.entries += 1;
             need.arena_bytes += Memtable::entry_bytes(key.len(), value_len);
         }
-        Ok(need)
+        let max = (self.config.max_memory as u64 / 4).min(COMMIT_BYTES_MAX);
+        match len > max {
+            true => Err(Error::CommitTooLarge { len, max }),
+            false => Ok(need),
+        }
     }
 
     /// Gives the commit its SeqNos and its places in log and memtable.
@@ -403,6 +433,10 @@ pub(crate) fn insert(
             Op::Put { keyspace, key, value } => {
                 let hash = Memtable::hash(keyspace, key);
                 memtable.insert(room, keyspace, hash, key, seq, Kind::Put, value);
+            }
+            Op::Blob { keyspace, key, pointer } => {
+                let hash = Memtable::hash(keyspace, key);
+                memtable.insert(room, keyspace, hash, key, seq, Kind::Blob, &pointer.encode());
             }
             Op::Delete { keyspace, key } => {
                 let hash = Memtable::hash(keyspace, key);

@@ -8,12 +8,13 @@ use super::{
     settle::{IDLE_LOOK, Idling},
 };
 use crate::{
+    blob::Blob,
     btree::{Cut, FromFile, Merged, NewNodes, TreeMerge, leave_hints},
     cache::hints::Hints,
     env::{NamedFile, OpenMode},
     error::{Error, Result},
     format::{
-        manifest::{Change, MergedDown, PageChange},
+        manifest::{BlobChange, Change, MergedDown, PageChange},
         node::{NodeBuilder, NodePointer},
         pages::{PageRun, PageSet, TreeFileMeta},
     },
@@ -23,10 +24,10 @@ use crate::{
     sync::Ordering::SeqCst,
     types::{FileId, KeyspaceId, SeqNo},
     upkeep::{
-        merge_down::{RunChanges, cuts},
+        merge_down::{BlobChanges, RunChanges, cuts},
         pick,
     },
-    version::{KeyspaceVersion, Merging, Sealed, Tree, manifest::Manifest},
+    version::{KeyspaceVersion, Merging, Sealed, Tree, TreeBlobs, manifest::Manifest},
 };
 use std::{ops::Bound, sync::Arc};
 
@@ -39,6 +40,8 @@ const TRIES_PER_EDIT: u64 = 1 << 20;
 pub(super) struct Wrote {
     pub(super) taken: Taken,
     pub(super) generation: u64,
+    /// Those that entries of the tree point to.
+    pub(super) blobs: TreeBlobs,
     /// Commits up to here are durable, and may have deleted what is let go.
     pub(super) committed: SeqNo,
     /// Nothing of the old tree is in the new one.
@@ -102,6 +105,7 @@ impl Db {
             });
             self.stop_settling_if_written(&mut idling);
             let Some(work) = work else {
+                background.has_reclaimed();
                 self.look_idle(&mut idling);
                 continue;
             };
@@ -183,7 +187,8 @@ impl Db {
         }
         let soon = self.env.buggify("compact: reads pay for merges soon");
         let looks_per_entry = if soon { 0 } else { pick::LOOKS_PER_ENTRY };
-        let crowded = pick::crowded(&version, &unmerged, settling, loading, looks_per_entry);
+        let costs = (looks_per_entry, self.blob_bytes_max());
+        let crowded = pick::crowded(&version, &unmerged, settling, loading, costs);
         // What failed takes turns. A merge that found no space must not stand in front of its own end.
         match covered.filter(|k| crowded.is_none_or(|other| failures(k) <= failures(other))) {
             Some(keyspace) => Some(Work::DropTree(Arc::clone(keyspace))),
@@ -239,7 +244,8 @@ impl Db {
         let merged = Merged { root: None, freed, written_pages: 0, stopped_at: None };
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
-        let wrote = Wrote { taken: Taken::default(), generation: 0, committed, anew: true };
+        let (taken, blobs) = (Taken::default(), TreeBlobs::new());
+        let wrote = Wrote { taken, generation: 0, blobs, committed, anew: true };
         self.install_merge(&mut manifest, keyspace, merging, &pager, merged, wrote)?;
         drop(manifest);
         // As with runs: on a full disk the delete is to make space.
@@ -304,7 +310,9 @@ impl Db {
     ) -> Result<Option<Vec<u8>>> {
         let pager = self.trees()?;
         let given_up = || self.background.stopped();
-        let mut changes = RunChanges::new(merge, &given_up)?;
+        let old = keyspace.tree.as_ref().map(|tree| Arc::clone(&tree.blobs)).unwrap_or_default();
+        let changes = RunChanges::new(merge, &given_up)?;
+        let mut changes = BlobChanges::new(changes, &old);
         let generation = self.new_generation()?;
         let hints = pager.hints(bytes.min(self.slice_bytes_max() as u64));
         let mut new = Hinting { pages: pager.write(generation), keyspace: keyspace.id, hints };
@@ -323,11 +331,12 @@ impl Db {
             page_bytes,
             pages_max.max(1) as u64,
         )?;
+        let blobs = changes.applied(cuts, &self.blobs)?;
         let taken = new.pages.finish()?;
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
         let stopped_at = merged.stopped_at.clone();
         let mut manifest = self.manifest.lock();
-        let wrote = Wrote { taken, generation, committed, anew: false };
+        let wrote = Wrote { taken, generation, blobs, committed, anew: false };
         self.install_merge(&mut manifest, keyspace, runs, &pager, merged, wrote)?;
         Ok(stopped_at)
     }
@@ -346,7 +355,7 @@ impl Db {
         runs: &[Arc<Sstable>],
         pager: &Arc<Pager>,
         merged: Merged,
-        Wrote { taken, generation, committed, anew }: Wrote,
+        Wrote { taken, generation, blobs, committed, anew }: Wrote,
     ) -> Result<()> {
         if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
@@ -367,6 +376,10 @@ impl Db {
             changes.push(Change::TreeFile(pager.meta()));
         }
         changes.push(Change::Tree(keyspace.id, merged.root));
+        let blob_change = blob_change(keyspace, &blobs);
+        if blob_change != BlobChange::default() {
+            changes.push(Change::TreeBlobs(keyspace.id, blob_change));
+        }
         let end = taken.end.max(manifest.state().trees.end).max(1);
         let generation = generation.max(manifest.state().trees.generation);
         changes.push(Change::Pages(PageChange {
@@ -385,10 +398,11 @@ impl Db {
             return Err(error);
         }
         self.wal.set_durable_edit(manifest.number());
+        let blobs = Arc::new(blobs);
         let tree = merged.root.map(|root| match &keyspace.tree {
             // What a damaged tree has let go is not known.
-            Some(old) if !anew => Arc::new(old.merged(root, &merged.freed)),
-            _ => Arc::new(Tree::new(root, pager)),
+            Some(old) if !anew => Arc::new(old.merged(root, &merged.freed, blobs)),
+            _ => Arc::new(Tree::new(root, pager, blobs)),
         });
         let merging = stopped_at.map(|from| Merging { runs: ids.len(), from: from.into() });
         if merging.is_none() {
@@ -438,6 +452,19 @@ impl Db {
         *self.trees.lock() = Some(Arc::clone(&pager));
         Ok(pager)
     }
+}
+
+/// How the blobs of a keyspace's tree become these.
+fn blob_change(keyspace: &KeyspaceVersion, blobs: &TreeBlobs) -> BlobChange {
+    let none = TreeBlobs::new();
+    let old = keyspace.tree.as_ref().map_or(&none, |tree| &tree.blobs);
+    let stays = |(key, blob): &(&Vec<u8>, &Arc<Blob>), among: &TreeBlobs| {
+        among.get(*key).is_some_and(|other| Arc::ptr_eq(blob, other))
+    };
+    let gone = old.iter().filter(|entry| !stays(entry, blobs)).map(|(key, _)| key.clone());
+    let come = blobs.iter().filter(|entry| !stays(entry, old));
+    let come = come.map(|(key, blob)| (key.clone(), blob.pointer));
+    BlobChange { gone: gone.collect(), come: come.collect() }
 }
 
 fn file_ids(runs: &[Arc<Sstable>]) -> Vec<FileId> {

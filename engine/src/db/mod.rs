@@ -2,6 +2,7 @@
 //!
 //! - [`open`]: create or recover, the only place that replays the log
 //! - [`commit`]: the one way to write
+//! - [`large`]: values that go to files of their own
 //! - [`bulk`]: sorted entries straight into a tree
 //! - [`read`] and [`scan`]: the one list of places to look
 //! - [`keyspaces`]: creating and dropping them
@@ -19,6 +20,7 @@ pub(crate) mod commit;
 pub(crate) mod compact;
 mod hand_down;
 pub(crate) mod keyspaces;
+pub(crate) mod large;
 pub(crate) mod open;
 pub(crate) mod read;
 pub(crate) mod scan;
@@ -27,6 +29,7 @@ mod shrink;
 pub(crate) mod stats;
 
 use crate::{
+    blob::Blobs,
     config::{LightningDbConfig, WalSyncMode},
     env::{DirLock, Env, Poison, Signal, Unfinished},
     error::{Error, Result},
@@ -65,6 +68,7 @@ pub(crate) struct Db {
     /// The next file id.
     pub(crate) file_ids: Arc<AtomicU64>,
     pub(crate) blocks: Arc<SharedBlocks>,
+    pub(crate) blobs: Blobs,
     /// The file of the trees, once something was merged into one.
     pub(crate) trees: Mutex<Option<Arc<Pager>>>,
     /// How many merges into trees this process has begun.

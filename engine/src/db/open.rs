@@ -17,10 +17,12 @@ mod live;
 
 use super::{Db, Sequencer, Target, background::Background, commit::insert};
 use crate::{
+    blob::{Blob, Blobs, blob_id},
     config::{LightningDbConfig, WalSyncMode},
     env::{DirLock, Env, Poison, Signal},
     error::{Error, Result},
     format::{
+        blob::POINTER_BYTES,
         manifest::{Change, KeyspaceMeta, LogPiece, State},
         ops::{Op, Ops},
         record::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, record_bytes},
@@ -137,7 +139,13 @@ impl Memtables {
     }
 
     /// Inserts a commit that the log holds before `end`.
-    fn insert(&mut self, record: &RecordHeader, ops: &[Op<'_>], payload: &[u8]) -> Result<()> {
+    fn insert(
+        &mut self,
+        record: &RecordHeader,
+        ops: &[Op<'_>],
+        blobs: &[Arc<Blob>],
+        payload: &[u8],
+    ) -> Result<()> {
         let bytes = ops.iter().map(entry_bytes).sum();
         let mut room = self.active.reserve(ops.len(), bytes);
         if room.is_none() {
@@ -153,6 +161,10 @@ impl Memtables {
             what: "memtable_size",
             why: format!("a commit of {bytes} bytes does not fit a memtable of its own"),
         })?;
+        if !blobs.is_empty() {
+            crate::sync::sometimes("open: a commit in the log names a blob");
+            self.active.hold_blobs(blobs);
+        }
         insert(&self.active, &mut room, payload, record.first_seq);
         Ok(())
     }
@@ -161,6 +173,7 @@ impl Memtables {
 fn entry_bytes(op: &Op<'_>) -> usize {
     match op {
         Op::Put { key, value, .. } => Memtable::entry_bytes(key.len(), value.len()),
+        Op::Blob { key, .. } => Memtable::entry_bytes(key.len(), POINTER_BYTES),
         Op::Delete { key, .. } => Memtable::entry_bytes(key.len(), 0),
         Op::RangeDelete { start, end, .. } => {
             Memtable::entry_bytes(start.len(), end.unwrap_or_default().len())
@@ -179,7 +192,8 @@ impl Opening {
                 "data without one",
             )
         };
-        if let Some(name) = listing.tables.first().or(listing.trees.first()) {
+        let files = [&listing.tables, &listing.trees, &listing.blobs];
+        if let Some(name) = files.into_iter().find_map(|names| names.first()) {
             return Err(lost(name));
         }
         for name in &listing.segments {
@@ -248,7 +262,9 @@ impl Opening {
         let mut manifest = manifest;
         manifest.roll(state)?;
         let blocks = Arc::new(SharedBlocks::new(self.config.block_bytes()));
-        let tables = (self.open_tables(&manifest, &blocks, None)?, blocks, None);
+        let blobs = Blobs::new(&self.env, &self.dir, uuid, &file_ids);
+        let keyspaces = self.open_tables(&manifest, &blocks, None, &blobs)?;
+        let tables = (keyspaces, blocks, None, blobs);
         self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
     }
 
@@ -257,14 +273,17 @@ impl Opening {
         let mut manifest = Manifest::read(&self.env, &self.dir, generation, &self.poison)?;
         let uuid = manifest.uuid();
         let (segments, strays) = self.find_segments(listing, uuid)?;
-        let mut recovered = self.replay(&manifest, &segments)?;
-        let blocks = Arc::new(SharedBlocks::new(self.config.block_bytes()));
-        let pager = self.open_trees(&manifest, &blocks, &lock)?;
-        let keyspaces = self.open_tables(&manifest, &blocks, pager.as_ref())?;
-
-        // Looking ends, writing begins.
         let next_file = manifest.state().next_file.0.max(listing.next_file());
         let file_ids = Arc::new(AtomicU64::new(next_file));
+        let blobs = Blobs::new(&self.env, &self.dir, uuid, &file_ids);
+        let mut recovered = self.replay(&manifest, &segments, &blobs)?;
+        let blocks = Arc::new(SharedBlocks::new(self.config.block_bytes()));
+        let pager = self.open_trees(&manifest, &blocks, &lock)?;
+        let keyspaces = self.open_tables(&manifest, &blocks, pager.as_ref(), &blobs)?;
+        let there = listing.blobs.iter().filter_map(|name| blob_id(name)).collect();
+        let orphans = blobs.settle_files(&there)?;
+
+        // Looking ends, writing begins.
         let mut state = State { clean: false, ..manifest.state().clone() };
         state.next_file = FileId(next_file);
         if recovered.suffix.is_empty() {
@@ -298,13 +317,18 @@ impl Opening {
         }
         wal.set_durable_edit(manifest.number());
         self.remove_orphans(listing, &strays, &manifest);
+        if !orphans.is_empty() {
+            crate::sync::sometimes("open: removes a blob that nothing names");
+            blobs.bury(orphans);
+            blobs.remove_dead(|| true); // what cannot be removed now is later
+        }
         if manifest.state().log.len() > LOG_PIECES_MAX {
             crate::sync::sometimes("open: many pieces of log");
             recovered.seal()?;
             let memtable = Arc::clone(&recovered.memtables.active);
             sequencer.set_memtable(memtable);
         }
-        let tables = (keyspaces, blocks, pager);
+        let tables = (keyspaces, blocks, pager, blobs);
         self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
     }
 
@@ -340,7 +364,12 @@ impl Opening {
     }
 
     /// Reads the log into memtables.
-    fn replay(&self, manifest: &Manifest, segments: &[FoundSegment]) -> Result<Recovered> {
+    fn replay(
+        &self,
+        manifest: &Manifest,
+        segments: &[FoundSegment],
+        blobs: &Blobs,
+    ) -> Result<Recovered> {
         let state = manifest.state();
         let mut recovered = Recovered {
             memtables: Memtables::new(self.config.memtable_size)?,
@@ -357,7 +386,7 @@ impl Opening {
         let mut clean = state.log.is_empty();
         for piece in &state.log {
             let replayed = replay::replay(piece, &self.dir, segments, |record, payload, found| {
-                self.replay_commit(state, &mut recovered, record, payload, found)
+                self.replay_commit(state, blobs, &mut recovered, record, payload, found)
             })?;
             self.check_edit(manifest, replayed.durable_edit)?;
             // What has ended was made durable before it was ended.
@@ -414,6 +443,7 @@ impl Opening {
     fn replay_commit(
         &self,
         state: &State,
+        blobs: &Blobs,
         recovered: &mut Recovered,
         record: &RecordHeader,
         payload: &[u8],
@@ -439,7 +469,14 @@ impl Opening {
         if let Some(op) = ops.iter().find(|op| op.keyspace() >= state.next_keyspace) {
             return corrupt("an operation on a known keyspace".into(), format!("{op:?}"));
         }
-        recovered.memtables.insert(record, &ops, payload)?;
+        let named = ops.iter().filter_map(|op| match op {
+            Op::Blob { pointer, .. } => Some(*pointer),
+            _ => None,
+        });
+        // It was durable before the record was written: whoever can read the one can read the other.
+        let named = named.map(|pointer| blobs.open(pointer).and_then(|_| blobs.hold(pointer)));
+        let named = named.collect::<Result<Vec<_>>>()?;
+        recovered.memtables.insert(record, &ops, &named, payload)?;
         recovered.next_seq = SeqNo(last_seq.0 + 1);
         recovered.commits += 1;
         if record.durable > recovered.durable {
@@ -613,10 +650,11 @@ impl Opening {
         sequencer: Sequencer,
         published: Arc<InOrder>,
         recovered: Recovered,
-        (keyspaces, blocks, pager): (
+        (keyspaces, blocks, pager, blobs): (
             Vec<Arc<KeyspaceVersion>>,
             Arc<SharedBlocks>,
             Option<Arc<Pager>>,
+            Blobs,
         ),
         file_ids: Arc<AtomicU64>,
         lock: Arc<dyn DirLock>,
@@ -629,6 +667,7 @@ impl Opening {
         let published_moved = Signal::new(&self.env);
         self.poison.wakes(&published_moved);
         let background = Background::new(&self.env, &self.poison);
+        blobs.notify_when_dead(background.collecting());
         let metrics = Metrics::default();
         metrics.recovered_commits.add(recovered.commits);
         Ok(Db {
@@ -642,6 +681,7 @@ impl Opening {
             manifest: Mutex::new(manifest),
             file_ids,
             blocks,
+            blobs,
             merges_tried: AtomicU64::new(0),
             trees: Mutex::new(pager),
             background,

@@ -4,6 +4,7 @@ use super::Db;
 use crate::{
     btree::{self, Place},
     error::{Error, Result},
+    format::blob::BlobPointer,
     sstable::Found,
     types::{KeyspaceId, Kind, SeqNo},
     version::{Tree, Version},
@@ -20,35 +21,61 @@ pub(crate) enum Value<'a> {
     Block(Found),
     /// In a node of a tree of the Version.
     Node(btree::Found<'a>),
+    /// In a file of its own, which the Version holds.
+    Blob(BlobPointer),
 }
 
 impl Value<'_> {
-    #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// The value, copied out.
+    pub(crate) fn copied(&self, db: &Db) -> Result<Vec<u8>> {
         match self {
-            Value::Memtable(bytes) => bytes,
-            Value::Block(found) => found.value(),
-            Value::Node(found) => found.value(),
+            Value::Blob(pointer) => db.read_blob(*pointer),
+            other => other.with(db, <[u8]>::to_vec),
         }
+    }
+
+    /// Hands the value to `with`.
+    #[inline]
+    pub(crate) fn with<R>(&self, db: &Db, with: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        Ok(match self {
+            Value::Memtable(bytes) => with(bytes),
+            Value::Block(found) => with(found.value()),
+            Value::Node(found) => with(found.value()),
+            Value::Blob(pointer) => with(&db.read_blob(*pointer)?),
+        })
     }
 }
 
 impl Db {
-    /// Looks a key up in the current state and hands the value to `with`.
+    /// The value of a key in the current state.
     #[inline]
-    pub(crate) fn get_with<R>(
-        &self,
-        keyspace: KeyspaceId,
-        key: &[u8],
-        with: impl FnOnce(&[u8]) -> R,
-    ) -> Result<Option<R>> {
+    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.check_open()?;
         // The Version before the SeqNo: what the SeqNo shows is in the Version, or in files that
         // replaced it.
         let version = self.pin();
         crate::sync::point("read.version");
         let visible = self.visible();
-        Ok(find(&version, visible, keyspace, key)?.map(|value| with(value.bytes())))
+        match find(&version, visible, keyspace, key)? {
+            Some(value) => value.copied(self).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a key has a value.
+    pub(crate) fn has_value(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<bool> {
+        self.check_open()?;
+        let version = self.pin(); // before the SeqNo, as above
+        let visible = self.visible();
+        Ok(find(&version, visible, keyspace, key)?.is_some())
+    }
+
+    /// A large value as a whole.
+    #[cold]
+    pub(crate) fn read_blob(&self, pointer: BlobPointer) -> Result<Vec<u8>> {
+        let mut value = vec![];
+        self.blobs.read_whole(pointer, &mut value)?;
+        Ok(value)
     }
 
     /// Looks keys up one after the other and hands what is found to `with`. Of several keys at once what the
@@ -81,12 +108,16 @@ impl Db {
             }
             for (i, Sought { key, hash, place }) in sought.iter().enumerate() {
                 let found = match lone {
-                    Some(tree) => tree.get_at(*place, *hash, key)?.map(Value::Node),
+                    Some(tree) => tree.get_at(*place, *hash, key)?.map(of_tree).transpose()?,
                     None => find_sought(version, visible, keyspace, *hash, key, |tree| {
                         tree.get_at(*place, *hash, key)
                     })?,
                 };
-                with(group * TOGETHER + i, found.as_ref().map(Value::bytes));
+                let at = group * TOGETHER + i;
+                match found {
+                    Some(value) => value.with(self, |bytes| with(at, Some(bytes)))?,
+                    None => with(at, None),
+                }
             }
         }
         Ok(())
@@ -123,6 +154,22 @@ pub(crate) fn find<'v>(
     find_sought(version, visible, keyspace, hash, key, |tree| tree.get(hash, key))
 }
 
+/// Whether what the tree has of a key is the newest entry of it.
+pub(crate) fn is_of_tree(
+    version: &Version,
+    visible: SeqNo,
+    keyspace: KeyspaceId,
+    key: &[u8],
+) -> Result<bool> {
+    let mut asked = false;
+    let in_tree = |_: &Tree| {
+        asked = true;
+        Ok(None)
+    };
+    find_sought(version, visible, keyspace, keyspace.hash(key), key, in_tree)?;
+    Ok(asked)
+}
+
 /// [`find`], of a key whose hash is known, and with `in_tree` to look for it in the tree.
 #[inline]
 fn find_sought<'v>(
@@ -138,8 +185,11 @@ fn find_sought<'v>(
     for memtable in version.memtables() {
         covered = covered.max(memtable.covering(keyspace, key, visible));
         if let Some((seq, kind, value)) = memtable.get(keyspace, hash, key, visible) {
-            let lives = kind == Kind::Put && Some(seq) > covered;
-            return Ok(lives.then_some(Value::Memtable(value)));
+            return match kind {
+                Kind::Put if Some(seq) > covered => Ok(Some(Value::Memtable(value))),
+                Kind::Blob if Some(seq) > covered => pointer(value).map(Some),
+                _ => Ok(None),
+            };
         }
     }
     let Some(live) = version.keyspace(keyspace) else {
@@ -156,12 +206,35 @@ fn find_sought<'v>(
         }
         covered = covered.max(run.range_tombstones().covering(key, SeqNo::MAX));
         if let Some(found) = run.get(hash, key)? {
-            let lives = found.kind == Kind::Put && Some(found.seq) > covered;
-            return Ok(lives.then_some(Value::Block(found)));
+            return match found.kind {
+                Kind::Put if Some(found.seq) > covered => Ok(Some(Value::Block(found))),
+                Kind::Blob if Some(found.seq) > covered => pointer(found.value()).map(Some),
+                _ => Ok(None),
+            };
         }
     }
     match &live.tree {
-        Some(tree) if covered.is_none() => Ok(in_tree(tree)?.map(Value::Node)),
+        Some(tree) if covered.is_none() => in_tree(tree)?.map(of_tree).transpose(),
         _ => Ok(None),
     }
+}
+
+/// What was found in a tree.
+#[inline]
+fn of_tree(found: btree::Found<'_>) -> Result<Value<'_>> {
+    if found.is_blob { pointer(found.value()) } else { Ok(Value::Node(found)) }
+}
+
+/// What an entry of kind Blob has for a value.
+#[cold]
+fn pointer<'v>(bytes: &[u8]) -> Result<Value<'v>> {
+    pointer_of(bytes).map(Value::Blob)
+}
+
+/// The pointer that stands in the place of a value. Whoever decoded the entry has seen that it is one.
+pub(crate) fn pointer_of(bytes: &[u8]) -> Result<BlobPointer> {
+    BlobPointer::decode(bytes).ok_or_else(|| Error::InvalidArgument {
+        what: "pointer to a blob",
+        why: format!("it has {} bytes", bytes.len()),
+    })
 }

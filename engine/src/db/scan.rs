@@ -2,7 +2,7 @@
 
 pub(crate) use crate::iter::Bounds;
 
-use super::Db;
+use super::{Db, read::pointer_of};
 use crate::{
     btree::TreeCursor,
     error::Result,
@@ -15,7 +15,7 @@ use crate::{
     },
     memtable::Memtable,
     sstable::Sstable,
-    types::{KeyspaceId, SeqNo},
+    types::{KeyspaceId, Kind, SeqNo},
     version::{KeyspaceVersion, Version},
 };
 use std::{ops::Bound, sync::Arc};
@@ -32,6 +32,10 @@ pub(crate) struct Walk {
     back: Option<Way>,
     /// From one of the ends there was nothing left.
     over: bool,
+    /// The large value that was given out last.
+    blob: Vec<u8>,
+    /// Large values are not read: what is given out is a pointer.
+    pub(super) keys_only: bool,
 }
 
 /// A walk from one end.
@@ -52,7 +56,8 @@ impl Walk {
         keyspace: KeyspaceId,
         bounds: Bounds,
     ) -> Walk {
-        Walk { version, visible, keyspace, bounds, front: None, back: None, over: false }
+        let (front, back, over, blob, keys_only) = (None, None, false, vec![], false);
+        Walk { version, visible, keyspace, bounds, front, back, over, blob, keys_only }
     }
 
     /// Moves to the next entry where that is one step within a leaf and nothing else: the usual case.
@@ -90,7 +95,7 @@ impl Walk {
         if self.over {
             return Ok(None);
         }
-        let Walk { version, visible, keyspace, bounds, front, back, over } = self;
+        let Walk { version, visible, keyspace, bounds, front, back, over, blob, keys_only } = self;
         let (this, other) = match direction {
             Direction::Forward => (front, back),
             Direction::Reverse => (back, front),
@@ -109,10 +114,18 @@ impl Walk {
         match (found, other) {
             (None, _) => *over = true,
             // The other walk must not come past what is given out here.
-            (Some((key, _)), Some(other)) => other.narrow(bounds, direction, key),
+            (Some(entry), Some(other)) => other.narrow(bounds, direction, entry.key),
             (Some(_), None) => {}
         }
-        Ok(found)
+        match found {
+            Some(entry) if entry.kind == Kind::Blob && !*keys_only => {
+                let read = pointer_of(entry.value).and_then(|p| db.blobs.read_whole(p, blob));
+                // The cursor stands: nothing else would end the walk.
+                *over = read.is_err();
+                read.map(|()| Some((entry.key, &blob[..])))
+            }
+            found => Ok(found.map(|entry| (entry.key, entry.value))),
+        }
     }
 }
 

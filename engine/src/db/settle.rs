@@ -4,6 +4,7 @@
 use super::{
     Db,
     background::{Background, RETRY},
+    read,
 };
 use crate::{
     error::{Error, Result},
@@ -21,6 +22,9 @@ pub(super) const IDLE_LOOK: Duration = Duration::from_secs(10);
 /// this share of a memtable: a few writes now and then are not worth a merge.
 const WORTH_OF_TREES: u64 = 16;
 const WORTH_OF_MEMTABLE: u64 = 256;
+
+/// Of how many large values of a tree it is asked whether they are overwritten or deleted.
+const BLOBS_LOOKED_AT: usize = 10_000;
 
 /// What the thread that merges knows of idling.
 #[derive(Default)]
@@ -40,6 +44,25 @@ impl Drop for Settling<'_> {
     fn drop(&mut self) {
         self.0.settle(false);
     }
+}
+
+/// Bytes of large values to win by settling: those that memtables and runs hold, as they may be overwritten, and those
+/// of trees that are.
+fn blob_bytes_to_win(version: &Version, visible: SeqNo) -> u64 {
+    let in_memory: u64 = version.memtables().map(|memtable| memtable.blob_bytes()).sum();
+    let in_runs: u64 = version.keyspaces.iter().map(|k| k.runs_blob_bytes()).sum();
+    let trees = version.keyspaces.iter().filter_map(|k| Some((k, k.tree.as_ref()?)));
+    let superseded =
+        trees.filter(|(k, _)| version.lone_tree(k.id).is_none()).flat_map(|(k, tree)| {
+            let looked_at = tree.blobs.iter().take(BLOBS_LOOKED_AT);
+            // What cannot be read is not worth it.
+            let is_gone =
+                |key: &[u8]| matches!(read::is_of_tree(version, visible, k.id, key), Ok(false));
+            looked_at
+                .filter(move |(key, _)| is_gone(key))
+                .map(|(_, blob)| u64::from(blob.pointer.len))
+        });
+    in_memory + in_runs + superseded.sum::<u64>()
 }
 
 impl Db {
@@ -85,7 +108,7 @@ impl Db {
 
     /// Seals the memtable that commits go to, if it has entries. Returns the newest that is sealed then, if
     /// any is: once it is flushed, everything is that was committed before the call.
-    fn seal_active(&self) -> Result<Option<Arc<Memtable>>> {
+    pub(super) fn seal_active(&self) -> Result<Option<Arc<Memtable>>> {
         let active = Arc::clone(&self.sequencer.lock().target.memtable);
         if !active.is_empty() {
             crate::sync::sometimes("settle: seals a memtable that is not full");
@@ -147,6 +170,7 @@ impl Db {
         if now.saturating_sub(since.max(idling.since)) < IDLE || self.poison.check().is_err() {
             return;
         }
+        let visible = self.visible(); // before the Version
         let version = self.versions.load();
         let runs = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
         let run_bytes: u64 = runs.map(|run| run.summary().file_bytes).sum();
@@ -157,7 +181,7 @@ impl Db {
         let least = self.config.memtable_size as u64 / WORTH_OF_MEMTABLE;
         let worth = |bytes| bytes >= (tree_bytes / WORTH_OF_TREES).max(least);
         match &idling.settling {
-            None if worth(above) => {
+            None if worth(above) || blob_bytes_to_win(&version, visible) >= least => {
                 crate::sync::sometimes("settle: begins because nothing is written");
                 idling.settling = Some(self.settling());
                 // If it fails, on a full disk say, what can be merged is. It waits for nothing: a flush

@@ -60,6 +60,16 @@ pub struct DatabaseStats {
     pub tree_file_bytes: u64,
     /// Of these, those of free pages.
     pub tree_free_bytes: u64,
+    /// Large values that something names, each in a file of its own.
+    pub blobs: u64,
+    /// Bytes of those.
+    pub blob_bytes: u64,
+    /// All files of large values: besides those, what is being written or waits to be removed.
+    pub blob_files: u64,
+    /// Bytes of the values in all of them, as far as they are whole.
+    pub blob_file_bytes: u64,
+    /// Bytes of large values committed since opening.
+    pub blob_bytes_written: u64,
     /// How often a commit waited for a flush since opening.
     pub stalls: u64,
     /// Commits that opening brought back from the log.
@@ -71,7 +81,7 @@ pub struct DatabaseStats {
 }
 
 impl DatabaseStats {
-    /// How many bytes of records of the log, sstables and nodes of trees were written since opening for each
+    /// How many bytes of records of the log, sstables, nodes of trees and large values were written since opening for each
     /// byte of an operation that was committed. What the log is filled up with before a sync is not counted,
     /// nor is the manifest; what opening brought back from the log counts once it is flushed, though it was
     /// committed before. `None`: nothing was committed.
@@ -89,12 +99,15 @@ impl DatabaseStats {
     /// # Ok::<(), lightning_db::Error>(())
     /// ```
     pub fn write_amplification(&self) -> Option<f64> {
-        let written = self.log_bytes + self.flushed_bytes + self.compacted_bytes;
-        (self.operation_bytes > 0).then(|| written as f64 / self.operation_bytes as f64)
+        let large = self.blob_bytes_written;
+        let written = self.log_bytes + self.flushed_bytes + self.compacted_bytes + large;
+        let asked_for = self.operation_bytes + large;
+        (asked_for > 0).then(|| written as f64 / asked_for as f64)
     }
 
-    /// How many bytes the files of log, sstables and trees have for each byte that is in use in them: the
-    /// used pages of trees, the entries of sstables before compression, what memtables hold. It counts
+    /// How many bytes the files of log, sstables, trees and large values have for each byte that is in use in
+    /// them: the used pages of trees, the entries of sstables before compression, what memtables hold, the
+    /// large values that any of these names. It counts
     /// what is deleted or written anew, and not merged yet, as used. `None`: nothing is in use.
     ///
     /// ```
@@ -110,8 +123,9 @@ impl DatabaseStats {
     pub fn space_amplification(&self) -> Option<f64> {
         let of = |number: fn(&KeyspaceStats) -> u64| self.keyspaces.iter().map(number).sum::<u64>();
         let files = self.wal_file_bytes + self.tree_file_bytes + of(|k| k.table_bytes);
+        let files = files + self.blob_file_bytes;
         let trees = self.tree_file_bytes - self.tree_free_bytes;
-        let used = trees + of(|k| k.raw_bytes) + self.memtable_used_bytes;
+        let used = trees + of(|k| k.raw_bytes) + self.memtable_used_bytes + self.blob_bytes;
         (used > 0).then(|| files as f64 / used as f64)
     }
 }
@@ -164,6 +178,7 @@ impl Db {
             let sequencer = self.sequencer.lock();
             (sequencer.tail.last_end(), sequencer.commits, sequencer.committed_bytes)
         };
+        let blobs = self.blobs.stats();
         let used = version
             .memtables()
             .filter(|memtable| !memtable.is_empty())
@@ -189,6 +204,11 @@ impl Db {
             tables_dropped: self.metrics.tables_dropped.get(),
             tree_file_bytes,
             tree_free_bytes,
+            blobs: blobs.live,
+            blob_bytes: blobs.live_bytes,
+            blob_files: blobs.files,
+            blob_file_bytes: blobs.file_bytes,
+            blob_bytes_written: self.metrics.blob_bytes.get(),
             stalls: self.metrics.stalls.get(),
             recovered_commits: self.metrics.recovered_commits.get(),
             pinned_versions: versions.len() as u64 - 1,

@@ -5,6 +5,7 @@
 //! its predecessor, so that any entry can be compared or rebuilt from two places in the block:
 //! a point get that knows its entry, a binary search and a step backwards walk over nothing.
 
+use super::blob::POINTER_BYTES;
 use crate::types::{Kind, SeqKind, SeqNo};
 use std::{cmp::Ordering, ops::Range};
 
@@ -153,12 +154,16 @@ impl<'a> Block<'a> {
                 (d.next()?, d.next()?, d.next()?, d.at)
             };
         let (suffix, rest) = bytes.get(used..)?.split_at_checked(unshared)?;
+        let value = rest.get(..value_len)?;
+        if kind == Kind::Blob && value.len() != POINTER_BYTES {
+            return None;
+        }
         Some(RawEntry {
             shared,
             suffix,
             seq: seq_kind.seq(),
             kind,
-            value: rest.get(..value_len)?,
+            value,
             value_at: at + used + unshared,
         })
     }
@@ -254,8 +259,10 @@ impl<'a> Block<'a> {
         let bytes = offset.and_then(|at| self.contents.get(at..));
         match bytes.and_then(<[u8]>::first_chunk::<FIXED_BYTES>) {
             None => corrupt("an impossible offset"),
-            Some([kind @ (3..), ..]) => Refused::Unsupported(format!("an entry of kind {kind}")),
-            Some([1 | 2, .., flags]) if *flags != 0 => {
+            Some([kind @ (3 | 4 | 6..), ..]) => {
+                Refused::Unsupported(format!("an entry of kind {kind}"))
+            }
+            Some([1 | 2 | 5, .., flags]) if *flags != 0 => {
                 Refused::Unsupported(format!("an entry with flags {flags:#x}"))
             }
             Some(_) => corrupt("impossible lengths"),

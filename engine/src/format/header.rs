@@ -15,11 +15,12 @@ pub(crate) enum FileKind {
     Sstable,
     Manifest,
     Tree,
+    Blob,
 }
 
 impl FileKind {
-    const ALL: [FileKind; 4] =
-        [FileKind::Wal, FileKind::Sstable, FileKind::Manifest, FileKind::Tree];
+    const ALL: [FileKind; 5] =
+        [FileKind::Wal, FileKind::Sstable, FileKind::Manifest, FileKind::Tree, FileKind::Blob];
 
     fn magic(self) -> &'static [u8; 8] {
         match self {
@@ -27,6 +28,7 @@ impl FileKind {
             FileKind::Sstable => b"LDBsst\r\n",
             FileKind::Manifest => b"LDBman\r\n",
             FileKind::Tree => b"LDBtre\r\n",
+            FileKind::Blob => b"LDBblo\r\n",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Edits of the manifest and the state that they add up to. Format: `docs/formats/manifest.md`.
 
 use super::{
-    bytes::{Decoder, put_bytes},
+    blob::{BlobPointer, POINTER_BYTES},
+    bytes::{Decoder, put_bytes, put_varint},
     node::{NodePointer, Root},
     pages::{PageRun, PageSet, TreeFileMeta, decode_runs, put_runs},
     record::BLOCK_BYTES,
@@ -14,6 +15,7 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
+    sync::Arc,
 };
 
 /// A stretch of the log between two recoveries. All but the last have ended.
@@ -67,6 +69,15 @@ pub(crate) enum Change {
     /// Commits up to here are durable: what of them is not in tables, the log must hold. Never falls. An
     /// edit says it that lets go of what such a commit deleted.
     Committed(SeqNo),
+    TreeBlobs(KeyspaceId, BlobChange),
+}
+
+/// Which entries of a keyspace's tree point to blobs, and which do not any more.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct BlobChange {
+    /// Keys.
+    pub(crate) gone: Vec<Vec<u8>>,
+    pub(crate) come: Vec<(Vec<u8>, BlobPointer)>,
 }
 
 /// How far a merge into the tree has come that is made in slices. It ends with the last of its tables.
@@ -169,6 +180,16 @@ impl Change {
                 }
                 11
             }
+            Change::TreeBlobs(keyspace, BlobChange { gone, come }) => {
+                body.extend_from_slice(&keyspace.0.to_le_bytes());
+                put_varint(&mut body, gone.len() as u32);
+                gone.iter().for_each(|key| put_bytes(&mut body, key));
+                for (key, pointer) in come {
+                    put_bytes(&mut body, key);
+                    body.extend_from_slice(&pointer.encode());
+                }
+                16
+            }
             Change::MergedDown(keyspace, MergedDown { from, tables }) => {
                 body.extend_from_slice(&keyspace.0.to_le_bytes());
                 put_bytes(&mut body, from);
@@ -259,6 +280,18 @@ impl Change {
                 freed: decode_runs(&mut d)?,
             }),
             14 => Change::Committed(SeqNo(d.u64()?)),
+            16 => {
+                let (keyspace, count) = (KeyspaceId(d.u32()?), d.varint()?);
+                let mut change = BlobChange::default();
+                for _ in 0..count {
+                    change.gone.push(d.bytes()?.to_vec());
+                }
+                while !d.is_empty() {
+                    let key = d.bytes()?.to_vec();
+                    change.come.push((key, BlobPointer::decode(d.take(POINTER_BYTES)?)?));
+                }
+                Change::TreeBlobs(keyspace, change)
+            }
             FIRST_OPTIONAL_TAG.. => return Some(None),
             _ => return None,
         };
@@ -369,6 +402,34 @@ pub(crate) struct KeyspaceState {
     pub(crate) tables: BTreeMap<FileId, SstableSummary>,
     pub(crate) root: Option<Root>,
     pub(crate) merged_down: Option<MergedDown>,
+    /// Those that entries of the tree point to, by the entries' keys. Shared: states are copied.
+    pub(crate) blobs: Arc<BTreeMap<Vec<u8>, BlobPointer>>,
+}
+
+/// More bytes of keys and pointers of blobs than this are refused: a whole state must fit an edit.
+const BLOB_LIST_BYTES_MAX: usize = 1 << 30;
+
+impl KeyspaceState {
+    fn change_blobs(&mut self, BlobChange { gone, come }: &BlobChange) -> Result<(), String> {
+        let blobs = Arc::make_mut(&mut self.blobs);
+        for key in gone {
+            let known = blobs.remove(key);
+            known.ok_or_else(|| format!("no blob of key {key:02x?} to let go"))?;
+        }
+        if !come.is_empty() && self.root.is_none() {
+            return Err("blobs of a keyspace without a tree".into());
+        }
+        for (key, pointer) in come {
+            if blobs.insert(key.clone(), *pointer).is_some() {
+                return Err(format!("a second blob of key {key:02x?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn blob_list_bytes(&self) -> usize {
+        self.blobs.keys().map(|key| key.len() + POINTER_BYTES + 5).sum()
+    }
 }
 
 impl State {
@@ -380,11 +441,13 @@ impl State {
                     return Err(format!("keyspace {:?} added twice", meta.name));
                 }
                 let (tables, root, merged_down) = (BTreeMap::new(), None, None);
-                let state = KeyspaceState { meta: meta.clone(), tables, root, merged_down };
-                if self.keyspaces.insert(meta.id, state).is_some() {
-                    return Err(format!("keyspace {} added twice", meta.id));
+                let (meta, blobs) = (meta.clone(), Arc::default());
+                let state = KeyspaceState { meta, tables, root, merged_down, blobs };
+                let id = state.meta.id;
+                if self.keyspaces.insert(id, state).is_some() {
+                    return Err(format!("keyspace {id} added twice"));
                 }
-                let next = meta.id.0.checked_add(1).ok_or("keyspace id too large")?;
+                let next = id.0.checked_add(1).ok_or("keyspace id too large")?;
                 self.next_keyspace = self.next_keyspace.max(KeyspaceId(next));
             }
             Change::DropKeyspace(id) => {
@@ -429,6 +492,14 @@ impl State {
             }
             Change::Tree(keyspace, root) => self.keyspace(*keyspace)?.root = *root,
             Change::Pages(change) => self.trees.apply(change)?,
+            Change::TreeBlobs(keyspace, change) => {
+                self.keyspace(*keyspace)?.change_blobs(change)?;
+                let all =
+                    self.keyspaces.values().map(KeyspaceState::blob_list_bytes).sum::<usize>();
+                if all > BLOB_LIST_BYTES_MAX {
+                    return Err(format!("{all} bytes of keys with large values"));
+                }
+            }
             Change::MergedDown(keyspace, merge) => {
                 let state = self.keyspace(*keyspace)?;
                 let tables = merge.tables.iter().all(|file| state.tables.contains_key(file));
@@ -457,6 +528,10 @@ impl State {
             changes.extend(keyspace.tables.values().map(|t| Change::AddTable(*id, t.clone())));
             if keyspace.root.is_some() {
                 changes.push(Change::Tree(*id, keyspace.root));
+            }
+            if !keyspace.blobs.is_empty() {
+                let come = keyspace.blobs.iter().map(|(key, blob)| (key.clone(), *blob)).collect();
+                changes.push(Change::TreeBlobs(*id, BlobChange { gone: vec![], come }));
             }
             if let Some(merge) = &keyspace.merged_down {
                 changes.push(Change::MergedDown(*id, merge.clone()));
@@ -497,19 +572,21 @@ pub(crate) const EDIT_HEADER_BYTES: usize = 20;
 
 /// Encodes one edit, padded to whole blocks: a block that holds a durable edit is never
 /// written again.
-pub(crate) fn encode_edit(number: EditNo, changes: &[Change], identity: u64) -> Vec<u8> {
+///
+/// `None`: they are longer than an edit can be.
+pub(crate) fn encode_edit(number: EditNo, changes: &[Change], identity: u64) -> Option<Vec<u8>> {
     let mut out = vec![0; EDIT_HEADER_BYTES];
     for change in changes {
         change.encode(&mut out);
     }
-    let len = (out.len() - EDIT_HEADER_BYTES) as u32;
+    let len = u32::try_from(out.len() - EDIT_HEADER_BYTES).ok()?;
     out[..4].copy_from_slice(&EDIT_MAGIC.to_le_bytes());
     out[8..16].copy_from_slice(&number.0.to_le_bytes());
     out[16..20].copy_from_slice(&len.to_le_bytes());
     let crc = edit_checksum(identity, &out[8..]);
     out[4..8].copy_from_slice(&crc.to_le_bytes());
     out.resize(out.len().next_multiple_of(BLOCK_BYTES as usize), 0);
-    out
+    Some(out)
 }
 
 fn edit_checksum(identity: u64, bytes: &[u8]) -> u32 {
@@ -588,6 +665,8 @@ mod tests {
             Change::Pages(pages(9, 1, &[(1, 8)], &[])),
             Change::Pages(pages(20, 2, &[(9, 2), (15, 1)], &[(2, 3)])),
             Change::Tree(KeyspaceId(5), None),
+            blobs(&[], &["a", "b"]),
+            blobs(&["a"], &["c"]),
             Change::Log(vec![LogPiece { end: Some(Lsn(8)), ..piece }, piece]),
             Change::Flushed(SeqNo(9)),
             Change::Committed(SeqNo(12)),
@@ -596,6 +675,13 @@ mod tests {
             Change::StorageKind(KeyspaceId(0), StorageKind::BTree),
             Change::Clean(true),
         ]
+    }
+
+    fn blobs(gone: &[&str], come: &[&str]) -> Change {
+        let pointer = BlobPointer { file_id: FileId(11), identity: 12, len: 13 };
+        let gone = gone.iter().map(|key| key.as_bytes().to_vec()).collect();
+        let come = come.iter().map(|key| (key.as_bytes().to_vec(), pointer)).collect();
+        Change::TreeBlobs(KeyspaceId(0), BlobChange { gone, come })
     }
 
     fn pages(end: u64, generation: u64, taken: &[(u64, u64)], freed: &[(u64, u64)]) -> PageChange {
@@ -613,7 +699,7 @@ mod tests {
 
     #[test]
     fn edits_round_trip_and_every_flipped_bit_is_noticed() {
-        let bytes = encode_edit(EditNo(4), &changes(), 11);
+        let bytes = encode_edit(EditNo(4), &changes(), 11).unwrap();
         assert_eq!(bytes.len() % 4096, 0);
         let found = FoundEdit::decode(&bytes, 11).unwrap();
         assert_eq!((found.number, found.bytes), (EditNo(4), bytes.len()));
@@ -642,6 +728,9 @@ mod tests {
             Change::DropTable(KeyspaceId(0), FileId(9)),
             Change::StorageKind(KeyspaceId(5), StorageKind::BTree),
             Change::Flushed(SeqNo(8)),
+            // A blob that is not there, one that is.
+            blobs(&["a"], &[]),
+            blobs(&[], &["b"]),
             changes()[0].clone(),
             Change::TreeFile(TreeFileMeta { file_id: FileId(9), identity: 5, page_bytes: 4096 }),
             // A page that is not free is taken, one that is free is freed, the end falls.

@@ -1,6 +1,7 @@
 //! Bytes to structs and back, without I/O. Each format is described once, in `docs/formats/`.
 //! A decoder trusts nothing that it reads.
 
+pub(crate) mod blob;
 pub(crate) mod block;
 pub(crate) mod bytes;
 pub(crate) mod header;

@@ -4,6 +4,7 @@
 //! be rebuilt from two places, the prefix of the node and its cell.
 
 use super::{
+    blob::POINTER_BYTES,
     block::{Refused, common_prefix},
     bytes::Decoder,
 };
@@ -23,11 +24,13 @@ pub(crate) const NODE_HEADER_BYTES: usize = 64;
 const FIXED_BYTES: usize = NODE_HEADER_BYTES + 8;
 const MAGIC: u16 = u16::from_le_bytes(*b"Ln");
 const HEAD_BYTES: usize = 4;
-const POINTER_BYTES: usize = 16;
+const CHILD_BYTES: usize = 16;
 /// So many heads are searched by counting.
 const HEADS_COUNTED: usize = 32;
 /// The kind of an entry whose value stands in its cell.
 const KIND_PUT: u8 = 1;
+/// The kind of an entry in whose cell a pointer to its value stands.
+const KIND_BLOB: u8 = 5;
 
 /// Where a node is, and which writing of it is meant: pages are used again, generations are not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -47,15 +50,15 @@ pub(crate) struct Root {
 }
 
 impl NodePointer {
-    pub(crate) fn encode(self) -> [u8; POINTER_BYTES] {
-        let mut out = [0; POINTER_BYTES];
+    pub(crate) fn encode(self) -> [u8; CHILD_BYTES] {
+        let mut out = [0; CHILD_BYTES];
         out[..8].copy_from_slice(&(self.page | u64::from(self.pages) << 48).to_le_bytes());
         out[8..].copy_from_slice(&self.generation.to_le_bytes());
         out
     }
 
     /// `None`: a node of no pages.
-    pub(crate) fn decode(bytes: &[u8; POINTER_BYTES]) -> Option<NodePointer> {
+    pub(crate) fn decode(bytes: &[u8; CHILD_BYTES]) -> Option<NodePointer> {
         let mut d = Decoder::new(bytes);
         let (place, generation) = (d.u64()?, d.u64()?);
         let (page, pages) = (place & ((1 << 48) - 1), (place >> 48) as u16);
@@ -110,6 +113,8 @@ fn checksum(node: &[u8], identity: u64) -> u32 {
 pub(crate) struct LeafEntry<'a> {
     pub(crate) suffix: Suffix<'a>,
     pub(crate) value: &'a [u8],
+    /// The value is a pointer to a blob.
+    pub(crate) is_blob: bool,
     /// Where in the node the value begins.
     pub(crate) value_at: usize,
 }
@@ -222,7 +227,7 @@ impl Layout {
         let (count, prefix_len, part) = (d.u32()? as usize, d.u16()?, usize::from(d.u16()?));
         let keys = count.checked_sub(usize::from(level > 0))?;
         let pointers_at = FIXED_BYTES.checked_add(keys.checked_mul(HEAD_BYTES)?)?;
-        let pointers = if level > 0 { count.checked_mul(POINTER_BYTES)? } else { 0 };
+        let pointers = if level > 0 { count.checked_mul(CHILD_BYTES)? } else { 0 };
         let filter_at = pointers_at.checked_add(pointers)?;
         let has_parts = if level == 1 { filter::is_width(part) } else { part == 0 };
         let offsets_at = filter_at.checked_add(count.checked_mul(part)?)?;
@@ -431,7 +436,8 @@ impl<'a> Node<'a> {
         let rest = self.bytes.get(rest_at..value_at)?;
         let value = self.bytes.get(value_at..value_at.checked_add(value_len)?)?;
         let suffix = Suffix { head: self.head(index)?.to_be_bytes(), len, rest, rest_at };
-        (kind == KIND_PUT).then_some(LeafEntry { suffix, value, value_at })
+        let is_blob = kind == KIND_BLOB && value_len == POINTER_BYTES;
+        (kind == KIND_PUT || is_blob).then_some(LeafEntry { suffix, value, is_blob, value_at })
     }
 
     /// The fields of the cell of a leaf that begins here, and where what follows them begins.
@@ -561,7 +567,7 @@ impl<'a> Node<'a> {
     pub(crate) fn refuse(&self, index: usize) -> Refused {
         let kind = self.key_cell(index).and_then(|(_, mut d)| d.u8());
         match kind {
-            Some(kind) if self.level() == 0 && kind != KIND_PUT => {
+            Some(kind) if self.level() == 0 && ![KIND_PUT, KIND_BLOB].contains(&kind) => {
                 Refused::Unsupported(format!("an entry of kind {kind}"))
             }
             _ => Refused::Corrupt(

@@ -1,6 +1,9 @@
 //! The operations of a commit: the payload of its log record. Format: `docs/formats/wal.md`.
 
-use super::bytes::{Decoder, varint_len, write_varint};
+use super::{
+    blob::{BlobPointer, POINTER_BYTES},
+    bytes::{Decoder, varint_len, write_varint},
+};
 use crate::types::{KeyspaceId, Kind};
 
 /// The end of a range delete is absent: it has no upper end.
@@ -10,9 +13,26 @@ const FLAG_NO_END: u8 = 4;
 /// One operation, borrowed from the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op<'a> {
-    Put { keyspace: KeyspaceId, key: &'a [u8], value: &'a [u8] },
-    Delete { keyspace: KeyspaceId, key: &'a [u8] },
-    RangeDelete { keyspace: KeyspaceId, start: &'a [u8], end: Option<&'a [u8]> },
+    Put {
+        keyspace: KeyspaceId,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    /// A put of a large value: what stands here is a pointer to its blob.
+    Blob {
+        keyspace: KeyspaceId,
+        key: &'a [u8],
+        pointer: BlobPointer,
+    },
+    Delete {
+        keyspace: KeyspaceId,
+        key: &'a [u8],
+    },
+    RangeDelete {
+        keyspace: KeyspaceId,
+        start: &'a [u8],
+        end: Option<&'a [u8]>,
+    },
 }
 
 impl<'a> Op<'a> {
@@ -21,6 +41,8 @@ impl<'a> Op<'a> {
     fn parts(&self) -> (Kind, u8, KeyspaceId, &'a [u8], Option<&'a [u8]>) {
         match *self {
             Op::Put { keyspace, key, value } => (Kind::Put, 0, keyspace, key, Some(value)),
+            // The pointer is written apart.
+            Op::Blob { keyspace, key, .. } => (Kind::Blob, 0, keyspace, key, None),
             Op::Delete { keyspace, key } => (Kind::Delete, 0, keyspace, key, None),
             Op::RangeDelete { keyspace, start, end } => {
                 let flags = if end.is_none() { FLAG_NO_END } else { 0 };
@@ -34,7 +56,8 @@ impl<'a> Op<'a> {
     pub(crate) fn encoded_len(&self) -> usize {
         let (_, _, keyspace, key, tail) = self.parts();
         let bytes = |b: &[u8]| varint_len(b.len() as u32) + b.len();
-        2 + varint_len(keyspace.0) + bytes(key) + tail.map_or(0, bytes)
+        let pointer = if matches!(self, Op::Blob { .. }) { 1 + POINTER_BYTES } else { 0 };
+        2 + varint_len(keyspace.0) + bytes(key) + tail.map_or(0, bytes) + pointer
     }
 
     /// Writes the operation into `out`, which is [`encoded_len`](Op::encoded_len) long. The caller has
@@ -45,7 +68,12 @@ impl<'a> Op<'a> {
         out[0] = kind as u8;
         out[1] = flags;
         let mut at = 2 + write_varint(&mut out[2..], keyspace.0);
-        for bytes in [Some(key), tail].into_iter().flatten() {
+        let pointer = match self {
+            Op::Blob { pointer, .. } => Some(pointer.encode()),
+            _ => None,
+        };
+        let pointer = pointer.as_ref().map(|pointer| &pointer[..]);
+        for bytes in [Some(key), tail, pointer].into_iter().flatten() {
             at += write_varint(&mut out[at..], bytes.len() as u32);
             out[at..at + bytes.len()].copy_from_slice(bytes);
             at += bytes.len();
@@ -59,6 +87,9 @@ impl<'a> Op<'a> {
         let (keyspace, key) = (KeyspaceId(d.varint()?), d.bytes()?);
         match (kind, flags) {
             (Kind::Put, 0) => Some(Op::Put { keyspace, key, value: d.bytes()? }),
+            (Kind::Blob, 0) => {
+                Some(Op::Blob { keyspace, key, pointer: BlobPointer::decode(d.bytes()?)? })
+            }
             (Kind::Delete, 0) => Some(Op::Delete { keyspace, key }),
             (Kind::RangeDelete, 0) => {
                 Some(Op::RangeDelete { keyspace, start: key, end: Some(d.bytes()?) })
@@ -73,6 +104,7 @@ impl<'a> Op<'a> {
     pub(crate) fn keyspace(&self) -> KeyspaceId {
         match *self {
             Op::Put { keyspace, .. }
+            | Op::Blob { keyspace, .. }
             | Op::Delete { keyspace, .. }
             | Op::RangeDelete { keyspace, .. } => keyspace,
         }
@@ -110,6 +142,7 @@ impl<'a> Iterator for Ops<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::FileId;
 
     #[test]
     fn operations_round_trip_and_truncated_ones_are_noticed() {
@@ -117,6 +150,11 @@ mod tests {
         let ops = [
             Op::Put { keyspace: a, key: b"", value: b"" },
             Op::Put { keyspace: b, key: b"key", value: &[7; 300] },
+            Op::Blob {
+                keyspace: b,
+                key: b"key",
+                pointer: BlobPointer { file_id: FileId(3), identity: 4, len: 5 },
+            },
             Op::Delete { keyspace: b, key: b"key" },
             Op::RangeDelete { keyspace: a, start: b"a", end: Some(b"b") },
             Op::RangeDelete { keyspace: a, start: b"", end: None },

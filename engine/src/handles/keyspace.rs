@@ -1,10 +1,11 @@
 //! A set of keys of its own within a database.
 
 use super::{
-    Handle, KeyRange, Scan, Snapshot, ValueRef, WriteBatch, range::owned, snapshot::half_open,
+    Handle, KeyRange, Scan, Snapshot, ValueReader, ValueRef, WriteBatch, range::owned,
+    snapshot::half_open,
 };
 use crate::{
-    config::{Compression, Durability, StorageKind},
+    config::{Compression, Durability, MAX_VALUE_BYTES, StorageKind},
     db::{bulk::Empty, commit::Encoded, read, scan::prefix_bounds},
     error::{Error, Result},
     format::{
@@ -13,7 +14,7 @@ use crate::{
     },
     types::KeyspaceId,
 };
-use std::{fmt, sync::Arc};
+use std::{fmt, io::Read, sync::Arc};
 
 /// What a keyspace is created with.
 ///
@@ -124,6 +125,9 @@ impl Keyspace {
     ) -> Result<()> {
         let (key, value) = (key.as_ref(), value.as_ref());
         if key.len() + value.len() > SMALL_BYTES {
+            if value.len() > self.handle.db.config.blob_threshold {
+                return self.put_large(key, value, durability);
+            }
             let mut batch = WriteBatch::with_capacity(key.len() + value.len() + 24);
             batch.put_id(self.id, key, value);
             return self.write(batch, durability);
@@ -136,6 +140,64 @@ impl Keyspace {
         let record = &mut record[..record_bytes(payload_len)];
         let batch = Encoded { record, payload_len, operations: 1 };
         self.handle.db.commit(batch, durability).map(|_| ())
+    }
+
+    /// A large value goes to its file without being copied into a batch.
+    #[cold]
+    fn put_large(&self, key: &[u8], value: &[u8], durability: Durability) -> Result<()> {
+        match value.len() as u64 {
+            ..=MAX_VALUE_BYTES => self.put_reader_with(key, value, durability),
+            len => Err(Error::ValueTooLarge { len, max: MAX_VALUE_BYTES }),
+        }
+    }
+
+    /// Sets a key to all that a reader yields, up to 4 GiB - 1, without holding it in memory: more than
+    /// [`blob_threshold`](crate::LightningDbConfig::blob_threshold) bytes go to a file of their own as they
+    /// come, and less is an ordinary put. All or nothing: nobody sees the value before the reader has ended,
+    /// and of a reader that fails nothing is left.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # use std::io::Read;
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let films = db.keyspace("films")?;
+    /// films.put_reader("metropolis", std::io::repeat(7).take(3 << 20))?;
+    /// assert_eq!(films.get_reader("metropolis")?.expect("it was put").len(), 3 << 20);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`put`](Keyspace::put), and [`Reader`](crate::Error::Reader) with what the reader failed with.
+    pub fn put_reader(&self, key: impl AsRef<[u8]>, reader: impl Read) -> Result<()> {
+        self.put_reader_with(key, reader, Durability::Default)
+    }
+
+    /// [`put_reader`](Keyspace::put_reader), durable as `durability` says. A value with a file of its own is
+    /// on disk in any case; that it is the key's value is what becomes durable now or later.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, Durability, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// let films = db.keyspace("films")?;
+    /// films.put_reader_with("short", &b"a few bytes"[..], Durability::Sync)?;
+    /// assert_eq!(films.get("short")?, Some(b"a few bytes".to_vec()));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`put_reader`](Keyspace::put_reader).
+    pub fn put_reader_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        mut reader: impl Read,
+        durability: Durability,
+    ) -> Result<()> {
+        let db = &self.handle.db;
+        db.put_reader(self.id, key.as_ref(), &mut reader, durability).map(|_| ())
     }
 
     /// Removes a key, if it is there.
@@ -319,7 +381,7 @@ impl Keyspace {
     /// What reading from disk found wrong; [`Closed`](crate::Error::Closed).
     #[inline]
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        self.handle.db.get_with(self.id, key.as_ref(), <[u8]>::to_vec)
+        self.handle.db.get(self.id, key.as_ref())
     }
 
     /// The value of a key, where it lies.
@@ -341,7 +403,34 @@ impl Keyspace {
         let db = &self.handle.db;
         db.check_open()?;
         let (version, visible) = db.view();
-        ValueRef::new(version, |v| read::find(v, visible, self.id, key.as_ref()))
+        ValueRef::new(db, version, |v| read::find(v, visible, self.id, key.as_ref()))
+    }
+
+    /// The value of a key, to be read piece by piece: of one that has a file of its own no more than a piece
+    /// is in memory.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # use std::io::{Read, Seek, SeekFrom};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # let films = db.keyspace("films")?;
+    /// films.put("metropolis", vec![7; 2 << 20])?;
+    /// let mut film = films.get_reader("metropolis")?.expect("it was put");
+    /// film.seek(SeekFrom::End(-1)).unwrap();
+    /// let mut last = vec![];
+    /// film.read_to_end(&mut last).unwrap();
+    /// assert_eq!((film.len(), last), (2 << 20, vec![7]));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`get`](Keyspace::get).
+    pub fn get_reader(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueReader>> {
+        self.handle.db.check_open()?;
+        let view = self.handle.db.view();
+        ValueReader::find(&self.handle, view, self.id, key.as_ref())
     }
 
     /// Whether a key has a value.
@@ -359,7 +448,7 @@ impl Keyspace {
     /// # Errors
     /// As [`get`](Keyspace::get).
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.handle.db.get_with(self.id, key.as_ref(), |_| ())?.is_some())
+        self.handle.db.has_value(self.id, key.as_ref())
     }
 
     /// The current state, as a view that stays.

@@ -3,6 +3,7 @@
 mod batch;
 mod keyspace;
 mod range;
+mod reader;
 mod scan;
 mod snapshot;
 mod value;
@@ -10,6 +11,7 @@ mod value;
 pub use batch::WriteBatch;
 pub use keyspace::{Keyspace, KeyspaceOptions};
 pub use range::KeyRange;
+pub use reader::ValueReader;
 pub use scan::Scan;
 pub use snapshot::Snapshot;
 pub use value::ValueRef;

@@ -1,6 +1,6 @@
 //! A view of one moment.
 
-use super::{Handle, KeyRange, Keyspace, Scan, ValueRef, range::owned};
+use super::{Handle, KeyRange, Keyspace, Scan, ValueReader, ValueRef, range::owned};
 use crate::{
     db::{read, scan},
     error::Result,
@@ -109,7 +109,8 @@ impl Snapshot {
     /// # Errors
     /// What reading from disk found wrong; [`Error::Closed`](crate::Error::Closed).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        Ok(self.find(key.as_ref())?.map(|value| value.bytes().to_vec()))
+        let found = self.find(key.as_ref())?;
+        found.map(|value| value.copied(&self.handle.db)).transpose()
     }
 
     /// The value of a key, where it lies.
@@ -129,9 +130,33 @@ impl Snapshot {
     /// As [`Snapshot::get`].
     pub fn get_ref(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueRef>> {
         self.handle.db.check_open()?;
-        ValueRef::new(Arc::clone(&self.version), |version| {
+        ValueRef::new(&self.handle.db, Arc::clone(&self.version), |version| {
             read::find(version, self.visible, self.keyspace, key.as_ref())
         })
+    }
+
+    /// The value of a key, to be read piece by piece. See [`Keyspace::get_reader`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig};
+    /// # let db = Database::create(&path, LightningDbConfig::default())?;
+    /// # db.put_batch(&[("a", "1"), ("b", "2")])?;
+    /// # let snapshot = db.snapshot()?;
+    /// db.delete("a")?;
+    /// let mut value = String::new();
+    /// std::io::Read::read_to_string(&mut snapshot.get_reader("a")?.unwrap(), &mut value).unwrap();
+    /// assert_eq!(value, "1");
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_reader(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueReader>> {
+        self.handle.db.check_open()?;
+        let view = (Arc::clone(&self.version), self.visible);
+        ValueReader::find(&self.handle, view, self.keyspace, key.as_ref())
     }
 
     /// Whether a key has a value.

@@ -1,6 +1,13 @@
 //! A value that is not copied out.
 
-use crate::{btree, db::read::Value, lent::Lent, sstable, version::Version};
+use crate::{
+    btree,
+    db::{Db, read::Value},
+    error::Result,
+    lent::Lent,
+    sstable,
+    version::Version,
+};
 use std::{fmt, ops::Deref, sync::Arc};
 
 /// A value where it lies in the database, readable like `&[u8]`. It keeps that place in memory while it
@@ -24,14 +31,17 @@ enum Place {
     Version(Lent<Version>),
     Block(sstable::Found),
     Node(btree::Found<'static>),
+    /// A large value, read whole.
+    Blob(Vec<u8>),
 }
 
 impl ValueRef {
     /// Finds a value in `version` and keeps it.
-    pub(super) fn new<E>(
+    pub(super) fn new(
+        db: &Db,
         version: Arc<Version>,
-        find: impl FnOnce(&Version) -> Result<Option<Value<'_>>, E>,
-    ) -> Result<Option<ValueRef>, E> {
+        find: impl FnOnce(&Version) -> Result<Option<Value<'_>>>,
+    ) -> Result<Option<ValueRef>> {
         let mut lent = Lent::none(version);
         // What is not lent by the Version.
         let other = lent.lend(|version| match find(version).transpose() {
@@ -41,6 +51,9 @@ impl ValueRef {
                 Err(in_place) => Ok(in_place),
             },
             Some(Ok(Value::Block(found))) => Err(Ok(Some(Place::Block(found)))),
+            Some(Ok(Value::Blob(pointer))) => {
+                Err(db.read_blob(pointer).map(|value| Some(Place::Blob(value))))
+            }
             None => Err(Ok(None)),
             Some(Err(error)) => Err(Err(error)),
         });
@@ -59,6 +72,7 @@ impl Deref for ValueRef {
             Place::Version(lent) => lent.bytes(),
             Place::Block(found) => found.value(),
             Place::Node(found) => found.value(),
+            Place::Blob(value) => value,
         }
     }
 }

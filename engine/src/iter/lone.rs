@@ -1,6 +1,6 @@
 //! A sorted place that is alone, and of which every entry counts.
 
-use super::{Bounds, Cursor, Direction};
+use super::{Bounds, Cursor, Direction, Entry};
 use crate::error::Result;
 
 /// Walks the keys within bounds, in one direction, and lends each entry from where it lies.
@@ -18,7 +18,7 @@ impl<C: Cursor> Lone<C> {
     /// The next entry. `bounds` may have become narrower at the end that the walk goes towards; once there
     /// is no entry, the walk is over.
     #[inline]
-    pub(crate) fn next(&mut self, bounds: &Bounds) -> Result<Option<(&[u8], &[u8])>> {
+    pub(crate) fn next(&mut self, bounds: &Bounds) -> Result<Option<Entry<'_>>> {
         match (self.started, self.direction) {
             (true, Direction::Forward) => self.cursor.next()?,
             (true, Direction::Reverse) => self.cursor.prev()?,
@@ -27,7 +27,8 @@ impl<C: Cursor> Lone<C> {
                 self.started = true;
             }
         }
-        Ok(self.here().filter(|(key, _)| self.direction.is_before_end(bounds, key)))
+        let entry = self.cursor.entry();
+        Ok(entry.filter(|entry| self.direction.is_before_end(bounds, entry.key)))
     }
 
     /// The entry that was lent last.

@@ -77,12 +77,16 @@ impl Merge {
     }
 
     /// The next key that has a value.
-    pub(crate) fn next_live(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+    pub(crate) fn next_live(&mut self) -> Result<Option<Entry<'_>>> {
         loop {
             match self.advance()? {
                 None => return Ok(None),
                 Some(false) => {}
-                Some(true) => return Ok(Some((&self.key, &self.value))),
+                Some(true) => {
+                    let (seq, kind) = (self.seq, self.kind);
+                    let entry = Entry { key: &self.key, seq, kind, value: &self.value };
+                    return Ok(Some(entry));
+                }
             }
         }
     }
@@ -116,7 +120,7 @@ impl Merge {
                 return Ok(None);
             }
             if seen {
-                return Ok(Some(self.kind == Kind::Put && !self.covered()));
+                return Ok(Some(self.kind.has_value() && !self.covered()));
             }
         }
         Ok(None)

@@ -33,9 +33,10 @@ pub(crate) use arena::Reservation;
 pub(crate) use cursor::MemtableCursor;
 
 use crate::{
+    blob::Blob,
     error::Result,
     iter::tombstones::{RangeTombstone, RangeTombstones},
-    sync::{AtomicUsize, CachePadded, Ordering, point},
+    sync::{AtomicU64, AtomicUsize, CachePadded, Mutex, Ordering, point},
     types::{KeyspaceId, Kind, SeqKind, SeqNo},
 };
 use arena::Arena;
@@ -53,6 +54,9 @@ pub(crate) struct Memtable {
     index: Index,
     order: Order,
     range_deletes: RangeDeletes,
+    /// Those that entries point to.
+    blobs: Mutex<Vec<Arc<Blob>>>,
+    blob_bytes: AtomicU64,
     /// Entries of keys that were there before: they claim no slot.
     updates: CachePadded<AtomicUsize>,
     /// Bytes of the arena that were made present.
@@ -68,6 +72,8 @@ impl Memtable {
             index: Index::new(capacity)?,
             order: Order::new(),
             range_deletes: RangeDeletes::new(),
+            blobs: Mutex::default(),
+            blob_bytes: AtomicU64::new(0),
             updates: CachePadded(AtomicUsize::new(0)),
             populated: AtomicUsize::new(0),
         })
@@ -113,7 +119,7 @@ impl Memtable {
 
     /// Copies an entry into the next place of the reservation, from where `get` and new cursors
     /// find it. The entries of a reservation come in the order of their SeqNos; different
-    /// reservations may be filled at once and in any order. `kind` is `Put` or `Delete`.
+    /// reservations may be filled at once and in any order. `kind` is `Put`, `Delete` or `Blob`.
     #[inline]
     #[expect(clippy::too_many_arguments, reason = "the fields of one entry")]
     pub(crate) fn insert(
@@ -135,6 +141,23 @@ impl Memtable {
         if !is_new {
             self.updates.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Holds blobs for as long as the memtable lives: entries that are about to be inserted point to them.
+    pub(crate) fn hold_blobs(&self, blobs: &[Arc<Blob>]) {
+        let bytes = blobs.iter().map(|blob| u64::from(blob.pointer.len)).sum();
+        self.blob_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.blobs.lock().extend(blobs.iter().cloned());
+    }
+
+    /// The blobs held.
+    pub(crate) fn blobs(&self) -> Vec<Arc<Blob>> {
+        self.blobs.lock().clone()
+    }
+
+    /// Bytes of the values of all blobs held.
+    pub(crate) fn blob_bytes(&self) -> u64 {
+        self.blob_bytes.load(Ordering::Relaxed)
     }
 
     /// Adds a range delete. It takes the next place of the reservation too.

@@ -3,10 +3,11 @@
 use super::filter::Filter;
 use crate::{
     codec::Compressor,
-    config::{Compression, MAX_VALUE_BYTES},
+    config::{Compression, INLINE_BYTES_MAX},
     env::NamedFile,
     error::{Error, Result},
     format::{
+        blob::BlobPointer,
         block::BlockBuilder,
         header::{FileHeader, FileKind, HEADER_BYTES},
         sstable::{
@@ -66,6 +67,8 @@ pub(crate) struct SstableBuilder {
     raw_key_bytes: u64,
     raw_value_bytes: u64,
     index: IndexBuilder,
+    /// Those that entries point to.
+    blobs: Vec<BlobPointer>,
 }
 
 #[derive(Default)]
@@ -109,12 +112,20 @@ impl SstableBuilder {
             raw_key_bytes: 0,
             raw_value_bytes: 0,
             index: IndexBuilder::default(),
+            blobs: vec![],
         })
     }
 
     /// Appends a put or a delete. Keys must ascend strictly.
     pub(crate) fn add(&mut self, entry: Entry<'_>) -> Result<()> {
         self.check(&entry)?;
+        if entry.kind == Kind::Blob {
+            let pointer = BlobPointer::decode(entry.value);
+            self.blobs.push(pointer.ok_or_else(|| Error::InvalidArgument {
+                what: "sstable entry",
+                why: "a pointer to a blob of another length".into(),
+            })?);
+        }
         let entry_len = BlockBuilder::entry_len_max(entry.key, entry.value);
         if !self.block.is_empty() && self.block.len() + entry_len > self.options.block_bytes {
             self.finish_block()?;
@@ -133,10 +144,10 @@ impl SstableBuilder {
         if entry.key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLarge);
         }
-        if entry.value.len() as u64 > MAX_VALUE_BYTES {
+        if entry.value.len() as u64 > INLINE_BYTES_MAX {
             return Err(Error::ValueTooLarge {
                 len: entry.value.len() as u64,
-                max: MAX_VALUE_BYTES,
+                max: INLINE_BYTES_MAX,
             });
         }
         let invalid =
@@ -194,6 +205,7 @@ impl SstableBuilder {
             raw_key_bytes: self.raw_key_bytes,
             raw_value_bytes: self.raw_value_bytes,
             compression: self.options.compression,
+            blobs: self.blobs,
         };
         let properties = self.out.put_raw_block(&properties.encode())?;
         let header = self.out.header;

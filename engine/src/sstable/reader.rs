@@ -2,10 +2,12 @@
 
 use super::{SharedBlocks, cursor::SstableCursor, filter::Filter, index::Index};
 use crate::{
+    blob::{Blob, Blobs},
     cache::Hint,
     env::NamedFile,
     error::{Error, Result},
     format::{
+        blob::BlobPointer,
         block::{Block, Refused},
         header::{FileHeader, FileKind, HEADER_BYTES, HeaderError},
         sstable::{
@@ -29,6 +31,8 @@ pub(crate) struct Sstable {
     filter: Filter,
     range_tombstones: Arc<RangeTombstones>,
     shared: Arc<SharedBlocks>,
+    /// Those that entries point to, once they are held.
+    blobs: Vec<Arc<Blob>>,
 }
 
 /// An entry that was asked for by its key.
@@ -108,7 +112,25 @@ impl Sstable {
             index,
             filter,
             shared,
+            blobs: vec![],
         })
+    }
+
+    /// Holds the blobs that entries point to, for as long as it lives.
+    pub(crate) fn holding(mut self, blobs: &Blobs) -> Result<Sstable> {
+        let held = self.properties.blobs.iter().map(|pointer| blobs.hold(*pointer));
+        self.blobs = held.collect::<Result<_>>()?;
+        Ok(self)
+    }
+
+    /// Bytes of the large values that entries point to.
+    pub(crate) fn blob_bytes(&self) -> u64 {
+        self.blobs.iter().map(|blob| u64::from(blob.pointer.len)).sum()
+    }
+
+    /// The blobs that entries point to.
+    pub(crate) fn blobs(&self) -> &[Arc<Blob>] {
+        &self.blobs
     }
 
     pub(crate) fn file_id(&self) -> FileId {
@@ -176,7 +198,7 @@ impl Sstable {
     fn check_entries(self: &Arc<Self>) -> Result<()> {
         let mut cursor = self.cursor();
         use crate::iter::Cursor;
-        let (mut entries, mut deletes) = (0, 0);
+        let (mut entries, mut deletes, mut blobs) = (0, 0, vec![]);
         let mut last: Option<Vec<u8>> = None;
         cursor.seek_first()?;
         while let Some(entry) = cursor.entry() {
@@ -195,6 +217,9 @@ impl Sstable {
             }
             entries += 1;
             deletes += u64::from(entry.kind == Kind::Delete);
+            if entry.kind == Kind::Blob {
+                blobs.extend(BlobPointer::decode(entry.value));
+            }
             last = Some(entry.key.to_vec());
             cursor.next()?;
         }
@@ -202,6 +227,11 @@ impl Sstable {
         if (entries, deletes) != (contents.entries, contents.deletes) {
             let wanted = format!("{} entries, {} deletes", contents.entries, contents.deletes);
             let found = format!("{entries}, {deletes}");
+            return Err(self.file.corruption(HEADER_BYTES as u64, wanted, found));
+        }
+        if blobs != self.properties.blobs {
+            let wanted = format!("{} blobs, as the file says", self.properties.blobs.len());
+            let found = format!("{} others", blobs.len());
             return Err(self.file.corruption(HEADER_BYTES as u64, wanted, found));
         }
         Ok(())

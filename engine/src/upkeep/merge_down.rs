@@ -1,11 +1,14 @@
 //! Runs as changes to the tree below them.
 
 use crate::{
+    blob::{Blob, Blobs},
     btree::{Changes, Cut},
     error::{Error, Result},
+    format::blob::BlobPointer,
     iter::{merge::Merge, tombstones::RangeTombstones},
     types::Kind,
 };
+use std::{collections::BTreeMap, sync::Arc};
 
 /// How many entries are merged between two looks at whether to give up.
 const ENTRIES_PER_LOOK: u32 = 256;
@@ -39,7 +42,11 @@ impl<'a> RunChanges<'a> {
 impl Changes for RunChanges<'_> {
     fn here(&self) -> Option<(&[u8], Option<&[u8]>)> {
         let here = self.here.as_ref()?;
-        Some((&here.key, (here.kind == Kind::Put).then_some(here.value.as_slice())))
+        Some((&here.key, here.kind.has_value().then_some(here.value.as_slice())))
+    }
+
+    fn is_blob(&self) -> bool {
+        self.here.as_ref().is_some_and(|here| here.kind == Kind::Blob)
     }
 
     fn advance(&mut self) -> Result<()> {
@@ -64,6 +71,63 @@ impl Changes for RunChanges<'_> {
             break;
         }
         Ok(())
+    }
+}
+
+/// Changes to a tree, with those taken down that change which blobs it has.
+pub(crate) struct BlobChanges<'a, C> {
+    changes: C,
+    old: &'a BTreeMap<Vec<u8>, Arc<Blob>>,
+    /// Of the changes taken over: keys whose entries do not point to the same blob any more, and what they
+    /// point to.
+    taken: Vec<(Vec<u8>, Option<BlobPointer>)>,
+}
+
+impl<'a, C: Changes> BlobChanges<'a, C> {
+    pub(crate) fn new(changes: C, old: &'a BTreeMap<Vec<u8>, Arc<Blob>>) -> BlobChanges<'a, C> {
+        BlobChanges { changes, old, taken: vec![] }
+    }
+
+    /// The blobs of the tree after the changes that were taken over, and after these cuts, which are older.
+    pub(crate) fn applied(
+        &self,
+        cuts: &[Cut],
+        blobs: &Blobs,
+    ) -> Result<BTreeMap<Vec<u8>, Arc<Blob>>> {
+        let mut all = self.old.clone();
+        for cut in cuts.iter().filter(|_| !self.old.is_empty()) {
+            let ends = |key: &[u8]| cut.end.as_deref().is_some_and(|end| end <= key);
+            let cut_off = self.old.range(cut.start.clone()..).take_while(|(key, _)| !ends(key));
+            cut_off.for_each(|(key, _)| _ = all.remove(key));
+        }
+        for (key, pointer) in &self.taken {
+            match pointer {
+                Some(pointer) => _ = all.insert(key.clone(), blobs.hold(*pointer)?),
+                None => _ = all.remove(key),
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl<C: Changes> Changes for BlobChanges<'_, C> {
+    fn here(&self) -> Option<(&[u8], Option<&[u8]>)> {
+        self.changes.here()
+    }
+
+    fn is_blob(&self) -> bool {
+        self.changes.is_blob()
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        let is_blob = self.changes.is_blob();
+        if let Some((key, value)) = self.changes.here()
+            && (is_blob || (!self.old.is_empty() && self.old.contains_key(key)))
+        {
+            let pointer = value.filter(|_| is_blob).and_then(BlobPointer::decode);
+            self.taken.push((key.to_vec(), pointer));
+        }
+        self.changes.advance()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Writing one sstable out of a merge of sorted places.
 
 use crate::{
+    blob::Blobs,
     env::{Env, NamedFile, OpenMode},
     error::{Error, Result},
     format::header::{FileHeader, FileKind},
@@ -22,6 +23,7 @@ pub(crate) struct Outputs<'a> {
     pub(crate) uuid: [u8; 16],
     pub(crate) file_ids: &'a AtomicU64,
     pub(crate) blocks: &'a Arc<SharedBlocks>,
+    pub(crate) blobs: &'a Blobs,
     /// Whether what is being written will not be wanted any more: the database is being closed.
     pub(crate) given_up: &'a dyn Fn() -> bool,
 }
@@ -59,7 +61,8 @@ impl Outputs<'_> {
                 None => Ok(None),
                 Some(summary) => {
                     let blocks = Arc::clone(self.blocks);
-                    Sstable::open(file, &summary, &self.uuid, keyspace, blocks).map(Some)
+                    let table = Sstable::open(file, &summary, &self.uuid, keyspace, blocks)?;
+                    table.holding(self.blobs).map(Some)
                 }
             });
         match written {

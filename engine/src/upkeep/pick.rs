@@ -21,19 +21,25 @@ pub(crate) const RUNS_MAX: usize = 8;
 /// often than not.
 pub(crate) const LOOKS_PER_ENTRY: u64 = 16;
 
+/// When the runs of a keyspace hold so many times the size of a memtable in blobs, they are merged however few they
+/// are: much of that may be overwritten.
+pub(crate) const BLOB_BYTES_PER_MEMTABLE_BYTE: u64 = 16;
+
 /// The keyspace whose runs are to be merged now, if any: one that is being merged, else the one with the
 /// most; when settling, or where the kind knows none, however few, and so if readers have looked into them so often
-/// that they have paid for the merge, at `looks_per_entry`; none that is being loaded. Those whose merge failed, by the number of the try, come after all others and take turns, so that
-/// what is wrong with them holds up no other.
+/// that they have paid for the merge, at `looks_per_entry`, or if they hold `blob_bytes` in blobs; none that is being
+/// loaded. Those whose merge failed, by the number of the try, come after all others and take turns, so that what is
+/// wrong with them holds up no other.
 pub(crate) fn crowded<'v>(
     version: &'v Version,
     failed: &BTreeMap<KeyspaceId, u64>,
     settling: bool,
     loading: &BTreeSet<KeyspaceId>,
-    looks_per_entry: u64,
+    (looks_per_entry, blob_bytes): (u64, u64),
 ) -> Option<&'v Arc<KeyspaceVersion>> {
     let max = |k: &KeyspaceVersion| match k.storage_kind {
-        StorageKind::Hybrid if !settling && !is_paid(k, looks_per_entry) => RUNS_MAX,
+        StorageKind::Hybrid if settling || is_paid(k, looks_per_entry) => 0,
+        StorageKind::Hybrid if k.runs_blob_bytes() < blob_bytes => RUNS_MAX,
         _ => 0,
     };
     let wanted = |k: &&Arc<KeyspaceVersion>| {

@@ -211,7 +211,7 @@ impl Manifest {
     fn append_checked(&mut self, changes: &[Change], number: EditNo, state: State) -> Result<()> {
         match &mut self.current {
             Some(current) => {
-                let bytes = encode_edit(number, changes, current.identity);
+                let bytes = encoded(number, changes, current.identity)?;
                 if current.at + bytes.len() as u64 > current.len {
                     crate::sync::sometimes("manifest: full, rolls over");
                     return self.roll(state);
@@ -244,7 +244,7 @@ impl Manifest {
         };
         let mut bytes = header.encode().to_vec();
         bytes.resize(BLOCK_BYTES as usize, 0);
-        bytes.extend(encode_edit(number, &state.snapshot(), identity));
+        bytes.extend(encoded(number, &state.snapshot(), identity)?);
         let at = bytes.len() as u64;
         let spare = self.dir.join(SPARE);
         let wanted = FILE_BYTES.max(at * 2);
@@ -317,4 +317,11 @@ impl Manifest {
             tracing::warn!(%error, "no spare manifest file");
         }
     }
+}
+/// An edit as it is written.
+fn encoded(number: EditNo, changes: &[Change], identity: u64) -> Result<Vec<u8>> {
+    encode_edit(number, changes, identity).ok_or_else(|| Error::InvalidArgument {
+        what: "edit",
+        why: format!("its {} changes have more than 4 GiB", changes.len()),
+    })
 }

@@ -7,6 +7,7 @@ pub(crate) mod cell;
 pub(crate) mod manifest;
 
 use crate::{
+    blob::Blob,
     btree::{self, Bytes, Hinted, Leaves, Nodes, Place, Root},
     config::{Compression, StorageKind},
     error::{Error, Result},
@@ -17,7 +18,7 @@ use crate::{
     sstable::Sstable,
     types::{FileId, KeyspaceId, Lsn, SeqNo},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Everything that is live, newest first.
 #[derive(Clone)]
@@ -100,17 +101,22 @@ pub(crate) struct Tree {
     /// can be read so.
     in_place: Arc<InPlace>,
     hinted: Option<Hinted>,
+    /// Those that entries point to, by the entries' keys.
+    pub(crate) blobs: Arc<TreeBlobs>,
 }
+
+/// The blobs of a tree.
+pub(crate) type TreeBlobs = BTreeMap<Vec<u8>, Arc<Blob>>;
 
 impl Tree {
     /// A tree, of which nothing was read yet.
-    pub(crate) fn new(root: Root, pager: &Arc<Pager>) -> Tree {
-        Tree::with(root, pager, |in_place| Leaves::new(in_place.pages()))
+    pub(crate) fn new(root: Root, pager: &Arc<Pager>, blobs: Arc<TreeBlobs>) -> Tree {
+        Tree::with(root, pager, blobs, |in_place| Leaves::new(in_place.pages()))
     }
 
     /// What a merge made of this tree that let go of the nodes `freed`.
-    pub(crate) fn merged(&self, root: Root, freed: &[NodePointer]) -> Tree {
-        Tree::with(root, &self.pager, |in_place| match &self.hinted {
+    pub(crate) fn merged(&self, root: Root, freed: &[NodePointer], blobs: Arc<TreeBlobs>) -> Tree {
+        Tree::with(root, &self.pager, blobs, |in_place| match &self.hinted {
             Some(hinted) => {
                 let kept = in_place.common_pages(&self.in_place);
                 hinted.leaves.without(freed, kept, in_place.pages())
@@ -119,10 +125,15 @@ impl Tree {
         })
     }
 
-    fn with(root: Root, pager: &Arc<Pager>, leaves: impl FnOnce(&InPlace) -> Leaves) -> Tree {
+    fn with(
+        root: Root,
+        pager: &Arc<Pager>,
+        blobs: Arc<TreeBlobs>,
+        leaves: impl FnOnce(&InPlace) -> Leaves,
+    ) -> Tree {
         let (in_place, hints) = (pager.in_place(), pager.hints(0));
         let hinted = hints.map(|hints| Hinted { hints, leaves: leaves(&in_place) });
-        Tree { root, pager: Arc::clone(pager), in_place, hinted }
+        Tree { root, pager: Arc::clone(pager), in_place, hinted, blobs }
     }
 
     /// Brings near the hint for a hash.
@@ -200,6 +211,11 @@ impl Nodes for Tree {
 }
 
 impl KeyspaceVersion {
+    /// Bytes of the large values that entries of the runs point to.
+    pub(crate) fn runs_blob_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.blob_bytes()).sum()
+    }
+
     /// The runs that are being merged into the tree, and those above them.
     pub(crate) fn split_runs(&self) -> (&[Arc<Sstable>], &[Arc<Sstable>]) {
         let merging = self.merging.as_ref().map_or(0, |merging| merging.runs);

@@ -64,14 +64,14 @@ fn let_go_and_used_again(pager: Arc<Pager>) {
     let room = leaf(&pager, 1, &[(b"room", &[0; 40_000])]).pointer;
     pager.give_back([PageRun { first: room.page, pages: room.pages.into() }]);
     let old = leaf(&pager, 2, &[(b"a", b"1"), (b"key", b"old")]);
-    let first = Tree::new(old, &pager);
+    let first = Tree::new(old, &pager, Arc::default());
     assert!(!is_hinted(&first, b"key"));
     assert_eq!(get(&first, b"key"), Some(b"old".to_vec()));
     assert!(is_hinted(&first, b"key") && !is_hinted(&first, b"a"), "the same hash, another key");
     let to_old = hints(&first).hints.find(HASH).unwrap();
 
     let new = leaf(&pager, 3, &[(b"key", b"new")]);
-    let second = first.merged(new, &[old.pointer]);
+    let second = first.merged(new, &[old.pointer], Arc::default());
     assert!(Arc::ptr_eq(&first.in_place, &second.in_place));
     assert!(!is_hinted(&second, b"key"), "a superseded page");
     assert_eq!(get(&second, b"a"), None);
@@ -84,7 +84,7 @@ fn let_go_and_used_again(pager: Arc<Pager>) {
     pager.give_back([PageRun { first: old.pointer.page, pages: 1 }]);
     let other = leaf(&pager, 4, &[(b"a", b"1"), (b"key", b"other")]);
     assert_eq!(other.pointer.page, old.pointer.page);
-    let third = Tree::new(other, &pager);
+    let third = Tree::new(other, &pager, Arc::default());
     assert_eq!(get(&third, b"key"), Some(b"other".to_vec()));
     hints(&second).hints.put(HASH, to_old);
     assert!(is_hinted(&third, b"key") && !is_hinted(&second, b"key"), "used again by another");
@@ -96,7 +96,7 @@ fn a_hint_that_is_wrong_is_no_answer() {
     let dir = tempfile::tempdir().unwrap();
     let pager = pager(&dir, BUCKET_BYTES, 0); // hints that never grow
     let large = [7; 9000];
-    let tree = Tree::new(leaf(&pager, 1, &[(b"a", b"1"), (b"b", &large)]), &pager);
+    let tree = Tree::new(leaf(&pager, 1, &[(b"a", b"1"), (b"b", &large)]), &pager, Arc::default());
     assert_eq!(get(&tree, b"b"), Some(large.to_vec()));
     assert!(is_hinted(&tree, b"b"), "in a leaf of several pages too");
     let right = hints(&tree).hints.find(HASH).unwrap();
@@ -112,7 +112,7 @@ fn a_hint_that_is_wrong_is_no_answer() {
 fn without_memory_for_hints_there_are_none() {
     let dir = tempfile::tempdir().unwrap();
     let pager = pager(&dir, 0, 1 << 20);
-    let tree = Tree::new(leaf(&pager, 1, &[(b"a", b"1")]), &pager);
+    let tree = Tree::new(leaf(&pager, 1, &[(b"a", b"1")]), &pager, Arc::default());
     assert!(tree.hinted.is_none());
     assert_eq!(get(&tree, b"a"), Some(b"1".to_vec()));
 }
@@ -127,13 +127,13 @@ fn a_leaf_that_reaches_behind_the_frames_is_not_read_where_another_was() {
     let room = leaf(&pager, 1, &[(b"room", &large)]).pointer;
     pager.give_back([PageRun { first: room.page, pages: room.pages.into() }]);
     let old = leaf(&pager, 2, &[(b"key", b"old")]);
-    let first = Tree::new(old, &pager);
+    let first = Tree::new(old, &pager, Arc::default());
     assert_eq!(get(&first, b"key"), Some(b"old".to_vec()));
     drop(first);
     pager.give_back([PageRun { first: old.pointer.page, pages: 1 }]);
     let new = leaf(&pager, 3, &[(b"key", &large)]);
     assert_eq!(new.pointer.page, old.pointer.page);
-    let second = Tree::new(new, &pager);
+    let second = Tree::new(new, &pager, Arc::default());
     for _ in 0..2 {
         assert_eq!(get(&second, b"key"), Some(large.to_vec()));
     }

@@ -171,6 +171,10 @@ impl Alone {
 
     fn execute(&mut self, operation: &Operation) -> Result<(), String> {
         match operation {
+            Operation::PutReader { space, key, value, durability, .. } => {
+                let (space, key, value, durability) = (*space, *key, *value, *durability);
+                self.execute(&Operation::Put { space, key, value, durability })
+            }
             Operation::Commit { writes, durability } => self.commit(writes, *durability),
             Operation::Put { space, key, value, durability } => {
                 let (key, value) = (key_bytes(*key), self.value(value));
@@ -370,6 +374,7 @@ mod tests {
             compression: 0,
             btree: false,
             page_bytes: 4 << 10,
+            blob_bytes: None,
             shared_keyspaces: 0,
         }
     }

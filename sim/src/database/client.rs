@@ -3,6 +3,7 @@
 use super::{
     model::{CommitId, Contents, Op, difference},
     operation::{Durable, Operation, Place, Range, Read, Value, Write, key_bytes},
+    pieces::Pieces,
     session::{OpenSpace, Over, Session},
     shape::storage_kind,
     verbs::{Readable, Seen},
@@ -77,6 +78,9 @@ impl Client {
             Operation::Commit { writes, durability } => self.commit(writes, *durability),
             Operation::Put { space, key, value, durability } => {
                 self.put(*space, *key, value, *durability)
+            }
+            Operation::PutReader { space, key, value, durability, piece, fails } => {
+                self.put_reader(*space, *key, value, *durability, Pieces::new(*piece, *fails))
             }
             Operation::Delete { space, key } => self.delete(*space, *key),
             Operation::DeleteRange { space, range } => self.delete_range(*space, *range),
@@ -198,6 +202,59 @@ impl Client {
                     None => keyspace.put(&key, &value).map(|()| None),
                 };
                 self.submit("put", ops, by_default, Box::new(ask))
+            }
+        }
+    }
+
+    fn put_reader(
+        &mut self,
+        place: Place,
+        key: u64,
+        value: &Value,
+        durability: Durable,
+        pieces: Pieces,
+    ) -> Result<(), Over> {
+        let (keyspace, space) = self.space(place).clone();
+        let (key, value) = (key_bytes(key), self.value(value));
+        let fails = pieces.fails.is_some_and(|fails| fails < value.len() as u64);
+        let ops = vec![Op::Put(space, key.clone(), value.clone())];
+        let (with, sync) = match durability {
+            Durable::Default => (Durability::Default, self.session.process.syncs_by_default()),
+            Durable::Sync => (Durability::Sync, true),
+            Durable::Async => (Durability::Async, false),
+        };
+        let db = (place == Place::Default).then(|| self.session.db.clone());
+        let ask = move || {
+            let reader = pieces.of(value);
+            let done = match (&db, durability) {
+                (Some(db), Durable::Default) => db.put_reader(&key, reader),
+                (Some(db), _) => db.put_reader_with(&key, reader, with),
+                (None, Durable::Default) => keyspace.put_reader(&key, reader),
+                (None, _) => keyspace.put_reader_with(&key, reader, with),
+            };
+            done.map(|()| None)
+        };
+        if !fails {
+            return self.submit("put reader", ops, sync, Box::new(ask));
+        }
+        // Nothing of it may ever be seen, so the model is not told.
+        let process = &self.session.process;
+        match ask() {
+            Err(Error::Reader { .. }) => {
+                process.world().count("puts whose reader failed");
+                Ok(())
+            }
+            Err(error) => {
+                process.check_error("I-9", "a put whose reader fails", &error)?;
+                match error {
+                    Error::Poisoned { .. } | Error::Closed => Err(Over),
+                    _ => Ok(()),
+                }
+            }
+            Ok(_) => {
+                let message = "a put was acknowledged whose reader failed".into();
+                process.world().violate("put_reader", message);
+                Err(Over)
             }
         }
     }
@@ -484,6 +541,8 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::Commit { .. } => "verb commit",
         Operation::Put { durability: Durable::Default, .. } => "verb put",
         Operation::Put { .. } => "verb put_with",
+        Operation::PutReader { durability: Durable::Default, .. } => "verb put_reader",
+        Operation::PutReader { .. } => "verb put_reader_with",
         Operation::Delete { .. } => "verb delete",
         Operation::DeleteRange { .. } => "verb delete_range",
         Operation::PutBatch { .. } => "verb put_batch",
@@ -499,6 +558,7 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::Read { read, .. } | Operation::Reread { read, .. } => match read {
             Read::Get(_) => "verb get",
             Read::GetRef(_) => "verb get_ref",
+            Read::GetReader(..) => "verb get_reader",
             Read::ContainsKey(_) => "verb contains_key",
             Read::GetBatch(_) => "verb get_batch",
             Read::GetBatchWith(_) => "verb get_batch_with",

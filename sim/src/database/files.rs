@@ -23,6 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 struct Listed {
     tables: Vec<String>,
     trees: Vec<String>,
+    blobs: Vec<String>,
     segment_bytes: u64,
     manifests: Vec<String>,
     others: Vec<String>,
@@ -33,6 +34,7 @@ impl Listed {
         let mut listed = Listed {
             tables: vec![],
             trees: vec![],
+            blobs: vec![],
             segment_bytes: 0,
             manifests: vec![],
             others: vec![],
@@ -42,6 +44,8 @@ impl Listed {
                 listed.tables.push(name);
             } else if name.ends_with(".tree") {
                 listed.trees.push(name);
+            } else if name.ends_with(".blob") {
+                listed.blobs.push(name);
             } else if name.starts_with("wal-") {
                 listed.segment_bytes += bytes;
             } else if name.starts_with("manifest-") {
@@ -53,14 +57,16 @@ impl Listed {
         listed
     }
 
-    /// What is there besides `tables` sstables, `trees` files of trees, segments of so many bytes, one
+    /// What is there besides `tables` sstables, `trees` files of trees, `blobs` of large values, segments of so many bytes, one
     /// manifest and its spare; or what of it is missing.
-    fn wrong(&self, tables: u64, trees: u64, segment_bytes: u64) -> Option<String> {
+    fn wrong(&self, tables: u64, trees: u64, blobs: u64, segment_bytes: u64) -> Option<String> {
         let current = self.manifests.iter().filter(|name| *name != "manifest-spare").count();
         if self.tables.len() as u64 != tables {
             Some(format!("sstables {:?}, but {tables} are in use", self.tables))
         } else if self.trees.len() as u64 != trees {
             Some(format!("files of trees {:?}, but {trees} are in use", self.trees))
+        } else if self.blobs.len() as u64 != blobs {
+            Some(format!("files of large values {:?}, but {blobs} are in use", self.blobs))
         } else if self.segment_bytes != segment_bytes {
             let there = self.segment_bytes;
             Some(format!("log segments of {there} bytes, but {segment_bytes} are in use"))
@@ -104,7 +110,9 @@ impl Session {
             let stats = process.checked_read("stats", self.db.stats())?;
             let tables = stats.keyspaces.iter().map(|keyspace| keyspace.tables).sum();
             let trees = u64::from(stats.tree_file_bytes > 0);
-            let Some(wrong) = process.listed().wrong(tables, trees, stats.wal_file_bytes) else {
+            let Some(wrong) =
+                process.listed().wrong(tables, trees, stats.blobs, stats.wal_file_bytes)
+            else {
                 process.world().count("directories without a file too many");
                 return self.check_pages();
             };
@@ -229,19 +237,20 @@ mod tests {
         };
         let good =
             [("wal-000001", 20), ("000002.sst", 5), ("manifest-000001", 9), ("manifest-spare", 9)];
-        assert_eq!(files(&good).wrong(1, 0, 20), None);
+        assert_eq!(files(&good).wrong(1, 0, 0, 20), None);
         for (name, bytes) in [
             ("wal-000009", 1),
             ("000009.sst", 5),
             ("000009.tree", 5),
+            ("000009.blob", 5),
             ("manifest-000002", 9),
             ("left", 0),
         ] {
             let mut more = good.to_vec();
             more.push((name, bytes));
-            assert!(files(&more).wrong(1, 0, 20).is_some(), "{name} is not seen");
+            assert!(files(&more).wrong(1, 0, 0, 20).is_some(), "{name} is not seen");
         }
-        assert!(files(&good[1..]).wrong(1, 0, 20).is_some());
-        assert!(files(&good).wrong(2, 0, 20).is_some());
+        assert!(files(&good[1..]).wrong(1, 0, 0, 20).is_some());
+        assert!(files(&good).wrong(2, 0, 0, 20).is_some());
     }
 }

@@ -12,6 +12,7 @@ mod files;
 mod load;
 mod model;
 pub mod operation;
+mod pieces;
 mod session;
 pub mod shape;
 mod verbs;

@@ -212,6 +212,8 @@ pub enum Read {
     Get(Key),
     /// `get_ref`
     GetRef(Key),
+    /// `get_reader`, read in pieces of so many bytes
+    GetReader(Key, u64),
     /// `contains_key`
     ContainsKey(Key),
     /// `get_batch`
@@ -263,6 +265,24 @@ pub enum Operation {
         /// How it becomes durable.
         #[serde(default)]
         durability: Durable,
+    },
+    /// `put_reader`, or `put_reader_with` where the durability is not the default.
+    PutReader {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+        /// To what.
+        value: Value,
+        /// How it becomes durable.
+        #[serde(default)]
+        durability: Durable,
+        /// The reader yields pieces of so many bytes.
+        #[serde(deserialize_with = "number_within::<_, _, 1, 1_048_576>")]
+        piece: u64,
+        /// The reader fails behind so many bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fails: Option<u64>,
     },
     /// `delete`
     Delete {

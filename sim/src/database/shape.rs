@@ -49,6 +49,9 @@ pub struct Settings {
     /// `compression_type`
     #[serde(deserialize_with = "number_within::<_, _, 0, 3>")]
     pub compression: u32,
+    /// `blob_threshold`; the default where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob_bytes: Option<u64>,
     /// Keyspaces are created as `StorageKind::BTree`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub btree: bool,
@@ -81,6 +84,7 @@ impl Settings {
             compression: dice.below(4) as u32,
             btree: false,
             page_bytes: page_bytes_min(),
+            blob_bytes: None,
             memory_bytes: dice.pick(&[2 << 20, 8 << 20, 64 << 20]),
             shared_keyspaces: dice.below(3) as usize,
         }
@@ -94,6 +98,12 @@ impl Settings {
     /// Whether a commit that does not say it is durable once acknowledged.
     pub(super) fn syncs_by_default(&self) -> bool {
         self.wal && self.sync == SyncMode::Sync
+    }
+
+    fn blob_threshold(&self) -> usize {
+        let default = LightningDbConfig::default().blob_threshold;
+        // One that the database refuses says nothing about it.
+        self.blob_bytes.map_or(default, |bytes| bytes.clamp(64, 16 << 20) as usize)
     }
 
     pub(super) fn config(&self) -> LightningDbConfig {
@@ -113,6 +123,7 @@ impl Settings {
             storage_kind: storage_kind(self.btree),
             page_size: self.page_bytes,
             max_memory: self.memory_bytes as usize,
+            blob_threshold: self.blob_threshold(),
             ..LightningDbConfig::default()
         }
     }
@@ -200,7 +211,12 @@ impl Shape {
         shape.mix.storage = kinds.pick(&[0, 0, 0, 1]);
         shape.settings.page_bytes =
             Dice::new(seed, "pages", 0).pick(&[4 << 10, 4 << 10, 4 << 10, 16 << 10, 64 << 10]);
+        let blobs = &mut Dice::new(seed, "blobs", 0);
+        let threshold = blobs.pick(&[64, 200, 1000]);
+        let has_blobs = blobs.chance(0.4);
         let aim = Aim::draw(seed, true);
+        let has_blobs = has_blobs || aim.damaged == Some(".blob");
+        shape.settings.blob_bytes = has_blobs.then_some(threshold);
         if aim.intervals {
             shape.leave_the_log_alone(dice);
         }
@@ -235,6 +251,10 @@ impl Shape {
             settings.memtable_bytes = dice.pick(&[64 << 10, 256 << 10]);
             shape.ops = shape.ops.max(60);
             shape.value_bytes = shape.value_bytes.max(1000);
+        }
+        if shape.settings.blob_bytes.is_some() {
+            // Some are larger than the threshold.
+            shape.value_bytes = shape.value_bytes.max(threshold * 2);
         }
         if aim.trees {
             shape.grow_trees(&mut Dice::new(seed, "trees", 0));

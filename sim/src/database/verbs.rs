@@ -1,8 +1,13 @@
 //! The reading verbs: how they are called, and what a result says about the keys.
 
 use super::operation::{Bounds, Ends, Read, Walk, inside, key_bytes, within};
-use lightning_db::{Database, Error, Keyspace, Result, Scan, Snapshot, ValueRef};
-use std::{collections::BTreeMap, ops::Bound};
+use lightning_db::{Database, Error, Keyspace, Result, Scan, Snapshot, ValueReader, ValueRef};
+use std::{
+    collections::BTreeMap,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    ops::Bound,
+    sync::Arc,
+};
 
 type Entry = (Vec<u8>, Vec<u8>);
 type Bytes<'a> = Option<&'a [u8]>;
@@ -11,6 +16,7 @@ type Bytes<'a> = Option<&'a [u8]>;
 pub(super) trait Readable {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
     fn get_ref(&self, key: &[u8]) -> Result<Option<ValueRef>>;
+    fn get_reader(&self, key: &[u8]) -> Result<Option<ValueReader>>;
     fn contains_key(&self, key: &[u8]) -> Result<bool>;
     fn get_batch(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>>;
     fn get_batch_with(&self, keys: &[Vec<u8>], with: &mut dyn FnMut(usize, Bytes)) -> Result<()>;
@@ -32,6 +38,9 @@ macro_rules! readable {
             }
             fn get_ref(&self, key: &[u8]) -> Result<Option<ValueRef>> {
                 <$type>::get_ref(self, key)
+            }
+            fn get_reader(&self, key: &[u8]) -> Result<Option<ValueReader>> {
+                <$type>::get_reader(self, key)
             }
             fn contains_key(&self, key: &[u8]) -> Result<bool> {
                 <$type>::contains_key(self, key)
@@ -167,7 +176,9 @@ pub(super) fn perform(read: &Read, on: &dyn Readable) -> Result<Seen> {
         )
     };
     match read {
-        Read::Get(_) | Read::GetRef(_) | Read::ContainsKey(_) => point(read, on),
+        Read::Get(_) | Read::GetRef(_) | Read::GetReader(..) | Read::ContainsKey(_) => {
+            point(read, on)
+        }
         Read::GetBatch(_) | Read::GetBatchWith(_) => points(read, on),
         Read::First => Ok(end_of(on.first()?, |key| (Bound::Unbounded, Bound::Included(key)))),
         Read::Last => Ok(end_of(on.last()?, |key| (Bound::Included(key), Bound::Unbounded))),
@@ -204,11 +215,37 @@ fn point(read: &Read, on: &dyn Readable) -> Result<Seen> {
             let found = on.get_ref(&key_bytes(*key))?;
             (key, Got::Value(found.map(|value| value.to_vec())))
         }
+        Read::GetReader(key, piece) => {
+            let reader = on.get_reader(&key_bytes(*key))?;
+            (key, Got::Value(reader.map(|reader| read_pieces(reader, *piece)).transpose()?))
+        }
         Read::ContainsKey(key) => (key, Got::Present(on.contains_key(&key_bytes(*key))?)),
         Read::Get(key) => (key, Got::Value(on.get(&key_bytes(*key))?)),
         _ => return Ok(Seen::default()),
     };
     Ok(Seen { points: vec![(key_bytes(*key), got)], ..Seen::default() })
+}
+
+/// Reads a value in pieces of so many bytes, its second half first.
+fn read_pieces(mut reader: ValueReader, piece: u64) -> Result<Vec<u8>> {
+    let len = reader.len();
+    let middle = len / 2;
+    let mut value = vec![0; len as usize];
+    for (from, to) in [(middle, len), (0, middle)] {
+        reader.seek(SeekFrom::Start(from)).map_err(unwrapped)?;
+        let part = &mut value[from as usize..to as usize];
+        for piece in part.chunks_mut(piece.max(1) as usize) {
+            reader.read_exact(piece).map_err(unwrapped)?;
+        }
+    }
+    Ok(value)
+}
+
+/// The database's error within one of a reader.
+fn unwrapped(error: io::Error) -> Error {
+    let (kind, inner) = (error.kind(), error.into_inner());
+    let ours = inner.and_then(|inner| inner.downcast::<Error>().ok());
+    ours.map_or_else(|| Error::Reader { source: Arc::new(kind.into()) }, |error| *error)
 }
 
 fn points(read: &Read, on: &dyn Readable) -> Result<Seen> {

@@ -283,6 +283,13 @@ impl<'a> Drawing<'a> {
             };
         }
         match self.write() {
+            Write::Put { space, key, value }
+                if self.shape.settings.blob_bytes.is_some() && self.dice.chance(0.4) =>
+            {
+                let piece = self.dice.skewed(1..4096);
+                let fails = self.dice.chance(0.2).then(|| self.dice.below(value.bytes));
+                Operation::PutReader { space, key, value, durability, piece, fails }
+            }
             Write::Put { space, key, value } => Operation::Put { space, key, value, durability },
             Write::Delete { space, key } => Operation::Delete { space, key },
             Write::DeleteRange { space, range } => Operation::DeleteRange { space, range },
@@ -290,6 +297,9 @@ impl<'a> Drawing<'a> {
     }
 
     fn read(&mut self) -> Read {
+        if self.shape.settings.blob_bytes.is_some() && self.dice.chance(0.3) {
+            return Read::GetReader(self.key(), self.dice.skewed(1..4096));
+        }
         if !self.dice.chance(self.shape.scans) {
             return match self.dice.below(10) {
                 0..=3 => Read::Get(self.key()),

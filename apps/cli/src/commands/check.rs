@@ -43,7 +43,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     wrong.map_or(Ok(()), |wrong| Err(Failure::Corrupt(wrong)))
 }
 
-fn check(db: &Database) -> Result<IntegrityReport> {
+pub(super) fn check(db: &Database) -> Result<IntegrityReport> {
     let mut shown = None;
     let report = db.check_integrity_with(|progress| {
         let bar = shown.get_or_insert_with(|| Progress::bytes("check", Some(progress.total_bytes)));
@@ -112,7 +112,8 @@ impl Seen {
     }
 }
 
-fn trees(report: &IntegrityReport) -> Value {
+/// The trees of a report, for JSON.
+pub(super) fn trees(report: &IntegrityReport) -> Value {
     let tree = |tree: &TreeReport| {
         json!({
             "keyspace": tree.keyspace, "depth": tree.depth, "leaves": tree.leaves,
@@ -121,6 +122,22 @@ fn trees(report: &IntegrityReport) -> Value {
         })
     };
     report.trees.iter().map(tree).collect()
+}
+
+/// A line for each tree of a report.
+pub(super) fn print_trees(out: &mut Out, report: &IntegrityReport) -> Result<()> {
+    report.trees.iter().try_for_each(|tree| {
+        out.line(format!(
+            "tree of {}: depth {}, {} leaves, {} branches, {} entries, {} % of {} bytes are keys and values",
+            Encoding::Text.encode(tree.keyspace.as_bytes()),
+            tree.depth,
+            grouped(tree.leaves),
+            grouped(tree.branches),
+            grouped(tree.entries),
+            tree.raw_bytes * 100 / tree.page_bytes.max(1),
+            grouped(tree.page_bytes),
+        ))
+    })
 }
 
 fn print(out: &mut Out, report: &IntegrityReport, read: Option<u64>, as_json: bool) -> Result<()> {
@@ -132,7 +149,8 @@ fn print(out: &mut Out, report: &IntegrityReport, read: Option<u64>, as_json: bo
             })
         });
         return out.json(&json!({
-            "tables": report.tables, "tree_nodes": report.tree_nodes, "entries": report.entries,
+            "tables": report.tables, "tree_nodes": report.tree_nodes, "blobs": report.blobs,
+            "entries": report.entries,
             "read": read, "trees": trees(report), "faults": faults.collect::<Value>(),
         }));
     }
@@ -140,20 +158,11 @@ fn print(out: &mut Out, report: &IntegrityReport, read: Option<u64>, as_json: bo
         out.line(fault.to_string())?;
     }
     let (tables, nodes) = (grouped(report.tables), grouped(report.tree_nodes));
-    let entries = grouped(report.entries);
-    out.line(format!("good: {tables} tables, {nodes} nodes of trees, {entries} entries in them"))?;
-    for tree in &report.trees {
-        out.line(format!(
-            "tree of {}: depth {}, {} leaves, {} branches, {} entries, {} % of {} bytes are keys and values",
-            Encoding::Text.encode(tree.keyspace.as_bytes()),
-            tree.depth,
-            grouped(tree.leaves),
-            grouped(tree.branches),
-            grouped(tree.entries),
-            tree.raw_bytes * 100 / tree.page_bytes.max(1),
-            grouped(tree.page_bytes),
-        ))?;
-    }
+    let (entries, blobs) = (grouped(report.entries), grouped(report.blobs));
+    out.line(format!(
+        "good: {tables} tables, {nodes} nodes of trees, {entries} entries in them, {blobs} large values"
+    ))?;
+    print_trees(out, report)?;
     if let Some(read) = read {
         out.line(format!("read: {} entries, in all ways the same", grouped(read)))?;
     }

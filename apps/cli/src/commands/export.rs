@@ -8,7 +8,7 @@ use crate::{
     failure::{Failure, Result},
     output::Out,
     progress::Progress,
-    session::{self, existing_keyspace, keyspace_name},
+    session::{self, TEXT_VALUE_BYTES_MAX, existing_keyspace, keyspace_name},
     text::Encoding,
 };
 use lightning_db::{Database, Scan};
@@ -63,7 +63,17 @@ fn write_lines(out: &mut Out, db: &Database, names: &[String], encoding: Encodin
     for name in names {
         out.line(format!("keyspace {}", Encoding::Text.encode(name.as_bytes())))?;
         let scan = snapshot.of(&db.keyspace(name)?).iter()?;
-        count.each(scan, |key, value| out.entry(encoding, key, value))?;
+        count.each(scan, |key, value| {
+            if value.len() as u64 > TEXT_VALUE_BYTES_MAX {
+                return Err(Failure::Other(format!(
+                    "the value of key \"{}\" in keyspace {name:?} has {} bytes, and an export holds \
+                     values of up to {TEXT_VALUE_BYTES_MAX}; `get --raw` prints it",
+                    encoding.encode(key),
+                    value.len()
+                )));
+            }
+            out.entry(encoding, key, value)
+        })?;
     }
     out.line(format!("end {}", count.entries))
 }

@@ -29,13 +29,15 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let key = argument("KEY", args.encoding, &args.key)?;
     session::print_keyspace(&args.db.path, &args.keyspace, |keyspace, out| {
-        let value = keyspace.get(&key)?.ok_or_else(|| {
+        let none = || {
             let key = args.encoding.encode(&key);
             Failure::NotFound(format!("no key \"{key}\" in keyspace {:?}", args.keyspace))
-        })?;
+        };
         if args.raw {
-            out.bytes(&value)
-        } else if args.json {
+            return out.stream(keyspace.get_reader(&key)?.ok_or_else(none)?);
+        }
+        let value = keyspace.get(&key)?.ok_or_else(none)?;
+        if args.json {
             out.json_entry(args.encoding, &key, &value)
         } else {
             out.line(args.encoding.encode(&value))

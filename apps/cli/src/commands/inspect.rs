@@ -1,6 +1,6 @@
 //! `inspect`: what is in the directory of a database.
 
-use super::stats::storage_kind;
+use super::{check, stats::storage_kind};
 use crate::{
     failure::{Failure, Result},
     output::{Out, grouped},
@@ -16,6 +16,9 @@ use std::{fs, path::Path};
 pub(crate) struct Args {
     #[command(flatten)]
     db: session::Db,
+    /// Also read the trees, to tell how full their nodes are and of which kinds. Takes as long as `check`
+    #[arg(long)]
+    trees: bool,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -33,9 +36,27 @@ struct File {
 pub(crate) fn run(args: Args) -> Result<()> {
     session::print(&args.db.path, |db, out| {
         let (stats, files) = (db.stats()?, list(&args.db.path)?);
+        let report = args.trees.then(|| check::check(db)).transpose()?;
         match args.json {
-            true => out.json(&as_json(&args.db.path, &stats, &files)),
-            false => print(out, &args.db.path, db, &stats, &files),
+            true => {
+                let mut all = as_json(&args.db.path, &stats, &files);
+                if let Some(report) = &report {
+                    all["trees"] = check::trees(report);
+                }
+                out.json(&all)?;
+            }
+            false => {
+                print(out, &args.db.path, db, &stats, &files)?;
+                if let Some(report) = &report {
+                    out.line(format!("\nTREES ({})", report.trees.len()))?;
+                    check::print_trees(out, report)?;
+                }
+            }
+        }
+        out.flush()?;
+        match report.map_or(0, |report| report.faults.len()) {
+            0 => Ok(()),
+            faults => Err(Failure::Corrupt(format!("{faults} faults: `check` tells them"))),
         }
     })
 }
@@ -62,6 +83,7 @@ fn kind(name: &str) -> &'static str {
     match name {
         _ if name.ends_with(".sst") => "table",
         _ if name.ends_with(".tree") => "trees",
+        _ if name.ends_with(".blob") => "value",
         _ if name.starts_with("wal-") => "log",
         _ if name.starts_with("manifest") => "manifest",
         _ => "other",
@@ -83,6 +105,11 @@ fn print(
         grouped(stats.recovered_commits)
     ))?;
     out.line(format!("{} bytes of the trees are free", grouped(stats.tree_free_bytes)))?;
+    out.line(format!(
+        "{} large values, {} bytes",
+        grouped(stats.blobs),
+        grouped(stats.blob_bytes)
+    ))?;
     out.line(format!("\nKEYSPACES ({})", db.keyspaces()?.len()))?;
     out.line(format!(
         "{:>10} {:>16} {:>16} {:>10} {:>7}  NAME",
@@ -125,6 +152,8 @@ fn as_json(dir: &Path, stats: &DatabaseStats, files: &[File]) -> Value {
         "operations": stats.visible_seq,
         "commits_only_in_log": stats.recovered_commits,
         "tree_free_bytes": stats.tree_free_bytes,
+        "blobs": stats.blobs,
+        "blob_bytes": stats.blob_bytes,
         "keyspaces": keyspaces.collect::<Value>(),
         "files": files.collect::<Value>(),
     })

@@ -8,11 +8,11 @@ use crate::{
     failure::{Failure, Result, While},
     output::{Out, grouped},
     progress::Progress,
-    session::{self, Batches, KEY_BYTES_MAX, Sync, keyspace_name},
+    session::{self, Batches, KEY_BYTES_MAX, Sync, TEXT_VALUE_BYTES_MAX, keyspace_name},
     talk,
     text::Encoding,
 };
-use lightning_db::{Database, Keyspace, MAX_VALUE_BYTES};
+use lightning_db::{Database, Keyspace};
 use serde_json::json;
 use std::{
     fs::File,
@@ -117,7 +117,7 @@ struct Lines<R> {
 }
 
 /// The longest line: a key and a value, each byte escaped.
-const LINE_BYTES_MAX: u64 = 4 * (KEY_BYTES_MAX as u64 + MAX_VALUE_BYTES) + 2;
+const LINE_BYTES_MAX: u64 = 4 * (KEY_BYTES_MAX as u64 + TEXT_VALUE_BYTES_MAX) + 2;
 
 impl<R: BufRead> Lines<R> {
     fn next(&mut self) -> Result<Option<&[u8]>> {

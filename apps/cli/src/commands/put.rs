@@ -5,12 +5,13 @@ use crate::{
     session::{self, Sync, argument, keyspace_name},
     text::Encoding,
 };
-use lightning_db::MAX_VALUE_BYTES;
+use lightning_db::{Error, Keyspace};
 use std::{
     ffi::OsString,
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Set a key to a value. Creates the database and the keyspace if they are not there
@@ -40,25 +41,41 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     let key = argument("KEY", args.encoding, &args.key)?;
-    let value = match (&args.file, &args.value) {
-        (Some(file), _) => read_value(file)?,
-        (None, Some(value)) => argument("VALUE", args.encoding, value)?,
+    let from = match (&args.file, &args.value) {
+        (Some(file), _) => From::File(file, open(file)?),
+        (None, Some(value)) => From::Argument(argument("VALUE", args.encoding, value)?),
         (None, None) => return Err(Failure::Usage("there is neither VALUE nor --file".into())),
     };
     session::write(&args.db.path, args.sync.config(args.max_key_size.into()), |db| {
-        let put = db.keyspace(&args.keyspace)?.put(&key, &value);
-        put.doing(|| format!("putting a key of {} bytes", key.len()))
+        put(&db.keyspace(&args.keyspace)?, &key, from)
     })
 }
 
-/// Reads one byte more than a value may have, so that the database can refuse it.
-fn read_value(file: &Path) -> Result<Vec<u8>> {
-    let mut value = vec![];
-    let limit = MAX_VALUE_BYTES + 1;
-    let read = match file.as_os_str() == "-" {
-        true => io::stdin().take(limit).read_to_end(&mut value),
-        false => File::open(file).and_then(|f| f.take(limit).read_to_end(&mut value)),
-    };
-    read.map_err(|e| Failure::file("read", file.display(), e))?;
-    Ok(value)
+/// Where the value is.
+enum From<'a> {
+    Argument(Vec<u8>),
+    File(&'a Path, Box<dyn Read>),
+}
+
+/// Before a database is created for it: a file that is not there is no reason to.
+fn open(file: &Path) -> Result<Box<dyn Read>> {
+    if file.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let opened = File::open(file).map_err(|e| Failure::file("read", file.display(), e))?;
+    Ok(Box::new(opened))
+}
+
+fn put(keyspace: &Keyspace, key: &[u8], from: From<'_>) -> Result<()> {
+    let doing = || format!("putting a key of {} bytes", key.len());
+    match from {
+        From::Argument(value) => keyspace.put(key, value).doing(doing),
+        From::File(file, reader) => match keyspace.put_reader(key, reader) {
+            Err(Error::Reader { source }) => {
+                let source = Arc::try_unwrap(source).unwrap_or_else(|shared| shared.kind().into());
+                Err(Failure::file("read", file.display(), source))
+            }
+            done => done.doing(doing),
+        },
+    }
 }

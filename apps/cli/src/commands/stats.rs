@@ -46,7 +46,7 @@ pub(super) fn storage_kind(keyspace: &KeyspaceStats) -> &'static str {
     }
 }
 
-fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 23] {
+fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 28] {
     [
         ("visible_seq", stats.visible_seq),
         ("durable_lsn", stats.durable_lsn),
@@ -68,6 +68,11 @@ fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 23] {
         ("tables_dropped", stats.tables_dropped),
         ("tree_file_bytes", stats.tree_file_bytes),
         ("tree_free_bytes", stats.tree_free_bytes),
+        ("blobs", stats.blobs),
+        ("blob_bytes", stats.blob_bytes),
+        ("blob_files", stats.blob_files),
+        ("blob_file_bytes", stats.blob_file_bytes),
+        ("blob_bytes_written", stats.blob_bytes_written),
         ("stalls", stats.stalls),
         ("recovered_commits", stats.recovered_commits),
         ("pinned_versions", stats.pinned_versions),

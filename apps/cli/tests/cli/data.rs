@@ -38,6 +38,8 @@ fn a_value_comes_from_a_file_or_a_pipe_as_it_stands() {
     place.write("value", &bytes);
     place.ok("put db from-file --file value");
     assert_eq!(place.run(["get", "db", "from-file", "--raw"]).out, bytes);
+    let stats = &json_lines(&place.ok("stats db --json"))[0];
+    assert_eq!((&stats["blobs"], &stats["blob_bytes"]), (&json!(1), &json!(3 << 20)));
     let put = place.run_with(["put", "db", "from-pipe", "--file", "-"], b"a\\\n");
     assert_eq!((put.code, put.err.as_str()), (0, ""));
     assert_eq!(place.ok("get db from-pipe"), "a\\\\\\n\n");
@@ -191,11 +193,15 @@ fn a_database_is_compacted_and_checked() {
     );
     let inspected = &json_lines(&place.ok("inspect db --json"))[0];
     assert_eq!(inspected["keyspaces"][0]["tree_depth"], 3);
+    assert!(place.ok("inspect db --trees").contains("\ntree of default: depth 3, "));
+    assert_eq!(json_lines(&place.ok("inspect db --trees --json"))[0]["trees"][0], *tree);
     let file = inspected["files"].as_array().unwrap().iter().find(|file| file["kind"] == "trees");
     let path = place.path("db").join(file.unwrap()["name"].as_str().unwrap());
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[3 * 4096 + 100] ^= 1;
     std::fs::write(&path, bytes).unwrap();
+    let ran = place.run(["inspect", "db", "--trees"]);
+    assert!(ran.code == 4 && ran.text().contains("\nTREES (0)"), "{}", ran.text());
     let ran = place.run(["check", "db", "--deep"]);
     assert_eq!(ran.code, 4, "{}", ran.text());
     let text = ran.text();

@@ -82,7 +82,7 @@ impl<'a> Packer<'a> {
     }
 
     /// Appends an entry. Its key is greater than all before.
-    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8], is_blob: bool) -> Result<()> {
         let page_bytes = self.page_bytes;
         let open = &self.level(0).open.node;
         if !open.is_empty() && is_full(open, key, value.len(), page_bytes) {
@@ -96,7 +96,10 @@ impl<'a> Packer<'a> {
         if let Some(lower) = lower {
             open.lower = lower;
         }
-        open.node.add(key, value);
+        match is_blob {
+            false => open.node.add(key, value),
+            true => open.node.add_blob(key, value),
+        }
         self.last.key.clear();
         self.last.key.extend_from_slice(key);
         (self.last.is_end, self.last.any) = (false, true);

@@ -2,6 +2,7 @@
 
 use super::OpenAs;
 use crate::{
+    blob::blob_id,
     env::{DirLock, Env, PathKind},
     error::{Error, Result},
     pager::tree_file_id,
@@ -87,6 +88,7 @@ pub(super) struct Listing {
     pub(super) segments: Vec<String>,
     pub(super) tables: Vec<String>,
     pub(super) trees: Vec<String>,
+    pub(super) blobs: Vec<String>,
     pub(super) others: Vec<String>,
 }
 
@@ -100,6 +102,7 @@ impl Listing {
             segments: vec![],
             tables: vec![],
             trees: vec![],
+            blobs: vec![],
             others: vec![],
         };
         for name in names {
@@ -112,6 +115,8 @@ impl Listing {
                 listing.tables.push(name);
             } else if tree_file_id(&name).is_some() {
                 listing.trees.push(name);
+            } else if blob_id(&name).is_some() {
+                listing.blobs.push(name);
             } else if name != "lost+found" {
                 listing.others.push(name);
             }
@@ -124,6 +129,7 @@ impl Listing {
         let segments = self.segments.iter().filter_map(|name| segment_id(name)).map(|id| id.0);
         let tables = self.tables.iter().filter_map(|name| sstable_id(name)).map(|id| id.0);
         let trees = self.trees.iter().filter_map(|name| tree_file_id(name)).map(|id| id.0);
-        segments.chain(tables).chain(trees).max().map_or(1, |id| id.saturating_add(1))
+        let blobs = self.blobs.iter().filter_map(|name| blob_id(name)).map(|id| id.0);
+        segments.chain(tables).chain(trees).chain(blobs).max().map_or(1, |id| id.saturating_add(1))
     }
 }

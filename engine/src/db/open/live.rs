@@ -2,6 +2,7 @@
 
 use super::Opening;
 use crate::{
+    blob::Blobs,
     env::{DirLock, NamedFile, OpenMode},
     error::{Error, Result},
     format::manifest::{KeyspaceState, MergedDown},
@@ -54,6 +55,7 @@ impl Opening {
         manifest: &Manifest,
         blocks: &Arc<SharedBlocks>,
         pager: Option<&Arc<Pager>>,
+        blobs: &Blobs,
     ) -> Result<Vec<Arc<KeyspaceVersion>>> {
         let mut keyspaces = vec![];
         for (id, keyspace) in &manifest.state().keyspaces {
@@ -61,7 +63,8 @@ impl Opening {
             for (file_id, summary) in &keyspace.tables {
                 let file = self.open_named(manifest, &sstable_name(*file_id), OpenMode::Read)?;
                 let (uuid, blocks) = (manifest.uuid(), Arc::clone(blocks));
-                runs.push(Arc::new(Sstable::open(file, summary, &uuid, *id, blocks)?));
+                let run = Sstable::open(file, summary, &uuid, *id, blocks)?;
+                runs.push(Arc::new(run.holding(blobs)?));
             }
             // Runs do not overlap in SeqNos.
             runs.sort_by_key(|run| std::cmp::Reverse(run.summary().contents.largest_seq));
@@ -76,7 +79,7 @@ impl Opening {
                 compression: keyspace.meta.compression,
                 storage_kind: keyspace.meta.storage_kind,
                 runs,
-                tree: tree_of(keyspace, pager),
+                tree: tree_of(keyspace, pager, blobs)?,
                 merging,
                 reads: Arc::default(),
             }));
@@ -95,6 +98,13 @@ fn merging_of(keyspace: &KeyspaceState, runs: &[Arc<Sstable>]) -> Option<Option<
     same.then(|| Some(Merging { runs: oldest.len(), from: from.as_slice().into() }))
 }
 
-fn tree_of(keyspace: &KeyspaceState, pager: Option<&Arc<Pager>>) -> Option<Arc<Tree>> {
-    Some(Arc::new(Tree::new(keyspace.root?, pager?)))
+fn tree_of(
+    keyspace: &KeyspaceState,
+    pager: Option<&Arc<Pager>>,
+    blobs: &Blobs,
+) -> Result<Option<Arc<Tree>>> {
+    let held = keyspace.blobs.iter().map(|(key, pointer)| Ok((key.clone(), blobs.hold(*pointer)?)));
+    let held = held.collect::<Result<_>>()?;
+    let root = keyspace.root.zip(pager);
+    Ok(root.map(|(root, pager)| Arc::new(Tree::new(root, pager, Arc::new(held)))))
 }

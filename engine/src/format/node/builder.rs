@@ -2,7 +2,7 @@
 
 use super::{
     super::bytes::{put_varint, varint_len},
-    FIXED_BYTES, HEAD_BYTES, KIND_PUT, NODE_HEADER_BYTES, NodePointer, POINTER_BYTES,
+    CHILD_BYTES, FIXED_BYTES, HEAD_BYTES, KIND_BLOB, KIND_PUT, NODE_HEADER_BYTES, NodePointer,
     common_prefix, filter, head_of, offset_bytes,
 };
 
@@ -29,6 +29,8 @@ struct Item {
     key_len: usize,
     /// Of a child that of its part of the filter.
     value_len: usize,
+    /// The value is a pointer to a blob.
+    is_blob: bool,
     child: Option<NodePointer>,
 }
 
@@ -106,7 +108,7 @@ impl NodeBuilder {
     /// At least what `encode` writes: exact where no key ends in its head. `content` counts the filter, too.
     fn encoded(&self, items: usize, prefix_len: usize, shortest: usize, content: usize) -> usize {
         let keyed = items.saturating_sub(usize::from(self.level > 0));
-        let pointers = if self.level > 0 { items * POINTER_BYTES } else { 0 };
+        let pointers = if self.level > 0 { items * CHILD_BYTES } else { 0 };
         // A head is no part of the cell.
         let heads = if shortest >= prefix_len + HEAD_BYTES { 0 } else { keyed * HEAD_BYTES };
         let with = |width: usize| {
@@ -133,7 +135,13 @@ impl NodeBuilder {
     /// Appends an entry of a leaf. Its key is greater than the last.
     pub(crate) fn add(&mut self, key: &[u8], value: &[u8]) {
         debug_assert_eq!(self.level, 0);
-        self.push(key, value, None);
+        self.push(key, (value, false), None);
+    }
+
+    /// The same of an entry that has a pointer to a blob.
+    pub(crate) fn add_blob(&mut self, key: &[u8], pointer: &[u8]) {
+        debug_assert_eq!(self.level, 0);
+        self.push(key, (pointer, true), None);
     }
 
     /// Appends a child of a branch, which holds the keys from `lower` on. `part` says what keys a leaf has;
@@ -141,10 +149,10 @@ impl NodeBuilder {
     pub(crate) fn add_child(&mut self, lower: &[u8], child: NodePointer, part: &[u8]) {
         debug_assert!(self.level == 1 || self.level > 1 && part.is_empty());
         self.part_bytes = self.part_bytes.max(part.len());
-        self.push(lower, part, Some(child));
+        self.push(lower, (part, false), Some(child));
     }
 
-    fn push(&mut self, key: &[u8], value: &[u8], child: Option<NodePointer>) {
+    fn push(&mut self, key: &[u8], (value, is_blob): (&[u8], bool), child: Option<NodePointer>) {
         if self.level == 0 || !self.items.is_empty() {
             self.shortest = self.shortest_with(key);
             self.prefix_len = self.prefix_with(key);
@@ -153,16 +161,16 @@ impl NodeBuilder {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
-        self.items.push(Item { at, key_len: key.len(), value_len: value.len(), child });
+        let (key_len, value_len) = (key.len(), value.len());
+        self.items.push(Item { at, key_len, value_len, is_blob, child });
     }
 
     /// Appends all that another node was to hold.
     pub(crate) fn append(&mut self, other: &NodeBuilder) {
         self.part_bytes = self.part_bytes.max(other.part_bytes);
-        other
-            .items
-            .iter()
-            .for_each(|item| self.push(other.key(item), other.value(item), item.child));
+        for item in &other.items {
+            self.push(other.key(item), (other.value(item), item.is_blob), item.child);
+        }
     }
 
     /// Takes the items from `at` on away, into a builder of their own.
@@ -174,17 +182,17 @@ impl NodeBuilder {
             if item.child.is_some() {
                 to.part_bytes = to.part_bytes.max(item.value_len);
             }
-            to.push(all.key(item), all.value(item), item.child);
+            to.push(all.key(item), (all.value(item), item.is_blob), item.child);
         }
         behind
     }
 
     /// How many items to leave in front so that both parts are about as long.
     pub(crate) fn middle(&self) -> usize {
-        let whole: usize = self.items.iter().map(|i| i.key_len + i.value_len + POINTER_BYTES).sum();
+        let whole: usize = self.items.iter().map(|i| i.key_len + i.value_len + CHILD_BYTES).sum();
         let mut front = 0;
         let cut = self.items.iter().position(|item| {
-            front += item.key_len + item.value_len + POINTER_BYTES;
+            front += item.key_len + item.value_len + CHILD_BYTES;
             front * 2 >= whole
         });
         (cut.unwrap_or(0) + 1).min(self.items.len().saturating_sub(1)).max(1)
@@ -220,7 +228,7 @@ impl NodeBuilder {
             let suffix = &self.key(item)[self.prefix_len..];
             put_varint(out, suffix.len() as u32);
             if self.level == 0 {
-                out.push(KIND_PUT);
+                out.push(if item.is_blob { KIND_BLOB } else { KIND_PUT });
                 put_varint(out, item.value_len as u32);
             }
             out.extend_from_slice(suffix.get(HEAD_BYTES..).unwrap_or_default());

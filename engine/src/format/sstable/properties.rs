@@ -3,6 +3,7 @@
 use crate::{
     config::Compression,
     format::{
+        blob::{BlobPointer, POINTER_BYTES},
         block::Refused,
         bytes::{Decoder, put_bytes},
     },
@@ -73,6 +74,8 @@ pub(crate) struct Properties {
     pub(crate) raw_value_bytes: u64,
     /// What the builder was told to use; each block says what it uses.
     pub(crate) compression: Compression,
+    /// Those that entries point to, in the order of their keys.
+    pub(crate) blobs: Vec<BlobPointer>,
 }
 
 /// Readers skip a tag that they do not know only if this bit is set.
@@ -88,6 +91,7 @@ const LARGEST_SEQ: u8 = 8;
 const SMALLEST_KEY: u8 = 9;
 const LARGEST_INCLUDED: u8 = 10;
 const LARGEST_EXCLUDED: u8 = 11;
+const BLOBS: u8 = 13;
 const RAW_KEY_BYTES: u8 = OPTIONAL | 1;
 const RAW_VALUE_BYTES: u8 = OPTIONAL | 2;
 const COMPRESSION: u8 = OPTIONAL | 3;
@@ -120,6 +124,10 @@ impl Properties {
                 Bound::Excluded(key) => put(LARGEST_EXCLUDED, key),
                 Bound::Unbounded => {}
             }
+        }
+        if !self.blobs.is_empty() {
+            let pointers = self.blobs.iter().flat_map(|blob| blob.encode());
+            put(BLOBS, &pointers.collect::<Vec<u8>>());
         }
         put(RAW_KEY_BYTES, &self.raw_key_bytes.to_le_bytes());
         put(RAW_VALUE_BYTES, &self.raw_value_bytes.to_le_bytes());
@@ -156,6 +164,7 @@ struct FoundProperties<'a> {
     largest: Option<Bound<&'a [u8]>>,
     raw: [u64; 2],
     compression: Option<Compression>,
+    blobs: Vec<BlobPointer>,
 }
 
 impl<'a> FoundProperties<'a> {
@@ -185,6 +194,10 @@ impl<'a> FoundProperties<'a> {
             }
             LARGEST_EXCLUDED if self.largest.is_none() => {
                 self.largest = Some(Bound::Excluded(value));
+            }
+            BLOBS => {
+                let pointers = value.chunks(POINTER_BYTES).map(BlobPointer::decode);
+                self.blobs = pointers.collect::<Option<_>>().ok_or_else(wrong_length)?;
             }
             RAW_KEY_BYTES => self.raw[0] = number()?,
             RAW_VALUE_BYTES => self.raw[1] = number()?,
@@ -218,6 +231,7 @@ impl<'a> FoundProperties<'a> {
             raw_key_bytes: self.raw[0],
             raw_value_bytes: self.raw[1],
             compression: self.compression.unwrap_or(Compression::None),
+            blobs: self.blobs,
         })
     }
 }
