@@ -10,15 +10,22 @@ use std::{
     fs, hint,
     os::unix::fs::MetadataExt,
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
 /// Gets of a row.
 const GETS: u64 = 500_000;
-/// Puts in commits of their own that do not wait for the disk.
-const PUTS: u64 = 200_000;
+/// Puts that do not wait for the disk are as many as there are entries, or fewer if they take longer.
+const PUTS_TAKE: Duration = Duration::from_secs(15);
 /// Puts that wait for the disk.
 const DURABLE_PUTS: u64 = 2_000;
+/// Threads that put and wait for the disk at once.
+const THREADS: u64 = 8;
+/// Batches that wait for the disk.
+const DURABLE_BATCHES: u64 = 200;
+/// How long gets are measured beside writes.
+const WRITING: Duration = Duration::from_secs(6);
 /// Keys of a batch of gets.
 const KEYS: usize = 100;
 /// Entries that a row of short scans reads.
@@ -37,11 +44,15 @@ const SETTLED_ROWS: &[&str] = &[
     rows::GET_ZIPF,
     rows::GET_MISSING,
     rows::GET_BATCH,
+    rows::GET_BATCH_LENT,
+    rows::GET_SNAPSHOT,
     rows::SCAN_10,
     rows::SCAN_100,
     rows::SCAN_FORWARD,
+    rows::SCAN_OWNED,
     rows::SCAN_REVERSE,
     rows::MIX,
+    rows::GET_WRITING,
 ];
 /// The rows that get values.
 const LOOKUP_ROWS: &[&str] = &[
@@ -51,9 +62,12 @@ const LOOKUP_ROWS: &[&str] = &[
     rows::GET_ZIPF,
     rows::GET_MISSING,
     rows::GET_BATCH,
+    rows::GET_BATCH_LENT,
+    rows::GET_SNAPSHOT,
 ];
 /// The rows that read entries in order.
-const SCAN_ROWS: &[&str] = &[rows::SCAN_10, rows::SCAN_100, rows::SCAN_FORWARD, rows::SCAN_REVERSE];
+const SCAN_ROWS: &[&str] =
+    &[rows::SCAN_10, rows::SCAN_100, rows::SCAN_FORWARD, rows::SCAN_OWNED, rows::SCAN_REVERSE];
 /// The rows on the database that was filled in the order of the keys.
 const SORTED_ROWS: &[&str] = &[rows::SORTED_LOAD, rows::SORTED_SETTLED, rows::SORTED_SIZE];
 
@@ -65,20 +79,51 @@ pub(crate) fn store<S: Store>(plan: &Plan, rows: &Rows) {
             lookups(store, plan, rows);
             scans(store, plan, rows);
             rows.time(rows::MIX, MIXED, || in_two_threads(|t| mix(store, plan, t)));
+            if rows.want(&[rows::GET_WRITING]) {
+                get_while_writing(store, plan, rows);
+            }
         });
     }
     if rows.want(SORTED_ROWS) {
         with_store(plan, Commits::Fast, |store: &mut S, dir| sorted_load(store, dir, plan, rows));
     }
-    for (row, count, commits) in
-        [(rows::PUT, PUTS, Commits::Fast), (rows::PUT_DURABLE, DURABLE_PUTS, Commits::Durable)]
-    {
+    puts::<S>(plan, rows);
+}
+
+/// The rows that write into an empty database, an entry or a batch at a time.
+fn puts<S: Store>(plan: &Plan, rows: &Rows) {
+    for (row, count, commits) in [
+        (rows::PUT, plan.entries, Commits::Fast),
+        (rows::PUT_DURABLE, DURABLE_PUTS, Commits::Durable),
+    ] {
         if rows.want(&[row]) {
             with_store(plan, commits, |store: &mut S, _| {
-                let took = in_chunks(count, |entries| entries.iter().for_each(|e| store.put(e)));
-                rows.rate(row, count, took);
+                let each = |entries: &[Entry]| entries.iter().for_each(|entry| store.put(entry));
+                let (done, took) = in_chunks(count, PUTS_TAKE, each);
+                rows.rate(row, done, took);
             });
         }
+    }
+    if rows.want(&[rows::PUT_EIGHT]) {
+        with_store(plan, Commits::Durable, |store: &mut S, _| {
+            let of_one = DURABLE_PUTS / 2;
+            let entries: Vec<Entry> = (0..THREADS * of_one).map(workload::entry).collect();
+            rows.time(rows::PUT_EIGHT, THREADS * of_one, || {
+                std::thread::scope(|scope| {
+                    for part in entries.chunks(of_one as usize) {
+                        let store = &*store;
+                        scope.spawn(move || part.iter().for_each(|entry| store.put(entry)));
+                    }
+                });
+            });
+        });
+    }
+    if rows.want(&[rows::WRITE_DURABLE]) {
+        with_store(plan, Commits::Durable, |store: &mut S, _| {
+            let count = DURABLE_BATCHES * BATCH as u64;
+            let (done, took) = in_chunks(count, PUTS_TAKE, |entries| store.write(entries));
+            rows.rate(rows::WRITE_DURABLE, done, took);
+        });
     }
 }
 
@@ -88,22 +133,23 @@ fn with_store<S: Store>(plan: &Plan, commits: Commits, with: impl FnOnce(&mut S,
     with(&mut S::create(dir.path(), commits), dir.path());
 }
 
-/// Hands `count` entries, a thousand at a time, to `with`, and tells how long that took without the
-/// making of the entries.
-fn in_chunks(count: u64, mut with: impl FnMut(&[Entry])) -> Duration {
-    let indexes: Vec<u64> = (0..count).collect();
-    let mut took = Duration::ZERO;
-    for chunk in indexes.chunks(BATCH) {
-        let entries: Vec<Entry> = chunk.iter().map(|index| workload::entry(*index)).collect();
+/// Hands `count` entries, a thousand at a time, to `with`, or fewer if that takes longer than `max`. Tells
+/// how many and how long that took, without the making of the entries.
+fn in_chunks(count: u64, max: Duration, mut with: impl FnMut(&[Entry])) -> (u64, Duration) {
+    let (mut done, mut took) = (0, Duration::ZERO);
+    while done < count && took < max {
+        let end = count.min(done + BATCH as u64);
+        let entries: Vec<Entry> = (done..end).map(workload::entry).collect();
         let start = Instant::now();
         with(&entries);
         took += start.elapsed();
+        done = end;
     }
-    took
+    (done, took)
 }
 
 fn random_load(store: &mut impl Store, dir: &Path, plan: &Plan, rows: &Rows) {
-    let load = in_chunks(plan.entries, |entries| store.write(entries));
+    let (_, load) = in_chunks(plan.entries, Duration::MAX, |entries| store.write(entries));
     let settled = load + settling(store);
     rows.rate(rows::RANDOM_LOAD, plan.entries, load);
     rows.rate(rows::RANDOM_SETTLED, plan.entries, settled);
@@ -159,6 +205,26 @@ pub(crate) fn lookups(store: &impl Lookup, plan: &Plan, rows: &Rows) {
             });
         }
     });
+    if rows.want(&[rows::GET_BATCH_LENT]) {
+        let mut reader = store.reader();
+        let start = Instant::now();
+        let mut batches = keys.chunks(KEYS);
+        let all = batches.all(|keys| {
+            reader.get_batch_lent(keys, |value| {
+                hint::black_box(workload::sum(value));
+            })
+        });
+        if all {
+            rows.rate(rows::GET_BATCH_LENT, GETS, start.elapsed());
+        }
+    }
+    if let Some(mut snapshot) = store.snapshot() {
+        rows.time(rows::GET_SNAPSHOT, GETS, || {
+            for key in &keys {
+                hint::black_box(get(&mut snapshot, key));
+            }
+        });
+    }
     let keys = workload::zipf(plan.entries, GETS);
     rows.time(rows::GET_ZIPF, GETS, || get_all(store, &keys));
     let keys = workload::missing(plan.entries, GETS);
@@ -219,6 +285,11 @@ pub(crate) fn scans<S: Ordered>(store: &S, plan: &Plan, rows: &Rows) {
         });
     }
     rows.time(rows::SCAN_FORWARD, plan.entries, || scan_all(store, Direction::Forward, plan));
+    rows.time(rows::SCAN_OWNED, plan.entries, || {
+        S::scan_copied(&mut store.reader(), |key, value| {
+            hint::black_box((key, workload::sum(&value)));
+        });
+    });
     rows.time(rows::SCAN_REVERSE, plan.entries, || scan_all(store, Direction::Reverse, plan));
 }
 
@@ -245,6 +316,32 @@ fn mix(store: &impl Store, plan: &Plan, thread: u64) {
             }
         }
     }
+}
+
+/// Gets in one thread while another writes new entries in batches, as fast as it can.
+fn get_while_writing(store: &impl Store, plan: &Plan, rows: &Rows) {
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut next = plan.entries;
+            while !ended.load(Ordering::Relaxed) {
+                let batch: Vec<Entry> = (next..next + BATCH as u64).map(workload::entry).collect();
+                store.write(&batch);
+                next += BATCH as u64;
+            }
+        });
+        let (mut random, mut gets, start) = (Random(5), 0, Instant::now());
+        while start.elapsed() < WRITING {
+            let mut reader = store.reader();
+            for _ in 0..KEYS {
+                let key = workload::key(random.below(plan.entries));
+                hint::black_box(get(&mut reader, &key));
+            }
+            gets += KEYS as u64;
+        }
+        rows.rate(rows::GET_WRITING, gets, start.elapsed());
+        ended.store(true, Ordering::Relaxed);
+    });
 }
 
 fn in_two_threads(run: impl Fn(u64) + Sync) {

@@ -12,15 +12,21 @@ pub(crate) const SORTED_SETTLED: &str = "load, sorted, until settled";
 pub(crate) const SORTED_SIZE: &str = "size on disk, sorted load, settled";
 pub(crate) const PUT: &str = "put, one by one";
 pub(crate) const PUT_DURABLE: &str = "put, one by one, durable";
+pub(crate) const PUT_EIGHT: &str = "put, one by one, durable, 8 threads";
+pub(crate) const WRITE_DURABLE: &str = "batches of 1,000, durable";
 pub(crate) const GET: &str = "get";
 pub(crate) const GET_CHAINED: &str = "get, key from the value before";
 pub(crate) const GET_TWO: &str = "get, 2 threads";
 pub(crate) const GET_ZIPF: &str = "get, Zipf 0.99";
 pub(crate) const GET_MISSING: &str = "get, missing keys";
 pub(crate) const GET_BATCH: &str = "get, 100 at a time";
+pub(crate) const GET_BATCH_LENT: &str = "get, 100 at a time, not copied";
+pub(crate) const GET_SNAPSHOT: &str = "get, in one snapshot";
+pub(crate) const GET_WRITING: &str = "get, while another thread writes";
 pub(crate) const SCAN_10: &str = "scan of 10";
 pub(crate) const SCAN_100: &str = "scan of 100";
 pub(crate) const SCAN_FORWARD: &str = "scan of all, forward";
+pub(crate) const SCAN_OWNED: &str = "scan of all, forward, copied";
 pub(crate) const SCAN_REVERSE: &str = "scan of all, reverse";
 pub(crate) const MIX: &str = "80 % get, 20 % put, 2 threads";
 
@@ -34,15 +40,21 @@ pub(crate) const ALL: &[&str] = &[
     SORTED_SIZE,
     PUT,
     PUT_DURABLE,
+    PUT_EIGHT,
+    WRITE_DURABLE,
     GET,
     GET_CHAINED,
     GET_TWO,
     GET_ZIPF,
     GET_MISSING,
     GET_BATCH,
+    GET_BATCH_LENT,
+    GET_SNAPSHOT,
+    GET_WRITING,
     SCAN_10,
     SCAN_100,
     SCAN_FORWARD,
+    SCAN_OWNED,
     SCAN_REVERSE,
     MIX,
 ];

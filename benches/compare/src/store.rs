@@ -25,6 +25,11 @@ pub(crate) trait Lookup: Sync {
 
     /// One read transaction, in the engines that need one to read.
     fn reader(&self) -> Self::Reader<'_>;
+
+    /// A reader that goes on to see what there is now. `None`: [`Lookup::reader`] gives one such.
+    fn snapshot(&self) -> Option<impl Reader + '_> {
+        None::<Self::Reader<'_>>
+    }
 }
 
 /// Used by one thread.
@@ -37,6 +42,11 @@ pub(crate) trait Reader {
         for key in keys {
             with(self.get(key).expect("a key that is there").as_ref());
         }
+    }
+
+    /// The same without copying. `false`: the engine has no such way, and nothing was done.
+    fn get_batch_lent(&mut self, _keys: &[Key], _with: impl FnMut(&[u8])) -> bool {
+        false
     }
 }
 
@@ -55,6 +65,9 @@ pub(crate) trait Ordered: Lookup {
 
     /// Hands all values to `with`.
     fn scan_all(reader: &mut Self::Reader<'_>, direction: Direction, with: impl FnMut(&[u8]));
+
+    /// Hands all entries to `with`, each copied out.
+    fn scan_copied(reader: &mut Self::Reader<'_>, with: impl FnMut(Vec<u8>, Vec<u8>));
 }
 
 /// An engine in a directory.

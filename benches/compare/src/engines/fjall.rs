@@ -53,6 +53,13 @@ impl Ordered for Fjall {
             Direction::Reverse => entries.rev().for_each(|entry| with(&entry.value().unwrap())),
         }
     }
+
+    fn scan_copied(keyspace: &mut &Keyspace, mut with: impl FnMut(Vec<u8>, Vec<u8>)) {
+        for entry in keyspace.iter() {
+            let (key, value) = entry.into_inner().unwrap();
+            with(key.to_vec(), value.to_vec());
+        }
+    }
 }
 
 impl Store for Fjall {

@@ -4,7 +4,7 @@ use crate::{
     store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, WRITE_BUFFER},
     workload::{Entry, Key},
 };
-use lightning_db::{Database, LightningDbConfig, WalSyncMode, WriteBatch};
+use lightning_db::{Database, LightningDbConfig, Snapshot, WalSyncMode, WriteBatch};
 use std::{path::Path, sync::Arc};
 
 pub(crate) struct Lightning(Arc<Database>);
@@ -32,6 +32,16 @@ impl Lookup for Lightning {
     fn reader(&self) -> &Database {
         &self.0
     }
+
+    fn snapshot(&self) -> Option<impl Reader + '_> {
+        Some(self.0.snapshot().unwrap())
+    }
+}
+
+impl Reader for Snapshot {
+    fn get(&mut self, key: &Key) -> Option<impl AsRef<[u8]>> {
+        Snapshot::get(self, key).unwrap()
+    }
 }
 
 impl Reader for &Database {
@@ -43,6 +53,12 @@ impl Reader for &Database {
         for value in Database::get_batch(self, keys).unwrap() {
             with(&value.expect("a key that is there"));
         }
+    }
+
+    fn get_batch_lent(&mut self, keys: &[Key], mut with: impl FnMut(&[u8])) -> bool {
+        let each = |_, value: Option<&[u8]>| with(value.expect("a key that is there"));
+        self.get_batch_with(keys, each).unwrap();
+        true
     }
 }
 
@@ -66,6 +82,13 @@ impl Ordered for Lightning {
                     with(value);
                 }
             }
+        }
+    }
+
+    fn scan_copied(db: &mut &Database, mut with: impl FnMut(Vec<u8>, Vec<u8>)) {
+        for entry in db.iter().unwrap() {
+            let (key, value) = entry.unwrap();
+            with(key, value);
         }
     }
 }

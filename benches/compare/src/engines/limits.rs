@@ -72,6 +72,10 @@ impl Ordered for Array {
             Direction::Reverse => array.0.iter().rev().for_each(|entry| with(&entry.value)),
         }
     }
+
+    fn scan_copied(array: &mut &Array, mut with: impl FnMut(Vec<u8>, Vec<u8>)) {
+        array.0.iter().for_each(|entry| with(entry.key.to_vec(), entry.value.to_vec()));
+    }
 }
 
 fn owned(index: u64) -> (Bytes, Bytes) {

@@ -38,6 +38,13 @@ impl Reader for LmdbReader<'_> {
     fn get(&mut self, key: &Key) -> Option<impl AsRef<[u8]>> {
         self.table.get(&self.txn, key).unwrap().map(<[u8]>::to_vec)
     }
+
+    fn get_batch_lent(&mut self, keys: &[Key], mut with: impl FnMut(&[u8])) -> bool {
+        for key in keys {
+            with(self.table.get(&self.txn, key).unwrap().expect("a key that is there"));
+        }
+        true
+    }
 }
 
 impl Ordered for Lmdb {
@@ -56,6 +63,13 @@ impl Ordered for Lmdb {
             Direction::Reverse => {
                 r.table.rev_iter(&r.txn).unwrap().for_each(|entry| with(entry.unwrap().1));
             }
+        }
+    }
+
+    fn scan_copied(r: &mut LmdbReader<'_>, mut with: impl FnMut(Vec<u8>, Vec<u8>)) {
+        for entry in r.table.iter(&r.txn).unwrap() {
+            let (key, value) = entry.unwrap();
+            with(key.to_vec(), value.to_vec());
         }
     }
 }

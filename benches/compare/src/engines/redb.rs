@@ -42,6 +42,14 @@ impl Reader for ReadOnlyTable<&'static [u8], &'static [u8]> {
     fn get(&mut self, key: &Key) -> Option<impl AsRef<[u8]>> {
         ReadableTable::get(self, &key[..]).unwrap().map(|value| value.value().to_vec())
     }
+
+    fn get_batch_lent(&mut self, keys: &[Key], mut with: impl FnMut(&[u8])) -> bool {
+        for key in keys {
+            let value = ReadableTable::get(self, &key[..]).unwrap();
+            with(value.expect("a key that is there").value());
+        }
+        true
+    }
 }
 
 impl Ordered for Redb {
@@ -56,6 +64,13 @@ impl Ordered for Redb {
         match direction {
             Direction::Forward => entries.for_each(|entry| with(entry.unwrap().1.value())),
             Direction::Reverse => entries.rev().for_each(|entry| with(entry.unwrap().1.value())),
+        }
+    }
+
+    fn scan_copied(table: &mut Self::Reader<'_>, mut with: impl FnMut(Vec<u8>, Vec<u8>)) {
+        for entry in table.iter().unwrap() {
+            let (key, value) = entry.unwrap();
+            with(key.value().to_vec(), value.value().to_vec());
         }
     }
 }

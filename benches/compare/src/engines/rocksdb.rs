@@ -11,8 +11,8 @@ use crate::{
 };
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions, DB, DBCompressionType,
-    DataBlockIndexType, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch,
-    WriteOptions,
+    DataBlockIndexType, IngestExternalFileOptions, IteratorMode, Options, SstFileWriter,
+    WriteBatch, WriteOptions,
 };
 use std::path::{Path, PathBuf};
 
@@ -88,6 +88,13 @@ impl Ordered for RocksDb {
             }
         }
         entries.status().unwrap();
+    }
+
+    fn scan_copied(db: &mut &DB, mut with: impl FnMut(Vec<u8>, Vec<u8>)) {
+        for entry in db.iterator(IteratorMode::Start) {
+            let (key, value) = entry.unwrap();
+            with(key.into_vec(), value.into_vec());
+        }
     }
 }
 
