@@ -6,8 +6,8 @@ use crate::{
     outside::Outside,
 };
 use lightning_db::{
-    Database, Error, KeyspaceOptions, LightningDbConfig, Result, StorageKind, WriteBatch,
-    env::OsEnv,
+    Compression, Database, Error, KeyspaceOptions, LightningDbConfig, Result, StorageKind,
+    WriteBatch, env::OsEnv,
 };
 use std::{
     collections::BTreeMap,
@@ -28,6 +28,7 @@ fn config() -> LightningDbConfig {
         memtable_size: 64 << 10,
         wal_segment_size: 1 << 20,
         blob_threshold: THRESHOLD,
+        compression_enabled: false,
         ..Default::default()
     }
 }
@@ -148,6 +149,41 @@ fn large_values_are_read_as_they_were_written_by_every_verb() -> Result<()> {
         expected.insert("loaded 1".into(), "another".into());
         db.compact()?;
         check(&db, "large", &expected)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn large_values_are_compressed_where_that_saves_something() -> Result<()> {
+    let text: Vec<u8> = (0..40_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+    // Not, then well, then not.
+    let mixed = [value(1, 5 * CHUNK), text.clone(), value(2, 5 * CHUNK)].concat();
+    for compression_type in 1..=3 {
+        let scratch = Scratch::in_memory();
+        let path = scratch.db();
+        let config = LightningDbConfig { compression_enabled: true, compression_type, ..config() };
+        let db = Database::create(&path, config)?;
+        let len = |name: &str| fs::metadata(path.join(name)).unwrap().len() as usize;
+        db.put("text", &text)?;
+        let files = blob_files(&path);
+        assert!(len(&files[0]) < text.len() * 2 / 3, "{} of {}", len(&files[0]), text.len());
+        db.put("noise", value(7, 10 * CHUNK))?;
+        db.put_reader("mixed", &mixed[..])?;
+        let none = KeyspaceOptions { compression: Some(Compression::None), ..Default::default() };
+        db.keyspace_with("stored", none)?.put("text", &text)?;
+        let stored = blob_files(&path).last().unwrap().clone();
+        assert!(len(&stored) > text.len());
+        let expected =
+            [("text", text.clone()), ("noise", value(7, 10 * CHUNK)), ("mixed", mixed.clone())];
+        let expected = expected.map(|(key, value)| (key.into(), value));
+        check(&db, "default", &BTreeMap::from(expected))?;
+        check(&db, "stored", &BTreeMap::from([("text".into(), text.clone())]))?;
+        // A chunk with a right checksum is all that is believed.
+        let name = &blob_files(&path)[0];
+        let mut bytes = fs::read(path.join(name)).unwrap();
+        bytes[200] ^= 1;
+        fs::write(path.join(name), bytes).unwrap();
+        assert!(db.get("text").unwrap_err().is_corruption());
     }
     Ok(())
 }
@@ -348,11 +384,17 @@ fn damage_is_told_with_its_place_and_nothing_else_is_lost() -> Result<()> {
     let scratch = Scratch::in_memory();
     let path = scratch.db();
     let (chunk, first) = (CHUNK + 4, 96);
-    let len = first + 3 * chunk;
+    let len = first + 3 * chunk + 3 * 4 + 4;
+    let table = first + 3 * chunk;
     // In front of, at and behind the bounds of chunks; each in a chunk that is known to begin there.
-    for (at, begins) in
-        [(first, first), (first + 4, first), (first + chunk, first + chunk), (len - 1, len - chunk)]
-    {
+    for (at, begins) in [
+        (first, first),
+        (first + 4, first),
+        (first + chunk, first + chunk),
+        (table - 1, table - chunk),
+        (table, table),
+        (len - 1, table),
+    ] {
         let name = make(&path, true);
         let mut bad = fs::read(path.join(&name)).unwrap();
         assert_eq!(bad.len(), len);
@@ -367,11 +409,16 @@ fn damage_is_told_with_its_place_and_nothing_else_is_lost() -> Result<()> {
         let error_text = error.to_string();
         assert_eq!(db.check_integrity()?.faults, [corruption.as_ref().clone()]);
         // Chunks in front of it are read, and it is never given out.
-        let mut reader = db.get_reader("large")?.unwrap();
         let mut read = vec![];
-        let error = reader.read_to_end(&mut read).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert!(read == value(1, 3 * CHUNK)[..(begins - first) / chunk * CHUNK], "{at}");
+        match db.get_reader("large") {
+            Ok(reader) => {
+                let error = reader.unwrap().read_to_end(&mut read).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            }
+            Err(error) => assert!(begins == table && error.is_corruption(), "{error}"),
+        }
+        let chunks_read = if begins == table { 0 } else { (begins - first) / chunk };
+        assert!(read == value(1, 3 * CHUNK)[..chunks_read * CHUNK], "{at}");
         for reverse in [false, true] {
             let mut scan = if reverse { db.scan_reverse(None, None)? } else { db.iter()? };
             if reverse {

@@ -787,6 +787,40 @@ fn a_header_that_went_to_another_segment_tells_of_the_one_that_lacks_it() {
 }
 
 #[test]
+fn with_paranoia_damage_is_found_behind_the_first_read_too() {
+    for enable_paranoia_checks in [false, true] {
+        let scratch = Scratch::in_memory();
+        let config =
+            LightningDbConfig { enable_paranoia_checks, compression_enabled: false, ..config() };
+        let db = Database::create(scratch.db(), config).unwrap();
+        let values = [*b"found by its bytes, in a tree", *b"found by its bytes, in a file"];
+        db.put("a", values[0]).unwrap();
+        db.compact().unwrap();
+        db.put("b", values[1]).unwrap();
+        let sstables = |db: &Database| db.stats().unwrap().keyspaces[0].tables;
+        while sstables(&db) == 0 {
+            // Until the memtable is flushed.
+            db.put("c", vec![7; 1000]).unwrap();
+        }
+        let read = |key| db.get(key).map(Option::unwrap);
+        assert_eq!([read("a").unwrap(), read("b").unwrap()], values.map(|value| value.to_vec()));
+        let files = contents_of_files(&scratch.db());
+        for ((ending, key), value) in [(".tree", "a"), (".sst", "b")].into_iter().zip(values) {
+            let at = |bytes: &[u8]| bytes.windows(value.len()).position(|w| w == value);
+            let found = files.iter().filter(|(name, _)| name.ends_with(ending));
+            let (name, at) = found.filter_map(|(n, bytes)| Some((n, at(bytes)?))).next().unwrap();
+            let file = fs::OpenOptions::new().write(true).open(scratch.db().join(name)).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, b"X", at as u64).unwrap();
+            match (enable_paranoia_checks, read(key)) {
+                (true, Err(Error::Corruption(told))) => assert!(told.file.ends_with(name)),
+                (false, Ok(kept)) => assert_eq!(kept, value),
+                (_, other) => panic!("{ending} {enable_paranoia_checks}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_merge_gives_damage_no_checksum_of_its_own() {
     let scratch = Scratch::in_memory();
     let db = Database::create(scratch.db(), config()).unwrap();

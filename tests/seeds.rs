@@ -10,11 +10,11 @@
 //!   `delete_tx`, `commit_transaction`, `abort_transaction`, `TransactionOptions`,
 //!   `execute_transaction`, `Error::TransactionConflict`): "Transactions", the second half of
 //!   "Advanced Example", "Transaction Methods", "Transaction Conflicts"
-//! - fields of the configuration: `page_size`, `mmap_size` (tree); `max_active_transactions`,
+//! - fields of the configuration: `max_active_transactions`,
 //!   `transaction_timeout` (transactions); `prefetch_enabled`, `prefetch_distance`,
 //!   `prefetch_workers` (prefetching); `background_compaction`, `compaction_interval`,
 //!   `parallel_compaction_workers` (compaction that can be steered); `write_batch_size`,
-//!   `enable_safety_guards`, `enable_paranoia_checks`, `enable_checksums`,
+//!   `enable_safety_guards`, `enable_checksums`,
 //!   `verify_checksums_on_read`, `consistency_config`, `encryption_enabled`, `encryption_key`,
 //!   `max_connections`, `rate_limit_ops_per_second`: the literals of "Configuration",
 //!   "Production Configuration", "Memory Configuration", "For Durability", "For Performance",

@@ -36,6 +36,53 @@ fn fill_and_empty(db: &Database) -> Result<()> {
     (0..ENTRIES).filter(|n| n % LIVE_EVERY != 0).try_for_each(|number| db.delete(key(number)))
 }
 
+/// Length of the file of the trees.
+fn tree_len(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let mut trees = files.filter(|file| file.file_name().to_string_lossy().ends_with(".tree"));
+    trees.next().map_or(0, |file| file.metadata().unwrap().len())
+}
+
+#[test]
+fn the_file_of_the_trees_becomes_shorter_and_grows_again() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let db = Database::create(&path, config())?;
+    // What comes first stays, and lies in front.
+    let stays = |db: &Database| (0..1000).try_for_each(|n| db.put(key(n), VALUE));
+    stays(&db)?;
+    db.compact()?;
+    let mut db = db;
+    for round in 1..4u64 {
+        let other = db.keyspace("other")?;
+        (0..ENTRIES / 4).try_for_each(|n| other.put(key(n), [round as u8; 150]))?;
+        db.compact()?;
+        let (long, snapshot) = (tree_len(&path), db.snapshot()?.of(&other));
+        assert!(long > 1 << 20, "{long}");
+        other.delete_range(..)?;
+        db.compact()?;
+        // Somebody still looks at what was deleted.
+        for n in 0..ENTRIES / 4 {
+            assert_eq!(snapshot.get(key(n))?.unwrap(), [round as u8; 150]);
+        }
+        assert_eq!(tree_len(&path), long);
+        drop(snapshot);
+        db.compact()?;
+        let short = tree_len(&path);
+        assert!(short < 600 << 10, "{short} of {long}");
+        for n in 0..1000 {
+            assert_eq!(db.get(key(n))?.as_deref(), Some(&VALUE[..]));
+        }
+        assert!(db.check_integrity()?.faults.is_empty());
+        if round == 2 {
+            drop((other, db));
+            db = Database::open(&path, config())?;
+            assert_eq!(db.iter()?.count(), 1000);
+        }
+    }
+    Ok(())
+}
+
 /// Bytes of the disk that the files take whose names end like this.
 fn taken(dir: &Path, ending: &str) -> u64 {
     let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());

@@ -71,6 +71,32 @@ impl Method {
     }
 }
 
+/// The payload of a log record, compressed, behind `room` bytes: its length and an LZ4 block. `None` if that saves
+/// too little.
+pub(crate) fn compress_payload(room: usize, payload: &[u8]) -> Option<Vec<u8>> {
+    let at = room + PAYLOAD_LEN_BYTES;
+    let mut out = vec![0; at + lz4_flex::block::get_maximum_output_size(payload.len())];
+    let len = lz4_flex::block::compress_into(payload, &mut out[at..]).ok()?;
+    out[room..at].copy_from_slice(&u32::try_from(payload.len()).ok()?.to_le_bytes());
+    out.truncate(at + len);
+    (len + PAYLOAD_LEN_BYTES <= payload.len() - payload.len().div_ceil(8)).then_some(out)
+}
+
+/// What [`compress_payload`] made, without the room. `None`: other bytes.
+pub(crate) fn decompress_payload(stored: &[u8]) -> Option<Vec<u8>> {
+    let (len, block) = stored.split_first_chunk::<PAYLOAD_LEN_BYTES>()?;
+    let len = u32::from_le_bytes(*len) as usize;
+    // LZ4 makes no more of a byte.
+    if len > block.len().saturating_mul(LZ4_RATIO_MAX) {
+        return None;
+    }
+    let mut out = vec![0; len];
+    (lz4_flex::block::decompress_into(block, &mut out).ok()? == len).then_some(out)
+}
+
+const PAYLOAD_LEN_BYTES: usize = 4;
+const LZ4_RATIO_MAX: usize = 256;
+
 /// Decompresses blocks one after another, keeping its state between them.
 #[derive(Default)]
 pub(crate) struct Decompressor {
@@ -141,6 +167,24 @@ mod tests {
 
     fn noise(len: usize) -> Vec<u8> {
         (0..len as u64).map(|i| xxhash_rust::xxh3::xxh3_64(&i.to_le_bytes()) as u8).collect()
+    }
+
+    #[test]
+    fn payloads_round_trip_and_other_bytes_are_refused() {
+        for len in [1, 100, 5000, 1 << 20] {
+            assert_eq!(compress_payload(7, &noise(len)), None, "{len}");
+            let Some(stored) = compress_payload(7, &text(len)) else {
+                assert!(len < 50);
+                continue;
+            };
+            assert!(stored.len() < len && stored[..7] == [0; 7]);
+            assert_eq!(decompress_payload(&stored[7..]).as_deref(), Some(&text(len)[..]));
+            assert_eq!(decompress_payload(&stored[7..stored.len() - 1]), None);
+            let mut longer = stored[7..].to_vec();
+            longer[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+            assert_eq!(decompress_payload(&longer), None);
+        }
+        assert_eq!(decompress_payload(&[]), None);
     }
 
     #[test]

@@ -184,12 +184,21 @@ pub struct LightningDbConfig {
     /// Largest size of a log segment file in bytes. The first has 1 MiB or this, whichever is
     /// less; under load they grow to this. Default: 64 MiB.
     pub wal_segment_size: u64,
+    /// Whether commits of more than 4 KiB are compressed in the log, with LZ4, where that saves an eighth: for slow
+    /// disks and for values that compress well. It takes the writer's time. Default: `false`.
+    pub wal_compression: bool,
     /// Longest key in bytes, at most 65,535. Default: 1024.
     pub max_key_size: usize,
     /// A value of more bytes goes to a file of its own, a *blob*, which is synced before the put is logged;
     /// log, memory, sstables and trees have a pointer to it. From 64 to 16 MiB. Default: 1 MiB. What it was
     /// when a value was written does not matter later.
     pub blob_threshold: usize,
+    /// Whether everything is read from its file, and compared with its checksum, each time it is looked at, instead
+    /// of once: nothing that is settled is kept in memory or read in place, so `cache_size` and `mmap_size` say
+    /// nothing. It finds damage that comes after a first read, and makes reads many times slower. Of an sstable index,
+    /// filter and range deletes are still read and compared once, when it is opened.
+    /// Default: `false`.
+    pub enable_paranoia_checks: bool,
     /// Bytes of memory for cache and memtables that wait to be flushed, at most. What snapshots hold is
     /// not counted yet. Default: 2 GiB.
     pub max_memory: usize,
@@ -230,8 +239,10 @@ impl Default for LightningDbConfig {
             wal_sync_mode: WalSyncMode::Async,
             wal_sync_interval: Duration::from_millis(10),
             wal_segment_size: 64 << 20,
+            wal_compression: false,
             max_key_size: 1024,
             blob_threshold: 1 << 20,
+            enable_paranoia_checks: false,
             max_memory: 2 << 30,
             page_size: 4096,
             mmap_size: None,
@@ -281,18 +292,26 @@ impl LightningDbConfig {
 
     /// How much of the file of the trees is mapped, at most.
     pub(crate) fn map_bytes_max(&self) -> u64 {
-        self.mmap_size.map_or(u64::MAX, |bytes| bytes as u64)
+        match self.enable_paranoia_checks {
+            true => 0,
+            false => self.mmap_size.map_or(u64::MAX, |bytes| bytes as u64),
+        }
+    }
+
+    /// Bytes for all that is kept of files.
+    fn cache_bytes(&self) -> usize {
+        if self.enable_paranoia_checks { 0 } else { self.cache_size }
     }
 
     /// Bytes for the first pages of the file of the trees: half of the cache.
     pub(crate) fn frame_bytes(&self) -> usize {
-        self.cache_size / 2
+        self.cache_bytes() / 2
     }
 
     /// Bytes of the largest table of hints: an eighth of the cache, rounded down to a power of two. Smaller
     /// ones whose place it took, each at most half as large as the next, may live beside it.
     pub(crate) fn hint_bytes_max(&self) -> usize {
-        match self.cache_size / 8 {
+        match self.cache_bytes() / 8 {
             ..HINT_BYTES_MIN => 0,
             eighth => 1 << eighth.ilog2(),
         }
@@ -300,7 +319,7 @@ impl LightningDbConfig {
 
     /// Bytes of the cache that are not kept for pages and hints.
     pub(crate) fn block_bytes(&self) -> usize {
-        self.cache_size - 2 * self.hint_bytes_max() - self.frame_bytes()
+        self.cache_bytes() - 2 * self.hint_bytes_max() - self.frame_bytes()
     }
 
     pub(crate) fn validate(&self) -> Result<()> {

@@ -8,7 +8,8 @@ use crate::{
     config::Compression,
     format::{
         blob::{
-            BLOB_HEAD_BYTES, BlobPointer, Chunks, POINTER_BYTES, decode_chunk_bytes, encode_head,
+            BLOB_HEAD_BYTES, BlobPointer, Chunks, POINTER_BYTES, decode_chunk_bytes, decode_table,
+            encode_head, encode_table,
         },
         block::Block,
         header::{FileHeader, FileKind, HEADER_BYTES},
@@ -278,18 +279,24 @@ pub fn blob(bytes: &[u8]) {
         return; // no length of a chunk
     };
     assert_eq!(found, chunk_bytes);
-    // The chunks lie one behind the other and hold the value, from the head to the end.
+    // The chunks hold the value.
     let chunks = Chunks { chunk_bytes, len: len.into() };
-    let (mut end, mut sum) = (BLOB_HEAD_BYTES as u64, 0);
     let count = chunks.count();
-    for index in (0..count.min(100)).chain(count.saturating_sub(3).max(100)..count) {
-        let (at, len) = chunks.place(index);
-        assert!(at == end || index > 99, "chunk {index} of {chunks:?}");
-        assert!(len > 0 && len <= chunk_bytes as usize);
-        (end, sum) = (at + 4 + len as u64, sum + len as u64);
+    let ends = (0..count.min(100)).chain(count.saturating_sub(3).max(100)..count);
+    assert!(
+        ends.map(|index| chunks.len_of(index)).all(|len| (1..=chunk_bytes as usize).contains(&len))
+    );
+    let full = count.saturating_sub(1) * u64::from(chunk_bytes);
+    assert_eq!(full + chunks.len_of(count.saturating_sub(1)) as u64, u64::from(len));
+    // The table has one encoding.
+    let mut table = bytes.get(POINTER_BYTES..).unwrap_or_default().to_vec();
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&identity.to_le_bytes());
+    crc.update(&table);
+    table.extend_from_slice(&crc.finalize().to_le_bytes());
+    if let Some(stored) = decode_table(identity, &table) {
+        assert_eq!(encode_table(identity, &stored), table);
     }
-    assert_eq!(end, chunks.file_bytes());
-    assert!(count > 100 || sum == u64::from(len), "{chunks:?}");
 }
 
 #[cfg(test)]

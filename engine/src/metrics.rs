@@ -26,4 +26,6 @@ pub(crate) struct Metrics {
     pub(crate) stalls: Counter,
     pub(crate) recovered_commits: Counter,
     pub(crate) blob_bytes: Counter,
+    /// By which payloads of the log became shorter by being compressed.
+    pub(crate) log_saved_bytes: Counter,
 }

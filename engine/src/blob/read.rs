@@ -2,26 +2,32 @@
 
 use super::Blobs;
 use crate::{
+    codec::Decompressor,
+    config::Compression,
     env::{NamedFile, OpenMode},
     error::{Error, Result},
     format::{
         blob::{
-            BLOB_HEAD_BYTES, BlobPointer, CHUNK_CHECKSUM_BYTES, Chunks, chunk_checksum,
-            decode_chunk_bytes,
+            BLOB_HEAD_BYTES, BlobPointer, CHUNK_CHECKSUM_BYTES, Chunks, Stored, chunk_checksum,
+            decode_chunk_bytes, decode_table,
         },
         header::{FileHeader, FileKind, HEADER_BYTES, HeaderError},
     },
 };
-use std::{io::ErrorKind, sync::Arc};
+use std::{io::ErrorKind, path::Path, sync::Arc};
 
 /// An open blob. Whoever reads sees to it that something holds the blob meanwhile.
 pub(crate) struct BlobReader {
     file: NamedFile,
     identity: u64,
     chunks: Chunks,
-    /// The chunk read last, behind its checksum, and which one it is.
+    places: Vec<(u64, Stored)>,
+    /// A chunk as it is stored, behind its checksum.
     buffer: Vec<u8>,
+    /// The chunk read last, and which one it is.
+    chunk: Vec<u8>,
     here: Option<u64>,
+    decompressor: Decompressor,
 }
 
 impl Blobs {
@@ -58,12 +64,9 @@ impl Blobs {
             ));
         };
         let chunks = Chunks { chunk_bytes, len: len.into() };
-        let (wanted, there) = (chunks.file_bytes(), file.len()?);
-        if there != wanted {
-            let wanted_len = format!("a file of {wanted} bytes");
-            return Err(file.corruption(there.min(wanted), wanted_len, there.to_string()));
-        }
-        Ok(BlobReader { file, identity, chunks, buffer: vec![], here: None })
+        let places = places(&file, identity, chunks)?;
+        let (buffer, chunk, decompressor) = (vec![], vec![], Decompressor::default());
+        Ok(BlobReader { file, identity, chunks, places, buffer, chunk, here: None, decompressor })
     }
 
     /// The whole value.
@@ -71,10 +74,8 @@ impl Blobs {
         let mut reader = self.open(pointer)?;
         out.clear();
         // As much at once as the file turned out to have.
-        out.try_reserve_exact(pointer.len as usize).map_err(|_| {
-            let source = Arc::new(ErrorKind::OutOfMemory.into());
-            Error::Io { op: "hold a large value of", path: self.path(pointer.file_id), source }
-        })?;
+        let room = out.try_reserve_exact(pointer.len as usize);
+        room.map_err(|_| no_memory(&self.path(pointer.file_id)))?;
         for index in 0..reader.chunks.count() {
             out.extend_from_slice(reader.chunk(index)?);
         }
@@ -110,17 +111,65 @@ impl BlobReader {
     fn chunk(&mut self, index: u64) -> Result<&[u8]> {
         if self.here != Some(index) {
             self.here = None;
-            let (at, len) = self.chunks.place(index);
-            self.buffer.resize(CHUNK_CHECKSUM_BYTES + len, 0);
+            let Some((at, Stored { len, compression })) = self.places.get(index as usize).copied()
+            else {
+                return Ok(&[]); // nobody asks for it: the value ends before
+            };
+            self.buffer.resize(CHUNK_CHECKSUM_BYTES + len as usize, 0);
             self.file.read_exact_at(&mut self.buffer, at)?;
-            let (crc, chunk) = self.buffer.split_at(CHUNK_CHECKSUM_BYTES);
-            let actual = chunk_checksum(self.identity, index, chunk).to_le_bytes();
+            let (crc, stored) = self.buffer.split_at(CHUNK_CHECKSUM_BYTES);
+            let actual = chunk_checksum(self.identity, index, stored).to_le_bytes();
             if crc != actual {
                 let wanted = format!("chunk {index} with the checksum {crc:02x?}");
                 return Err(self.file.corruption(at, wanted, format!("{actual:02x?}")));
             }
+            let len = self.chunks.len_of(index);
+            self.chunk.resize(len, 0);
+            let whole = self.decompressor.decompress(compression, stored, &mut self.chunk);
+            whole.ok_or_else(|| {
+                let wanted =
+                    format!("chunk {index} of {len} bytes, compressed with {compression:?}");
+                self.file.corruption(at, wanted, "something else")
+            })?;
             self.here = Some(index);
         }
-        Ok(&self.buffer[CHUNK_CHECKSUM_BYTES..])
+        Ok(&self.chunk)
+    }
+}
+
+#[cold]
+fn no_memory(path: &Path) -> Error {
+    let source = Arc::new(ErrorKind::OutOfMemory.into());
+    Error::Io { op: "hold a large value of", path: path.to_path_buf(), source }
+}
+
+/// Where the chunks of a value begin in its file, and how they are stored.
+fn places(file: &NamedFile, identity: u64, chunks: Chunks) -> Result<Vec<(u64, Stored)>> {
+    let (there, table_bytes) = (file.len()?, chunks.table_bytes());
+    let least = BLOB_HEAD_BYTES as u64 + chunks.count() * CHUNK_CHECKSUM_BYTES as u64 + table_bytes;
+    if there < least {
+        let wanted = format!("a file of at least {least} bytes");
+        return Err(file.corruption(there, wanted, there.to_string()));
+    }
+    let table_at = there - table_bytes;
+    let mut table = vec![0; table_bytes as usize];
+    file.read_exact_at(&mut table, table_at)?;
+    let refuse = || file.corruption(table_at, "the table of chunks", "other bytes");
+    let table = decode_table(identity, &table).ok_or_else(refuse)?;
+    let mut at = BLOB_HEAD_BYTES as u64;
+    let mut places = vec![];
+    places.try_reserve_exact(table.len()).map_err(|_| no_memory(&file.path))?;
+    for (index, stored) in (0..).zip(table) {
+        let (len, wanted) = (stored.len as usize, chunks.len_of(index));
+        if len > wanted || stored.compression == Compression::None && len != wanted {
+            let wanted = format!("chunk {index} of {wanted} bytes");
+            return Err(file.corruption(table_at, wanted, format!("{stored:?}")));
+        }
+        places.push((at, stored));
+        at += CHUNK_CHECKSUM_BYTES as u64 + u64::from(stored.len);
+    }
+    match at == table_at {
+        true => Ok(places),
+        false => Err(file.corruption(table_at, format!("a table at {at}"), "one here")),
     }
 }

@@ -2,13 +2,14 @@
 
 use super::{Blob, Blobs, Dead, Known, blob_name};
 use crate::{
-    config::MAX_VALUE_BYTES,
+    codec::Compressor,
+    config::{Compression, MAX_VALUE_BYTES},
     env::{NamedFile, OpenMode},
     error::{Error, Result},
     format::{
         blob::{
-            BLOB_HEAD_BYTES, BlobPointer, CHUNK_BYTES, CHUNK_CHECKSUM_BYTES, chunk_checksum,
-            encode_head,
+            BLOB_HEAD_BYTES, BlobPointer, CHUNK_BYTES, Stored, chunk_checksum, encode_head,
+            encode_table,
         },
         header::{FileHeader, FileKind},
     },
@@ -19,6 +20,9 @@ use std::{
     io::{self, Read},
     sync::{Arc, Weak},
 };
+
+/// So many chunks are stored as they are behind one that compressing did not make smaller.
+const UNTRIED: u32 = 16;
 
 /// A file that is being written. Unless it is finished, it is removed.
 struct Unfinished<'a> {
@@ -38,10 +42,11 @@ impl Drop for Unfinished<'_> {
 impl Blobs {
     /// Writes all that `source` yields into a new blob, and syncs it; the directory is the caller's to sync,
     /// before anything names the blob. After an error the file waits to be removed.
-    /// `may_go_on` is asked before each chunk.
+    /// `may_go_on` is asked before each chunk. With the compression there is a level, of Zstd.
     pub(crate) fn write(
         &self,
         source: &mut dyn Read,
+        compression: (Compression, i32),
         may_go_on: &dyn Fn() -> Result<()>,
     ) -> Result<Arc<Blob>> {
         let id = FileId(self.file_ids.fetch_add(1, SeqCst));
@@ -55,7 +60,12 @@ impl Blobs {
         // A simulated value is shorter than a chunk usually is.
         let small = self.env.buggify("blob: small chunks");
         let chunk_bytes = if small { 64 } else { CHUNK_BYTES };
-        let len = write_chunks(&file, &header, chunk_bytes, source, may_go_on)?;
+        let (compression, level) = compression;
+        let mut compressor = Compressor::new(compression, level).ok_or_else(|| {
+            let why = format!("no memory to compress with {compression:?}");
+            Error::InvalidArgument { what: "compression", why }
+        })?;
+        let len = write_value(&file, &header, chunk_bytes, &mut compressor, source, may_go_on)?;
         file.sync_all()?;
         let pointer = BlobPointer { file_id: id, identity, len };
         let blob = Arc::new(Blob { pointer, dead: Arc::clone(&self.dead) });
@@ -65,21 +75,23 @@ impl Blobs {
     }
 }
 
-/// Writes head and chunks. Returns the length of the value.
-fn write_chunks(
+/// Writes head, chunks and the table of these. Returns the length of the value.
+fn write_value(
     file: &NamedFile,
     header: &FileHeader,
     chunk_bytes: u32,
+    compressor: &mut Compressor,
     source: &mut dyn Read,
     may_go_on: &dyn Fn() -> Result<()>,
 ) -> Result<u32> {
     file.write_all_at(&encode_head(header, chunk_bytes), 0)?;
     let (mut at, mut len) = (BLOB_HEAD_BYTES as u64, 0u64);
-    let mut buffer = vec![0; CHUNK_CHECKSUM_BYTES + chunk_bytes as usize];
+    let (mut chunk, mut out, mut table) = (vec![0; chunk_bytes as usize], vec![], vec![]);
+    // Most values compress everywhere or nowhere.
+    let mut untried = 0;
     for index in 0.. {
-        let (crc, chunk) = buffer.split_at_mut(CHUNK_CHECKSUM_BYTES);
         may_go_on()?;
-        let filled = fill(source, chunk)?;
+        let filled = fill(source, &mut chunk)?;
         if filled == 0 {
             break;
         }
@@ -87,15 +99,25 @@ fn write_chunks(
         if len > MAX_VALUE_BYTES {
             return Err(Error::ValueTooLarge { len, max: MAX_VALUE_BYTES });
         }
-        let checksum = chunk_checksum(header.identity, index, &chunk[..filled]);
-        crc.copy_from_slice(&checksum.to_le_bytes());
-        let written = CHUNK_CHECKSUM_BYTES + filled;
-        file.write_all_at(&buffer[..written], at)?;
-        at += written as u64;
+        let (compression, stored) = match untried {
+            0 => compressor.compress(&chunk[..filled]),
+            _ => (Compression::None, &chunk[..filled]),
+        };
+        untried = match (untried, compression) {
+            (0, Compression::None) => UNTRIED,
+            (untried, _) => untried.saturating_sub(1),
+        };
+        out.clear();
+        out.extend_from_slice(&chunk_checksum(header.identity, index, stored).to_le_bytes());
+        out.extend_from_slice(stored);
+        file.write_all_at(&out, at)?;
+        at += out.len() as u64;
+        table.push(Stored { len: stored.len() as u32, compression });
         if filled < chunk_bytes as usize {
             break;
         }
     }
+    file.write_all_at(&encode_table(header.identity, &table), at)?;
     u32::try_from(len).map_err(|_| Error::ValueTooLarge { len, max: MAX_VALUE_BYTES })
 }
 

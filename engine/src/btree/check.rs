@@ -21,14 +21,19 @@ pub(crate) struct Checked {
     pub(crate) raw_bytes: u64,
 }
 
+/// Is told of every node.
+pub(crate) type EachNode<'a> = &'a mut dyn FnMut(NodePointer) -> Result<()>;
+/// Is told of every entry that points to a blob: its key, and the pointer.
+pub(crate) type EachBlob<'a> = &'a mut dyn FnMut(&[u8], &[u8]);
+
 /// Checks every node: its bytes, that its keys ascend and lie within what its parent says, and that the filter
 /// admits them. `each` is told of every node, to see that none is used twice, `blob` of every entry that points
 /// to one.
 pub(crate) fn check(
     nodes: &dyn Nodes,
     (keyspace, root): (KeyspaceId, Option<Root>),
-    each: &mut dyn FnMut(NodePointer) -> Result<()>,
-    blob: &mut dyn FnMut(&[u8], &[u8]),
+    each: EachNode<'_>,
+    blob: EachBlob<'_>,
 ) -> Result<Checked> {
     let mut checked = Checked::default();
     if let Some(root) = root {
@@ -50,7 +55,7 @@ fn part(
     nodes: &dyn Nodes,
     Root { pointer, level }: Root,
     Expected { keyspace, lower, upper, filter }: Expected<'_>,
-    (each, blob): (&mut dyn FnMut(NodePointer) -> Result<()>, &mut dyn FnMut(&[u8], &[u8])),
+    (each, blob): (EachNode<'_>, EachBlob<'_>),
     checked: &mut Checked,
 ) -> Result<()> {
     each(pointer)?;

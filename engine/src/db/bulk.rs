@@ -70,6 +70,7 @@ impl Db {
             number: 0,
             failed: None,
             db: self,
+            keyspace: keyspace.id,
             give_up: &give_up,
             blob: None,
             blobs: TreeBlobs::new(),
@@ -246,6 +247,7 @@ struct Loaded<'a, I, K, V, E> {
     /// What they ended with early.
     failed: Option<E>,
     db: &'a Db,
+    keyspace: KeyspaceId,
     give_up: &'a dyn Fn() -> Result<()>,
     /// The blob of the entry here, if its value is large.
     blob: Option<[u8; POINTER_BYTES]>,
@@ -305,9 +307,8 @@ where
         }
         if value.len() > self.db.config.blob_threshold {
             crate::sync::sometimes("bulk: loads a large value");
-            let db = self.db;
-            let blob = db.blobs.write(&mut &*value, &|| db.may_write())?;
-            db.metrics.blob_bytes.add(value.len() as u64);
+            let blob = self.db.write_blob(self.keyspace, &mut &*value)?;
+            self.db.metrics.blob_bytes.add(value.len() as u64);
             self.blob = Some(blob.pointer.encode());
             self.blobs.insert(key.to_vec(), blob);
         }

@@ -3,12 +3,13 @@
 use super::{Db, Sequencer, Target, read};
 use crate::{
     blob::Blob,
+    codec::compress_payload,
     config::Durability,
     error::{Error, Result},
     format::{
         blob::POINTER_BYTES,
         ops::{Op, Ops},
-        record::{RECORD_HEADER_BYTES, RecordKind, record_bytes},
+        record::{FLAG_COMPRESSED, RECORD_HEADER_BYTES, RecordKind, record_bytes},
     },
     iter::tombstones::RangeTombstone,
     memtable::{Memtable, Reservation},
@@ -60,6 +61,9 @@ enum Wanted {
 /// Bytes of operations in one commit, at most: lengths in a record have 32 bits.
 const COMMIT_BYTES_MAX: u64 = 1 << 30;
 
+/// Shorter payloads are not compressed in the log.
+const COMPRESSED_FROM: usize = 4 << 10;
+
 /// What a commit needs of the memtable.
 pub(super) struct Need {
     entries: usize,
@@ -96,16 +100,23 @@ impl Db {
         blobs: &[Arc<Blob>],
         durability: Durability,
     ) -> Result<SeqNo> {
-        let payload_crc = crc32fast::hash(batch.payload());
+        let mut compressed = self.compressed(&batch);
+        let (payload_len, flags) = match &compressed {
+            Some((_, payload_len)) => (*payload_len, FLAG_COMPRESSED),
+            None => (batch.payload_len, 0),
+        };
+        let record =
+            compressed.as_mut().map_or(&mut *batch.record, |(record, _)| record.as_mut_slice());
+        let payload_crc = crc32fast::hash(&record[RECORD_HEADER_BYTES..][..payload_len]);
 
-        let mut place = self.sequence(batch.record.len(), u64::from(batch.operations), need)?;
+        let mut place = self.sequence(record.len(), u64::from(batch.operations), need)?;
         let unfinished = self.unless_finished("commit to");
         let stamp = Stamp {
             kind: RecordKind::Commit,
-            flags: 0,
+            flags,
             first_seq: place.first_seq,
             operations: batch.operations,
-            payload_len: batch.payload_len as u32,
+            payload_len: payload_len as u32,
             payload_crc,
         };
         let sync = match durability {
@@ -116,7 +127,7 @@ impl Db {
         let Target { segment: Some(segment), memtable } = &*place.target else {
             return Err(Error::Closed); // the log had room, so it has a segment
         };
-        self.wal.write(segment, &place.log, batch.record, stamp)?;
+        self.wal.write(segment, &place.log, record, stamp)?;
         if !blobs.is_empty() {
             memtable.hold_blobs(blobs);
         }
@@ -131,6 +142,24 @@ impl Db {
             self.background.after_commit(self, memtable, place.log.end, place.sync_soon);
         }
         Ok(place.last_seq)
+    }
+
+    /// The record as it goes into the log if it is to be compressed there, and how long its payload is.
+    #[inline]
+    fn compressed(&self, batch: &Encoded<'_>) -> Option<(Vec<u8>, usize)> {
+        if !self.config.wal_compression {
+            return None;
+        }
+        let short = self.env.buggify("commit: compresses short payloads");
+        if batch.payload_len < if short { 64 } else { COMPRESSED_FROM } {
+            return None;
+        }
+        let mut record = compress_payload(RECORD_HEADER_BYTES, batch.payload())?;
+        let payload_len = record.len() - RECORD_HEADER_BYTES;
+        record.resize(record_bytes(payload_len), 0);
+        crate::sync::sometimes("commit: compressed in the log");
+        self.metrics.log_saved_bytes.add((batch.payload_len - payload_len) as u64);
+        Some((record, payload_len))
     }
 
     /// Checks every operation before anything is reserved, and adds up what they need.

@@ -43,7 +43,7 @@ impl Db {
         let mut whole = Cursor::new(first).chain(reader);
         self.begin_large()?;
         self.commit_blobs(durability, |db, blobs| {
-            let blob = db.blobs.write(&mut whole, &|| db.may_write())?;
+            let blob = db.write_blob(keyspace, &mut whole)?;
             let pointer = blob.pointer;
             blobs.push(blob);
             Ok(vec![Op::Blob { keyspace, key, pointer }])
@@ -65,7 +65,7 @@ impl Db {
                     Op::Put { keyspace, key, mut value }
                         if value.len() > db.config.blob_threshold =>
                     {
-                        let blob = db.blobs.write(&mut value, &|| db.may_write())?;
+                        let blob = db.write_blob(keyspace, &mut value)?;
                         let pointer = blob.pointer;
                         blobs.push(blob);
                         Ok(Op::Blob { keyspace, key, pointer })
@@ -74,6 +74,18 @@ impl Db {
                 })
                 .collect()
         })
+    }
+
+    /// Writes a large value of a keyspace, with its compression. Unless something names the blob, its file goes.
+    pub(super) fn write_blob(
+        &self,
+        keyspace: KeyspaceId,
+        value: &mut dyn Read,
+    ) -> Result<Arc<Blob>> {
+        let of_keyspace = self.pin().keyspace(keyspace).and_then(|live| live.compression);
+        let compression = of_keyspace.unwrap_or_else(|| self.config.compression());
+        let compression = (compression, self.config.compression_level);
+        self.blobs.write(value, compression, &|| self.may_write())
     }
 
     /// Commits what `write` makes of blobs that it writes. What failed leaves no file: if the failure was one

@@ -18,6 +18,7 @@ mod live;
 use super::{Db, Sequencer, Target, background::Background, commit::insert};
 use crate::{
     blob::{Blob, Blobs, blob_id},
+    codec::decompress_payload,
     config::{LightningDbConfig, WalSyncMode},
     env::{DirLock, Env, Poison, Signal},
     error::{Error, Result},
@@ -25,7 +26,10 @@ use crate::{
         blob::POINTER_BYTES,
         manifest::{Change, KeyspaceMeta, LogPiece, State},
         ops::{Op, Ops},
-        record::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, record_bytes},
+        record::{
+            BLOCK_BYTES, FLAG_COMPRESSED, RECORD_HEADER_BYTES, RecordHeader, RecordKind,
+            record_bytes,
+        },
     },
     memtable::Memtable,
     metrics::Metrics,
@@ -181,6 +185,14 @@ fn entry_bytes(op: &Op<'_>) -> usize {
     }
 }
 
+/// What the manifest names besides the log, open.
+struct Data {
+    keyspaces: Vec<Arc<KeyspaceVersion>>,
+    blocks: Arc<SharedBlocks>,
+    pager: Option<Arc<Pager>>,
+    blobs: Blobs,
+}
+
 impl Opening {
     /// Without a manifest there must be nothing that a database could have lost it from.
     fn refuse_unless_empty(&self, listing: &Listing, open_as: OpenAs) -> Result<()> {
@@ -264,8 +276,8 @@ impl Opening {
         let blocks = Arc::new(SharedBlocks::new(self.config.block_bytes()));
         let blobs = Blobs::new(&self.env, &self.dir, uuid, &file_ids);
         let keyspaces = self.open_tables(&manifest, &blocks, None, &blobs)?;
-        let tables = (keyspaces, blocks, None, blobs);
-        self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
+        let data = Data { keyspaces, blocks, pager: None, blobs };
+        self.finish(manifest, wal, sequencer, published, recovered, data, file_ids, lock)
     }
 
     /// Brings back what a database held when it was closed, killed or lost power.
@@ -328,8 +340,8 @@ impl Opening {
             let memtable = Arc::clone(&recovered.memtables.active);
             sequencer.set_memtable(memtable);
         }
-        let tables = (keyspaces, blocks, pager, blobs);
-        self.finish(manifest, wal, sequencer, published, recovered, tables, file_ids, lock)
+        let data = Data { keyspaces, blocks, pager, blobs };
+        self.finish(manifest, wal, sequencer, published, recovered, data, file_ids, lock)
     }
 
     /// The log's segments, and the names of files that look like some but are not. A file that cannot be
@@ -462,7 +474,14 @@ impl Opening {
             let expected = format!("the commit of SeqNo {} in the log", recovered.next_seq);
             return corrupt(expected, format!("that of SeqNo {}", record.first_seq));
         }
-        let ops: Option<Vec<Op<'_>>> = Ops::new(payload).collect();
+        let raw = match record.flags & FLAG_COMPRESSED {
+            0 => None,
+            _ => Some(decompress_payload(payload)),
+        };
+        let Some(operation_bytes) = raw.as_ref().map_or(Some(payload), Option::as_deref) else {
+            return corrupt("a compressed commit in the log".into(), "other bytes".into());
+        };
+        let ops: Option<Vec<Op<'_>>> = Ops::new(operation_bytes).collect();
         let Some(ops) = ops.filter(|ops| ops.len() as u64 == operations) else {
             return corrupt(format!("{operations} operations in the log"), "other bytes".into());
         };
@@ -476,7 +495,7 @@ impl Opening {
         // It was durable before the record was written: whoever can read the one can read the other.
         let named = named.map(|pointer| blobs.open(pointer).and_then(|_| blobs.hold(pointer)));
         let named = named.collect::<Result<Vec<_>>>()?;
-        recovered.memtables.insert(record, &ops, &named, payload)?;
+        recovered.memtables.insert(record, &ops, &named, operation_bytes)?;
         recovered.next_seq = SeqNo(last_seq.0 + 1);
         recovered.commits += 1;
         if record.durable > recovered.durable {
@@ -591,7 +610,7 @@ impl Opening {
             })?;
             let stamp = Stamp {
                 kind: RecordKind::Commit,
-                flags: 0,
+                flags: record.flags,
                 first_seq: record.first_seq,
                 operations: record.operations,
                 payload_len: record.payload_len,
@@ -650,12 +669,7 @@ impl Opening {
         sequencer: Sequencer,
         published: Arc<InOrder>,
         recovered: Recovered,
-        (keyspaces, blocks, pager, blobs): (
-            Vec<Arc<KeyspaceVersion>>,
-            Arc<SharedBlocks>,
-            Option<Arc<Pager>>,
-            Blobs,
-        ),
+        Data { keyspaces, blocks, pager, blobs }: Data,
         file_ids: Arc<AtomicU64>,
         lock: Arc<dyn DirLock>,
     ) -> Result<Db> {

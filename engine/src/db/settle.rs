@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    format::manifest::Change,
     memtable::Memtable,
+    pager::Pager,
     types::{FileId, SeqNo},
     version::{Sealed, Version},
 };
@@ -23,6 +25,8 @@ pub(super) const IDLE_LOOK: Duration = Duration::from_secs(10);
 const WORTH_OF_TREES: u64 = 16;
 const WORTH_OF_MEMTABLE: u64 = 256;
 
+/// A tail of fewer bytes is not worth an edit.
+const TAIL_BYTES_MIN: u64 = 64 << 10;
 /// Of how many large values of a tree it is asked whether they are overwritten or deleted.
 const BLOBS_LOOKED_AT: usize = 10_000;
 
@@ -151,7 +155,28 @@ impl Db {
         }
         let trees = self.trees.lock().clone();
         crate::sync::sometimes("settle: gives unused space back");
-        trees.map_or(Ok(()), |pager| pager.give_up_space())
+        let Some(pager) = trees else { return Ok(()) };
+        let cut = self.cut_tail(&pager);
+        // Even if that failed: on a full disk the holes may give the space that an edit needs.
+        pager.give_up_space().and(cut)
+    }
+
+    /// Ends the file of the trees before the free pages at its end: first in the manifest, durably, then itself.
+    fn cut_tail(&self, pager: &Pager) -> Result<()> {
+        let least = if self.env.buggify("settle: cuts few pages") { 1 } else { TAIL_BYTES_MIN };
+        let mut manifest = self.manifest.lock();
+        let Some(tail) = pager.take_tail(least.div_ceil(pager.page_bytes() as u64)) else {
+            return Ok(());
+        };
+        if tail.first < manifest.state().trees.end {
+            if let Err(error) = manifest.append(&[Change::TreeEnd(tail.first)]) {
+                pager.give_back([tail]);
+                return Err(error);
+            }
+            self.wal.set_durable_edit(manifest.number());
+        }
+        drop(manifest);
+        pager.end_at(tail)
     }
 
     /// Ends what idling began: it idles no more.

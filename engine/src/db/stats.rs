@@ -27,9 +27,9 @@ pub struct DatabaseStats {
     pub log_end_lsn: u64,
     /// Commits since opening.
     pub commits: u64,
-    /// Bytes of their operations as the log has them: keys, values, and a few bytes for each.
+    /// Bytes of their operations as the log has them, before compression: keys, values, and a few bytes for each.
     pub operation_bytes: u64,
-    /// Bytes of their records in the log: the same, and a header for each commit.
+    /// Bytes of their records in the log: the same, perhaps compressed, and a header for each commit.
     pub log_bytes: u64,
     /// Bytes of all log segment files, spares included.
     pub wal_file_bytes: u64,
@@ -66,7 +66,7 @@ pub struct DatabaseStats {
     pub blob_bytes: u64,
     /// All files of large values: besides those, what is being written or waits to be removed.
     pub blob_files: u64,
-    /// Bytes of the values in all of them, as far as they are whole.
+    /// Bytes of the values in all of them, as far as they are whole, before compression.
     pub blob_file_bytes: u64,
     /// Bytes of large values committed since opening.
     pub blob_bytes_written: u64,
@@ -188,7 +188,8 @@ impl Db {
             durable_lsn: self.wal.durable().0,
             log_end_lsn: log_end.0,
             commits,
-            operation_bytes: log_bytes - commits * RECORD_HEADER_BYTES as u64,
+            operation_bytes: log_bytes - commits * RECORD_HEADER_BYTES as u64
+                + self.metrics.log_saved_bytes.get(),
             log_bytes,
             wal_file_bytes: self.wal.file_bytes(),
             memtable_bytes: memtables.iter().map(|m| m.memory_bytes() as u64).sum(),

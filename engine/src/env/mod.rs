@@ -422,6 +422,10 @@ impl NamedFile {
         self.file.allocate(offset, len).map_err(|e| self.error("allocate", e))
     }
 
+    pub(crate) fn set_len(&self, len: u64) -> Result<()> {
+        self.file.set_len(len).map_err(|e| self.error("change the length of", e))
+    }
+
     pub(crate) fn punch(&self, offset: u64, len: u64) -> Result<()> {
         self.file.punch(offset, len).map_err(|e| self.error("give back space of", e))
     }

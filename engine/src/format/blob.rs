@@ -4,7 +4,7 @@ use super::{
     bytes::Decoder,
     header::{FileHeader, HEADER_BYTES},
 };
-use crate::types::FileId;
+use crate::{config::Compression, types::FileId};
 
 pub(crate) const POINTER_BYTES: usize = 20;
 /// The header of all files, the length of chunks, and a checksum of that.
@@ -16,6 +16,7 @@ pub(crate) const CHUNK_BYTES: u32 = 64 << 10;
 /// What a reader accepts, and so has to hold in memory at most.
 const CHUNK_BYTES_MAX: u32 = 1 << 20;
 const CHUNK_BYTES_MIN: u32 = 16;
+const TABLE_ENTRY_BYTES: usize = 4;
 
 /// What stands in the place of a large value: which file holds it, and how much.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,16 +71,16 @@ fn head_checksum(identity: u64, chunk_bytes: u32) -> u32 {
     crc.finalize()
 }
 
-/// Of a chunk, of its place in the value, and of the file that it belongs to.
-pub(crate) fn chunk_checksum(identity: u64, index: u64, chunk: &[u8]) -> u32 {
+/// Of a chunk as it is stored, of its place in the value, and of the file that it belongs to.
+pub(crate) fn chunk_checksum(identity: u64, index: u64, stored: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
     crc.update(&identity.to_le_bytes());
     crc.update(&index.to_le_bytes());
-    crc.update(chunk);
+    crc.update(stored);
     crc.finalize()
 }
 
-/// Where the chunks of a value lie in its file.
+/// How a value is cut into chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Chunks {
     pub(crate) chunk_bytes: u32,
@@ -92,18 +93,55 @@ impl Chunks {
         self.len.div_ceil(self.chunk_bytes.into())
     }
 
-    /// Where the checksum of a chunk is, with the chunk behind it, and how long the chunk is.
-    pub(crate) fn place(&self, index: u64) -> (u64, usize) {
+    /// How much of the value is in a chunk.
+    pub(crate) fn len_of(&self, index: u64) -> usize {
         let chunk_bytes = u64::from(self.chunk_bytes);
-        let whole = chunk_bytes + CHUNK_CHECKSUM_BYTES as u64;
-        let len = self.len.saturating_sub(index * chunk_bytes).min(chunk_bytes);
-        (BLOB_HEAD_BYTES as u64 + index * whole, len as usize)
+        self.len.saturating_sub(index * chunk_bytes).min(chunk_bytes) as usize
     }
 
-    /// Length of the file.
-    pub(crate) fn file_bytes(&self) -> u64 {
-        BLOB_HEAD_BYTES as u64 + self.len + self.count() * CHUNK_CHECKSUM_BYTES as u64
+    /// Bytes of the table behind the chunks.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        self.count() * TABLE_ENTRY_BYTES as u64 + 4
     }
+}
+
+/// How a chunk is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Of what is stored, without its checksum.
+    pub(crate) len: u32,
+    pub(crate) compression: Compression,
+}
+
+/// The table behind the chunks.
+pub(crate) fn encode_table(identity: u64, chunks: &[Stored]) -> Vec<u8> {
+    let entry = |stored: &Stored| stored.len | (u32::from(stored.compression)) << 24;
+    let mut out: Vec<u8> = chunks.iter().flat_map(|stored| entry(stored).to_le_bytes()).collect();
+    let crc = table_checksum(identity, &out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// `None`: other bytes.
+pub(crate) fn decode_table(identity: u64, bytes: &[u8]) -> Option<Vec<Stored>> {
+    let (entries, crc) = bytes.split_last_chunk::<4>()?;
+    if u32::from_le_bytes(*crc) != table_checksum(identity, entries) {
+        return None;
+    }
+    let (entries, rest) = entries.as_chunks::<TABLE_ENTRY_BYTES>();
+    let decoded = entries.iter().map(|entry| {
+        let entry = u32::from_le_bytes(*entry);
+        let compression = Compression::from_u32(entry >> 24)?;
+        Some(Stored { len: entry & 0x00FF_FFFF, compression })
+    });
+    decoded.collect::<Option<_>>().filter(|_| rest.is_empty())
+}
+
+fn table_checksum(identity: u64, entries: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&identity.to_le_bytes());
+    crc.update(entries);
+    crc.finalize()
 }
 
 #[cfg(test)]
@@ -121,20 +159,37 @@ mod tests {
     }
 
     #[test]
-    fn chunks_fill_the_file_without_a_gap() {
-        for (len, chunk_bytes) in [(0, 16), (1, 16), (16, 16), (17, 16), (u32::MAX.into(), 1 << 16)]
-        {
+    fn chunks_hold_the_value() {
+        for (len, chunk_bytes) in [(0, 16), (1, 16), (16, 16), (17, 16), (1 << 20, 1 << 16)] {
             let chunks = Chunks { chunk_bytes, len };
-            let mut end = BLOB_HEAD_BYTES as u64;
-            let last = chunks.count().saturating_sub(3);
-            for index in (0..chunks.count()).filter(|index| *index < 3 || *index >= last) {
-                let (at, len) = chunks.place(index);
-                assert!(at == end || index == last, "{chunks:?}");
-                assert!(len > 0);
-                end = at + (CHUNK_CHECKSUM_BYTES + len) as u64;
-            }
-            assert_eq!(end, chunks.file_bytes(), "{chunks:?}");
+            let lens = (0..chunks.count()).map(|index| chunks.len_of(index));
+            assert!(lens.clone().all(|len| len > 0 && len <= chunk_bytes as usize));
+            assert_eq!(lens.sum::<usize>() as u64, len, "{chunks:?}");
         }
+    }
+
+    #[test]
+    fn a_table_round_trips_and_one_with_a_flipped_bit_is_refused() {
+        let stored = |len, compression| Stored { len, compression };
+        let chunks = [
+            stored(0, Compression::Lz4),
+            stored((1 << 24) - 1, Compression::None),
+            stored(9, Compression::Zstd),
+        ];
+        for chunks in [&chunks[..], &[]] {
+            let table = encode_table(7, chunks);
+            assert_eq!(decode_table(7, &table).as_deref(), Some(chunks));
+            assert_eq!(decode_table(8, &table), None);
+            for bit in 0..table.len() * 8 {
+                let mut bad = table.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(decode_table(7, &bad), None, "bit {bit}");
+            }
+            assert_eq!(decode_table(7, &table[1..]), None);
+        }
+        let unknown = (9u32 << 24).to_le_bytes();
+        let crc = table_checksum(7, &unknown).to_le_bytes();
+        assert_eq!(decode_table(7, &[unknown, crc].concat()), None);
     }
 
     #[test]

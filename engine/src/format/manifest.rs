@@ -70,6 +70,8 @@ pub(crate) enum Change {
     /// edit says it that lets go of what such a commit deleted.
     Committed(SeqNo),
     TreeBlobs(KeyspaceId, BlobChange),
+    /// The pages of the trees' file from here on, all of them free, count as never used: it becomes shorter.
+    TreeEnd(u64),
 }
 
 /// Which entries of a keyspace's tree point to blobs, and which do not any more.
@@ -91,7 +93,7 @@ pub(crate) struct MergedDown {
 /// Which pages of the trees' file are used, and which not any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PageChange {
-    /// Pages from here on were never used. Never falls.
+    /// Pages from here on were never used. Not below what it was.
     pub(crate) end: u64,
     /// Of the newest nodes. Never falls.
     pub(crate) generation: u64,
@@ -153,6 +155,10 @@ impl Change {
             Change::Committed(seq) => {
                 body.extend_from_slice(&seq.0.to_le_bytes());
                 14
+            }
+            Change::TreeEnd(end) => {
+                body.extend_from_slice(&end.to_le_bytes());
+                17
             }
             Change::NextFile(file) => {
                 body.extend_from_slice(&file.0.to_le_bytes());
@@ -280,6 +286,7 @@ impl Change {
                 freed: decode_runs(&mut d)?,
             }),
             14 => Change::Committed(SeqNo(d.u64()?)),
+            17 => Change::TreeEnd(d.u64()?),
             16 => {
                 let (keyspace, count) = (KeyspaceId(d.u32()?), d.varint()?);
                 let mut change = BlobChange::default();
@@ -394,6 +401,18 @@ impl TreesState {
         (self.end, self.generation) = (*end, *generation);
         fits.then_some(()).ok_or_else(|| format!("taken {taken:?}, freed {freed:?}"))
     }
+
+    fn cut(&mut self, end: u64) -> Result<(), String> {
+        let pages = self.end.checked_sub(end).filter(|_| end > 0);
+        let gone = pages.map(|pages| PageRun { first: end, pages });
+        match gone.is_some_and(|gone| self.free.remove(gone)) {
+            true => {
+                self.end = end;
+                Ok(())
+            }
+            false => Err(format!("an end at page {end} of {}, before used ones", self.end)),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -479,6 +498,7 @@ impl State {
                 self.committed = self.committed.max(*seq);
             }
             Change::Committed(seq) => self.committed = self.committed.max(*seq),
+            Change::TreeEnd(end) => self.trees.cut(*end)?,
             Change::NextFile(file) => self.next_file = self.next_file.max(*file),
             Change::NextKeyspace(id) => self.next_keyspace = self.next_keyspace.max(*id),
             Change::Clean(clean) => self.clean = *clean,

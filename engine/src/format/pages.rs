@@ -93,6 +93,18 @@ impl PageSet {
         Some(first)
     }
 
+    /// Whether the last run ends here.
+    pub(crate) fn ends_at(&self, end: u64) -> bool {
+        self.runs.last_key_value().is_some_and(|(first, pages)| first + pages == end)
+    }
+
+    /// Takes the last run out if it ends here.
+    pub(crate) fn take_ending_at(&mut self, end: u64) -> Option<PageRun> {
+        let last = self.runs.last_entry().filter(|last| last.key() + last.get() == end)?;
+        let (first, pages) = last.remove_entry();
+        Some(PageRun { first, pages })
+    }
+
     pub(crate) fn runs(&self) -> impl Iterator<Item = PageRun> + '_ {
         self.runs.iter().map(|(first, pages)| PageRun { first: *first, pages: *pages })
     }

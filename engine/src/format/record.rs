@@ -25,7 +25,9 @@ pub(crate) enum RecordKind {
 
 /// The database was closed after this mark.
 pub(crate) const FLAG_CLEAN: u8 = 1;
-// Reserved: 2 payload is compressed, 4 first fragment, 8 last fragment.
+/// The payload of the commit is compressed: its length (u32), then an LZ4 block.
+pub(crate) const FLAG_COMPRESSED: u8 = 2;
+// Reserved: 4 first fragment, 8 last fragment.
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RecordHeader {
@@ -108,7 +110,11 @@ impl RecordHeader {
             3 => RecordKind::Switch,
             _ => return None,
         };
-        (found == lsn && flags & !FLAG_CLEAN == 0).then_some(RecordHeader {
+        let allowed = match kind {
+            RecordKind::Commit => FLAG_CLEAN | FLAG_COMPRESSED,
+            RecordKind::Mark | RecordKind::Switch => FLAG_CLEAN,
+        };
+        (found == lsn && flags & !allowed == 0).then_some(RecordHeader {
             kind,
             flags,
             lsn,

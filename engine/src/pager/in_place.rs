@@ -5,7 +5,7 @@ use super::frames::{Frames, PageBits};
 use crate::{
     env::ReadMap,
     format::node::{NodeHeader, NodePointer},
-    sync::prefetch,
+    sync::{AtomicU64, Ordering::Relaxed, prefetch},
 };
 use std::sync::Arc;
 
@@ -31,13 +31,15 @@ pub(crate) struct InPlace {
 pub(super) struct Mapped {
     map: Box<dyn ReadMap>,
     pages: u64,
+    /// Pages that the file has by now: it may have become shorter than the mapping.
+    file_pages: Arc<AtomicU64>,
     /// The nodes that were verified since their pages were written.
     verified: PageBits,
 }
 
 impl Mapped {
-    pub(super) fn new(map: Box<dyn ReadMap>, pages: u64) -> Mapped {
-        Mapped { map, pages, verified: PageBits::new(pages) }
+    pub(super) fn new(map: Box<dyn ReadMap>, pages: u64, file_pages: Arc<AtomicU64>) -> Mapped {
+        Mapped { map, pages, file_pages, verified: PageBits::new(pages) }
     }
 }
 
@@ -92,14 +94,21 @@ impl InPlace {
     #[inline]
     #[expect(unsafe_code, reason = "the one place where nodes are read in the file")]
     pub(super) fn mapped_bytes(&self, pointer: NodePointer) -> Option<&[u8]> {
+        let mapped = self.mapped.as_ref()?;
+        if pointer.page.checked_add(pointer.pages.into())? > mapped.file_pages.load(Relaxed) {
+            return None;
+        }
         let len = u64::from(pointer.pages).checked_mul(self.page_bytes)?;
         let offset = pointer.page.checked_mul(self.page_bytes)?;
         // SAFETY: `pointer` was found in a tree that a Version names, and whoever reads a tree holds its
         // Version. Pages are written only when no Version names a tree that has them (`Background::retired`,
-        // `Pager::give_back`), and the file of the trees is never cut while it is open. A pointer that is
-        // wrong leads to bytes that may change meanwhile; they are compared with their checksum and header
-        // before anything in them is believed, and every access to them is checked.
-        unsafe { self.mapped.as_ref()?.map.bytes(offset, usize::try_from(len).ok()?) }
+        // `Pager::give_back`), and so is the file cut, before pages that no Version names (`Pager::end_at`). A
+        // pointer that is wrong leads to bytes that may change meanwhile; they are compared with their checksum
+        // and header before anything in them is believed, and every access to them is checked. None leads behind
+        // the end of the file, which is asked for above and falls before the file is cut. (A cut between that
+        // question and the look at what a wrong pointer names ends the process: of what a Version names nothing
+        // is cut.)
+        unsafe { mapped.map.bytes(offset, usize::try_from(len).ok()?) }
     }
 
     /// The node, if it was verified since its pages were written.

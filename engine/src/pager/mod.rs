@@ -54,6 +54,8 @@ pub(crate) struct Pager {
     frames: Arc<Frames>,
     /// Where nodes are read in place now. Trees keep what it was when they were made.
     in_place: Mutex<Arc<InPlace>>,
+    /// Pages that may be looked at in a mapping: not more than the file has.
+    file_pages: Arc<AtomicU64>,
     /// The newest table of hints, as for the mapping.
     hints: Mutex<Option<Arc<Hints>>>,
 }
@@ -133,7 +135,20 @@ impl Pager {
         let (growing, failed_syncs, failure) =
             (Mutex::new(()), AtomicU64::new(0), Mutex::new(None));
         let in_place = Mutex::new(Arc::new(in_place));
-        Pager { file, meta, shared, space, growing, failed_syncs, failure, frames, in_place, hints }
+        let file_pages = Arc::new(AtomicU64::new(space.lock().allocated));
+        Pager {
+            file,
+            meta,
+            shared,
+            space,
+            growing,
+            failed_syncs,
+            failure,
+            frames,
+            in_place,
+            file_pages,
+            hints,
+        }
     }
 
     /// Opens the file that the manifest describes, of whose pages below `end` those in `free` are free.
@@ -184,7 +199,8 @@ impl Pager {
         }
         match self.file.map_read(bytes) {
             Ok(Some(map)) => {
-                let (frames, mapped) = (Arc::clone(&self.frames), Mapped::new(map, pages));
+                let mapped = Mapped::new(map, pages, Arc::clone(&self.file_pages));
+                let frames = Arc::clone(&self.frames);
                 *in_place = Arc::new(InPlace::new(frames, self.page_bytes(), Some(mapped)));
             }
             Ok(None) => crate::sync::sometimes("pager: the file cannot be mapped"),
@@ -270,11 +286,6 @@ impl Pager {
         self.meta.page_bytes as usize
     }
 
-    /// Pages from here on were never used.
-    fn end(&self) -> u64 {
-        self.space.lock().end
-    }
-
     /// Bytes that the file takes, and of these those of pages that are free. What was given back it does
     /// not take.
     pub(crate) fn size(&self) -> (u64, u64) {
@@ -292,25 +303,64 @@ impl Pager {
         }
     }
 
+    /// Takes the free pages at the end out, for the file to end before them, if there are at least so many.
+    /// [`Pager::end_at`] or [`Pager::give_back`] is to follow.
+    pub(crate) fn take_tail(&self, least: u64) -> Option<PageRun> {
+        let mut space = self.space.lock();
+        let (end, mut first) = (space.end, space.end);
+        if !space.free.ends_at(end) && !space.hollow.ends_at(end) {
+            return None;
+        }
+        let (mut free, mut hollow) = (space.free.clone(), space.hollow.clone());
+        while let Some(run) = free.take_ending_at(first).or_else(|| hollow.take_ending_at(first)) {
+            first = run.first;
+        }
+        if first == end || end - first < least {
+            return None;
+        }
+        (space.free, space.hollow) = (free, hollow);
+        Some(PageRun { first, pages: end - first })
+    }
+
+    /// Ends the file before the tail that was taken, unless it was needed to grow meanwhile. No edit names a page of it
+    /// any more, nor says that the file is so long.
+    pub(crate) fn end_at(&self, tail: PageRun) -> Result<()> {
+        let _one = self.growing.lock();
+        let mut space = self.space.lock();
+        if space.end != tail.end() {
+            crate::sync::sometimes("pager: the file grew while its end was cut off");
+            let whole = space.free.insert(tail);
+            debug_assert!(whole, "freed twice: {tail:?}");
+            return Ok(());
+        }
+        (space.end, space.allocated) = (tail.first, tail.first);
+        drop(space);
+        self.file_pages.store(tail.first, Release);
+        crate::sync::sometimes("pager: the file becomes shorter");
+        self.file.set_len(tail.first * u64::from(self.meta.page_bytes))
+    }
+
     /// Gives the space of free pages back to the file system. Where it cannot be done they stay as they are.
     pub(crate) fn give_up_space(&self) -> Result<()> {
         let page_bytes = u64::from(self.meta.page_bytes);
         let _one = self.growing.lock(); // what is given up behind the last page must not be taken meanwhile
+        let len = self.file.len()?;
         // Nobody takes what is being given up, so it is not among the free meanwhile.
-        let (free, unused) = {
+        let (free, end) = {
             let mut space = self.space.lock();
-            // What is there behind the pages counted was left by growing that failed half-way.
-            let pages = self.file.len()?.div_ceil(page_bytes).max(space.allocated) - space.end;
-            let unused = PageRun { first: space.end, pages };
             space.allocated = space.end;
-            (std::mem::take(&mut space.free), unused)
+            self.file_pages.store(space.end, Release);
+            (std::mem::take(&mut space.free), space.end * page_bytes)
         };
-        let mut punched = Ok(());
-        for run in free.runs().chain(Some(unused).filter(|run| run.pages > 0)) {
+        // What is there behind the pages counted it has grown by, or was left by growing that failed half-way.
+        let mut punched = match len > end {
+            true => self.file.set_len(end),
+            false => Ok(()),
+        };
+        for run in free.runs() {
             let done = self.file.punch(run.first * page_bytes, run.pages * page_bytes);
             let mut space = self.space.lock();
             let whole = match &done {
-                _ if run == unused => true,
                 Ok(()) => space.hollow.insert(run),
                 Err(_) => space.free.insert(run),
             };
@@ -348,15 +398,20 @@ impl Pager {
 
     /// The node's bytes, read from the file and verified, whatever is cached.
     pub(crate) fn read_file(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
+        self.check_is_there(pointer)?;
+        let bytes = self.read_bytes(pointer)?;
+        Node::verify(&bytes, pointer, level, self.meta.identity)
+            .map_err(|why| self.refuse(pointer, why))?;
+        Ok(bytes)
+    }
+
+    fn check_is_there(&self, pointer: NodePointer) -> Result<()> {
         let allocated = self.space.lock().allocated;
         if pointer.page == 0 || pointer.page.saturating_add(pointer.pages.into()) > allocated {
             let found = format!("a file of {allocated}");
             return Err(self.refuse(pointer, Refused::Corrupt("the pages pointed to", found)));
         }
-        let bytes = self.read_bytes(pointer)?;
-        Node::verify(&bytes, pointer, level, self.meta.identity)
-            .map_err(|why| self.refuse(pointer, why))?;
-        Ok(bytes)
+        Ok(())
     }
 
     fn read_bytes(&self, pointer: NodePointer) -> Result<Arc<[u8]>> {
@@ -430,6 +485,7 @@ impl Pager {
         let mut space = self.space.lock();
         space.allocated = grown;
         space.end = end;
+        self.file_pages.store(grown, Release);
         Ok(end - pages)
     }
 }
@@ -449,7 +505,7 @@ fn cache_key(pointer: NodePointer) -> u64 {
 #[derive(Default)]
 pub(crate) struct Taken {
     pub(crate) pages: PageSet,
-    /// The file has all pages below this one, after a loss of power too. 0: nothing was written.
+    /// All of them are below this one, and after a loss of power the file is so long. 0: nothing was written.
     pub(crate) end: u64,
 }
 
@@ -550,10 +606,9 @@ impl NewPages<'_> {
     /// Makes all of it durable, and says which pages it takes. They stay taken.
     pub(crate) fn finish(mut self) -> Result<Taken> {
         self.write_out()?;
-        let mut end = 0;
-        if !self.taken.is_empty() {
-            // Before the sync: the file may grow for others meanwhile, and that is not durable.
-            end = self.pager.end();
+        // No further: others may have taken pages behind these, or the file ends before those that are free.
+        let end = self.taken.iter().map(|run| run.end()).max().unwrap_or(0);
+        if end > 0 {
             self.sync()?;
             self.pager.map_all();
         }

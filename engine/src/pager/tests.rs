@@ -102,7 +102,7 @@ fn what_is_not_mapped_is_read_through_the_cache() {
     // Hints lead to what is read in place only.
     assert!(pager.in_place().pages() == 0 && pager.hints(0).is_none());
     assert_eq!(value(&pager.read(node, 0).unwrap()), b"value");
-    let (end, meta) = (pager.end(), pager.meta());
+    let (end, meta) = (pager.space.lock().end, pager.meta());
     drop(pager);
     let space = || (PageSet::default(), end);
     let reopened =
@@ -154,7 +154,7 @@ fn a_node_comes_into_its_frame_when_it_is_written_or_verified() {
     assert_eq!(read(&pager, node).unwrap(), b"value");
     let next = write(&pager, 2, b"next");
     assert!(pager.in_place().verified(next, 0).is_some());
-    let end = pager.end();
+    let end = pager.space.lock().end;
     drop(pager);
     let reopened = || {
         let file = open(&dir, OpenMode::Write);

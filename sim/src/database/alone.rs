@@ -375,6 +375,7 @@ mod tests {
             btree: false,
             page_bytes: 4 << 10,
             blob_bytes: None,
+            log_compression: false,
             shared_keyspaces: 0,
         }
     }

@@ -49,6 +49,9 @@ pub struct Settings {
     /// `compression_type`
     #[serde(deserialize_with = "number_within::<_, _, 0, 3>")]
     pub compression: u32,
+    /// `wal_compression`
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log_compression: bool,
     /// `blob_threshold`; the default where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blob_bytes: Option<u64>,
@@ -85,6 +88,7 @@ impl Settings {
             btree: false,
             page_bytes: page_bytes_min(),
             blob_bytes: None,
+            log_compression: false,
             memory_bytes: dice.pick(&[2 << 20, 8 << 20, 64 << 20]),
             shared_keyspaces: dice.below(3) as usize,
         }
@@ -124,6 +128,7 @@ impl Settings {
             page_size: self.page_bytes,
             max_memory: self.memory_bytes as usize,
             blob_threshold: self.blob_threshold(),
+            wal_compression: self.log_compression,
             ..LightningDbConfig::default()
         }
     }
@@ -214,6 +219,7 @@ impl Shape {
         let blobs = &mut Dice::new(seed, "blobs", 0);
         let threshold = blobs.pick(&[64, 200, 1000]);
         let has_blobs = blobs.chance(0.4);
+        shape.settings.log_compression = Dice::new(seed, "log compression", 0).chance(0.3);
         let aim = Aim::draw(seed, true);
         let has_blobs = has_blobs || aim.damaged == Some(".blob");
         shape.settings.blob_bytes = has_blobs.then_some(threshold);

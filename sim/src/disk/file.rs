@@ -256,6 +256,11 @@ impl ReadMap for SimReadMap {
         let mut now = vec![0; len];
         let state = &mut *self.shared.state.lock();
         if let Ok(inode) = state.inode(self.inode) {
+            let file = inode.len();
+            assert!(
+                offset + len as u64 <= file,
+                "SIGBUS: {len} bytes at {offset} of a file of {file}"
+            );
             inode.read(&mut now, offset);
         }
         if let Some(shown) = state.shown.get_mut(&self.inode) {
