@@ -23,11 +23,7 @@ fn main() -> Result<(), String> {
         measure(&options.plan, &Rows { only: options.only });
         return Ok(());
     }
-    let report = rounds::run(&options);
+    let report = rounds::run(&options)?;
     println!("{}", report.markdown());
-    if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&report.json(options.plan.entries)).unwrap();
-        std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
-    }
     Ok(())
 }

@@ -24,8 +24,10 @@ const DURABLE_PUTS: u64 = 2_000;
 const THREADS: u64 = 8;
 /// Batches that wait for the disk.
 const DURABLE_BATCHES: u64 = 200;
-/// How long gets are measured beside writes.
+/// How long gets are measured beside writes, and how often a batch is written then: memtables fill up meanwhile, are
+/// flushed and merged.
 const WRITING: Duration = Duration::from_secs(6);
+const WRITES_EVERY: Duration = Duration::from_millis(20);
 /// Keys of a batch of gets.
 const KEYS: usize = 100;
 /// Entries that a row of short scans reads.
@@ -318,16 +320,18 @@ fn mix(store: &impl Store, plan: &Plan, thread: u64) {
     }
 }
 
-/// Gets in one thread while another writes new entries in batches, as fast as it can.
+/// Gets in one thread while another writes new entries, a batch at a time.
 fn get_while_writing(store: &impl Store, plan: &Plan, rows: &Rows) {
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut next = plan.entries;
+            let (mut next, mut due) = (plan.entries, Instant::now());
             while !ended.load(Ordering::Relaxed) {
                 let batch: Vec<Entry> = (next..next + BATCH as u64).map(workload::entry).collect();
                 store.write(&batch);
                 next += BATCH as u64;
+                due += WRITES_EVERY;
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         });
         let (mut random, mut gets, start) = (Random(5), 0, Instant::now());

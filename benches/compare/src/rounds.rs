@@ -4,8 +4,8 @@ use crate::{options::Options, report::Report, rows::Measurement};
 use std::process::{Command, Stdio};
 
 /// Collects the numbers of all rounds. Every round begins with another engine, so that none is
-/// always the first.
-pub(crate) fn run(options: &Options) -> Report {
+/// always the first. Each round writes down what there is so far.
+pub(crate) fn run(options: &Options) -> Result<Report, String> {
     let mut report = Report::default();
     for round in 0..options.rounds {
         let mut engines = options.engines.clone();
@@ -16,8 +16,12 @@ pub(crate) fn run(options: &Options) -> Report {
                 report.add(engine, measurement);
             }
         }
+        if let Some(path) = &options.json {
+            let json = serde_json::to_string_pretty(&report.json(options.plan.entries)).unwrap();
+            std::fs::write(path, json).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
     }
-    report
+    Ok(report)
 }
 
 /// The numbers of one engine in one round.
