@@ -5,6 +5,7 @@ mod api;
 mod blobs;
 mod bulk;
 mod child;
+mod damage;
 mod errors;
 mod faulty;
 mod files;

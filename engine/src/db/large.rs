@@ -60,7 +60,7 @@ impl Db {
         self.begin_large()?;
         self.commit_blobs(durability, |db, blobs| {
             Ops::new(batch.payload())
-                .flatten()
+                .flatten() // `check` has seen that all of them are operations
                 .map(|op| match op {
                     Op::Put { keyspace, key, mut value }
                         if value.len() > db.config.blob_threshold =>
@@ -123,6 +123,7 @@ impl Db {
         if self.blobs.stats().live > 0 {
             crate::sync::sometimes("large: asks for space that blobs may give");
             self.background.reclaim();
+            // The caller has an error to return, and it is for the same reason if this fails.
             let _ = self.seal_active();
         }
     }

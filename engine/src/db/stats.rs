@@ -81,8 +81,8 @@ pub struct DatabaseStats {
 }
 
 impl DatabaseStats {
-    /// How many bytes of records of the log, sstables, nodes of trees and large values were written since opening for each
-    /// byte of an operation that was committed. What the log is filled up with before a sync is not counted,
+    /// How many bytes of records of the log, sstables, nodes of trees and large values were written since opening
+    /// for each byte of an operation that was committed. What the log is filled up with before a sync is not counted,
     /// nor is the manifest; what opening brought back from the log counts once it is flushed, though it was
     /// committed before. `None`: nothing was committed.
     ///
