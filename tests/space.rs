@@ -1,7 +1,7 @@
 //! Space comes back: what was deleted takes none for long, whether somebody asks for it or not.
 
 use crate::outside::{Outside, under};
-use lightning_db::{Database, Error, LightningDbConfig, Result, env::OsEnv};
+use lightning_db::{Database, Error, LightningDbConfig, Result, WalSyncMode, env::OsEnv};
 use lightning_faults::Call;
 use std::{
     io,
@@ -123,6 +123,36 @@ fn compacting_gives_large_segments_back_that_the_log_has_in_reserve() -> Result<
     drop(db);
     let db = Database::open(&path, config)?;
     assert_eq!(db.iter()?.count() as u64, 3 * ENTRIES + 1);
+    Ok(())
+}
+
+/// Each commit that waits for the disk alone takes a block of the log: the log would be many times as long as the
+/// memtable before that is full.
+#[test]
+fn the_log_of_single_durable_commits_stays_short() -> Result<()> {
+    const COMMITS: u64 = 6000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let config = LightningDbConfig {
+        wal_sync_mode: WalSyncMode::Sync,
+        memtable_size: 2 << 20, // holds all of them
+        ..config()
+    };
+    let db = Database::create(&path, config.clone())?;
+    let mut longest = 0;
+    for number in 0..COMMITS {
+        db.put(key(number), VALUE)?;
+        if number % 100 == 0 {
+            longest = longest.max(db.stats()?.wal_file_bytes);
+        }
+    }
+    // Without flushes it would be 24 MiB. A flush takes a while.
+    assert!(longest < 18 << 20 && db.stats()?.flushes > 2, "{longest} {:?}", db.stats()?);
+    db.compact()?;
+    assert!(db.stats()?.wal_file_bytes < 6 << 20, "{}", db.stats()?.wal_file_bytes);
+    assert_eq!(db.iter()?.count() as u64, COMMITS);
+    drop(db);
+    assert_eq!(Database::open(&path, config)?.iter()?.count() as u64, COMMITS);
     Ok(())
 }
 

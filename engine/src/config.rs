@@ -168,7 +168,8 @@ pub struct LightningDbConfig {
     pub compression_type: u32,
     /// Level of Zstd, 1 (fastest) to 19 (smallest). Default: 3.
     pub compression_level: i32,
-    /// Bytes of memory that collect writes before they are flushed to an sstable. Default: 64 MiB.
+    /// Bytes of memory that collect writes before they are flushed to an sstable; sooner if they take more than
+    /// twice as many bytes of log, as commits do that wait for the disk one by one. Default: 64 MiB.
     pub memtable_size: usize,
     /// `false`: commits are made durable by [`checkpoint`](crate::Database::checkpoint), `close`, a
     /// flush, a commit with [`Durability::Sync`], or when as much is not durable as the next opening

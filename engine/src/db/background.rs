@@ -21,10 +21,7 @@ use crate::{
     sstable::{Sstable, SstableOptions},
     sync::{AtomicBool, Mutex, Ordering::SeqCst},
     types::{KeyspaceId, Lsn, SeqNo},
-    upkeep::{
-        output::{Outputs, sstable_name},
-        pick,
-    },
+    upkeep::{output::Outputs, pick},
     version::{KeyspaceVersion, Sealed, Tree},
 };
 use std::{
@@ -80,9 +77,9 @@ pub(super) struct State {
     space_failure: Option<Error>,
     space_failures: u64,
     /// Dropped by a durable edit; to be removed once no Version names them.
-    obsolete: Vec<Arc<Sstable>>,
+    pub(super) obsolete: Vec<Arc<Sstable>>,
     /// Trees that a merge has replaced, oldest first, and the pages that the next one does not have.
-    retired: VecDeque<(Arc<Tree>, PageSet)>,
+    pub(super) retired: VecDeque<(Arc<Tree>, PageSet)>,
 }
 
 /// Time between a failure and the next try, and between looks at what readers still hold.
@@ -522,56 +519,6 @@ impl Db {
         !self.syncs_by_default() && self.wal.wants_pages(self.sequencer.lock().tail.next())
     }
 
-    /// Whether there is something that [`collect`](Db::collect) may free.
-    fn has_garbage(&self) -> bool {
-        let state = self.background.state.lock();
-        self.versions.has_retired()
-            || self.blobs.has_dead()
-            || !state.obsolete.is_empty()
-            || !state.retired.is_empty()
-    }
-
-    /// Frees Versions that nobody looks at, then removes files that no Version names. Returns how much is
-    /// left to free later.
-    pub(crate) fn collect(&self) -> usize {
-        let versions = self.versions.collect();
-        let mut state = self.background.state.lock();
-        if self.poison.check().is_err() {
-            crate::sync::sometimes("background: keeps files because of poison");
-            // An edit that failed may be durable all the same, and name any of the files.
-            let kept = versions + state.obsolete.len() + state.retired.len();
-            drop(state);
-            return kept + self.remove_dead_blobs();
-        }
-        let (dead, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut state.obsolete)
-            .into_iter()
-            .partition(|run| Arc::strong_count(run) == 1);
-        state.obsolete = kept;
-        let unseen = state.retired.iter().take_while(|(tree, _)| Arc::strong_count(tree) == 1);
-        let unseen = unseen.count();
-        // What the last reader read of a tree, it read before its pages are written again: the counts alone
-        // do not say so.
-        crate::sync::atomic::fence(crate::sync::Ordering::Acquire);
-        // Under the lock: who finds nothing to collect finds the pages among the free ones.
-        for (tree, pages) in state.retired.drain(..unseen) {
-            tree.pager.give_back(pages.runs());
-        }
-        let left = versions + state.obsolete.len() + state.retired.len();
-        drop(state);
-        for run in dead {
-            let path = self.dir.join(sstable_name(run.file_id()));
-            crate::sync::sometimes("background: removes an sstable");
-            self.blocks.cache.remove_file(run.file_id());
-            drop(run);
-            if let Err(error) = self.env.disk().remove(&path) {
-                crate::sync::sometimes("background: cannot remove a file");
-                tracing::warn!(%error, path = %path.display(), "cannot remove a file");
-            }
-        }
-        // Last: what was let go above named some of them.
-        left + self.remove_dead_blobs()
-    }
-
     /// Writes a run, unless the database is closed meanwhile.
     pub(super) fn write_output(
         &self,
@@ -601,11 +548,11 @@ impl Db {
         }
     }
 
-    /// Flushes sealed memtables, oldest first.
+    /// Flushes sealed memtables, oldest first, and has the active one sealed if its log gets too long.
     fn run_flush(&self) {
         let background = &self.background;
         loop {
-            let oldest = background.flush_wanted.wait(|| {
+            let work = background.flush_wanted.wait(|| {
                 if background.stopped() {
                     return Some(None);
                 }
@@ -616,11 +563,25 @@ impl Db {
                     k.runs.len() >= RUNS_STALL && merges
                 };
                 let waits = version.keyspaces.iter().any(crowded);
-                let ready = !waits && self.poison.check().is_ok();
-                ready.then(|| version.sealed.last().cloned().map(Some)).flatten()
+                if waits || self.poison.check().is_err() {
+                    return None;
+                }
+                let oldest = version.sealed.last().cloned();
+                let is_long = || !version.active.is_empty() && self.is_log_too_long();
+                oldest.map(Flush::Oldest).or_else(|| is_long().then_some(Flush::Active)).map(Some)
             });
-            let Some(sealed) = oldest else { return };
-            if let Err(error) = self.flush(&sealed) {
+            let done = match work {
+                None => return,
+                Some(Flush::Oldest(sealed)) => self.flush(&sealed),
+                Some(Flush::Active) => {
+                    crate::sync::sometimes("flush: the log of the memtable is too long");
+                    self.seal_active().map(|_| ())
+                }
+            };
+            if let Err(error) = done {
+                if matches!(error, Error::NoSpace { .. }) {
+                    self.wal.remove_all_idle();
+                }
                 background.failed("flush", error);
                 let stopped = || background.stopped().then_some(());
                 background.ended.wait_for(RETRY, stopped);
@@ -641,10 +602,10 @@ impl Db {
             return self.poison.check().and(Err(Error::Closed));
         }
         self.sync_through(sealed.end)?;
-        let mut runs = vec![];
+        let (mut runs, before) = (vec![], self.names.before());
         let flushed = self.merge_handed_down(sealed, |merged| {
             self.write_runs(&sealed.memtable, merged, &mut runs)?;
-            self.sync_dir()?;
+            self.names.sync(before)?;
             self.install_flush(sealed, &mut runs)
         });
         if let Err(error) = flushed {
@@ -702,11 +663,6 @@ impl Db {
         self.write_output(keyspace, merge, &tombstones, bottom)
     }
 
-    pub(crate) fn sync_dir(&self) -> Result<()> {
-        let synced = self.env.disk().sync_dir(&self.dir);
-        synced.map_err(|e| Error::io("sync the directory", &self.dir, e))
-    }
-
     /// Makes the edit durable that names the runs and lets go of the log, then shows it to readers.
     fn install_flush(
         &self,
@@ -747,6 +703,13 @@ impl Db {
     pub(crate) fn next_file(&self) -> Change {
         Change::NextFile(crate::types::FileId(self.file_ids.load(SeqCst)))
     }
+}
+
+/// What the thread that flushes does next.
+enum Flush {
+    Oldest(Arc<Sealed>),
+    /// Seal the memtable that commits go to.
+    Active,
 }
 
 /// How far a memtable could be sorted: up to the first entry that is reserved and not yet written. There

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     btree::{Changes, FromFile, TreeMerge},
     config::MAX_VALUE_BYTES,
+    env::NamesBefore,
     error::{Error, Result},
     format::blob::POINTER_BYTES,
     iter::Direction,
@@ -63,7 +64,7 @@ impl Db {
         let loading = self.background.begin_loading(self, keyspace.id)?;
         let begun = self.begin_load(keyspace)?;
         crate::sync::point_at("bulk.begun", begun.0 + 1);
-        let give_up = || self.refuse_load(keyspace);
+        let (give_up, before) = (|| self.refuse_load(keyspace), self.names.before());
         let mut loaded = Loaded {
             entries,
             here: None,
@@ -78,7 +79,7 @@ impl Db {
         let done = loaded.advance().and_then(|()| self.write_tree(keyspace, &mut loaded)).and_then(
             |new| {
                 let blobs = std::mem::take(&mut loaded.blobs);
-                self.install_load(keyspace, begun, new, blobs)
+                self.install_load(keyspace, begun, new, (blobs, before))
             },
         );
         drop(loading);
@@ -192,12 +193,12 @@ impl Db {
         keyspace: Empty<'_>,
         begun: SeqNo,
         new: New,
-        blobs: TreeBlobs,
+        (blobs, before): (TreeBlobs, NamesBefore),
     ) -> Result<()> {
         let (New { mut merged, taken, generation }, pager) = (new, self.trees()?);
         if !blobs.is_empty() {
             // The names of the blobs, which were synced one by one.
-            self.sync_dir().inspect_err(|_| pager.give_back(taken.pages.runs()))?;
+            self.names.sync(before).inspect_err(|_| pager.give_back(taken.pages.runs()))?;
         }
         let mut manifest = self.manifest.lock();
         // Commits made before must not be lost where the load is not. They may have made the keyspace

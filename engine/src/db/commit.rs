@@ -369,6 +369,9 @@ impl Db {
     ) -> Result<()> {
         let unfinished = self.unless_finished("go on in the next segment of the log in");
         self.background.wake_prepare();
+        if self.is_log_too_long() {
+            self.background.wake_flush();
+        }
         if let Some(ended) = ended {
             crate::sync::sometimes("commit: ends a segment");
             self.wal.write_switch(&ended, next, SeqNo(seq.0 + 1))?;
@@ -377,6 +380,12 @@ impl Db {
         }
         unfinished.finish();
         Ok(())
+    }
+
+    /// Whether the active memtable needs so much log that it should be flushed, full or not: padding, which commits
+    /// that wait for the disk have much of, fills the log and no memtable.
+    pub(super) fn is_log_too_long(&self) -> bool {
+        self.wal.is_too_long(self.sequencer.lock().memtable_log_bytes())
     }
 
     /// Puts a memtable of at least `capacity` bytes in the place of `full`, unless another one is there.

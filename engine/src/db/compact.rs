@@ -130,6 +130,9 @@ impl Db {
             };
             background.end_merging();
             if let Err(error) = done {
+                if matches!(error, Error::NoSpace { .. }) {
+                    self.wal.remove_all_idle();
+                }
                 match work {
                     Work::TidyUp(_) => background.space_refused(error),
                     _ => background.failed("merge of runs", error),
@@ -433,7 +436,7 @@ impl Db {
             identity: self.env.random("tree.identity"),
             page_bytes: self.config.page_size as u32,
         };
-        let path = self.dir.join(tree_file_name(file_id));
+        let (path, before) = (self.dir.join(tree_file_name(file_id)), self.names.before());
         let file = NamedFile::open(self.env.disk(), path.clone(), OpenMode::CreateNew)?;
         let shared = Shared {
             cache: Arc::clone(&self.blocks.cache),
@@ -443,7 +446,7 @@ impl Db {
             _lock: Some(Arc::clone(&self.lock)),
         };
         let made = Pager::create(file, self.uuid, meta, shared);
-        let made = made.and_then(|pager| self.sync_dir().map(|()| pager));
+        let made = made.and_then(|pager| self.names.sync(before).map(|()| pager));
         let pager = Arc::new(made.inspect_err(|_| {
             crate::sync::sometimes("compact: the file of the trees cannot be made");
             // Nothing names the file. If it cannot be removed, the next opening does.

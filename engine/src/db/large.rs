@@ -95,9 +95,9 @@ impl Db {
         durability: Durability,
         write: impl FnOnce(&Db, &mut Vec<Arc<Blob>>) -> Result<Vec<Op<'o>>>,
     ) -> Result<SeqNo> {
-        let mut blobs = vec![];
+        let (mut blobs, before) = (vec![], self.names.before());
         let done = write(self, &mut blobs).and_then(|ops| {
-            self.sync_dir()?;
+            self.names.sync(before)?;
             self.commit_ops(&ops, &blobs, durability)
         });
         match &done {
@@ -110,6 +110,7 @@ impl Db {
                 blobs.clear();
                 self.remove_dead_blobs();
                 if matches!(error, Error::NoSpace { .. }) {
+                    self.wal.remove_all_idle();
                     self.reclaim_blobs();
                 }
             }

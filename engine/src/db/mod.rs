@@ -7,6 +7,7 @@
 //! - [`read`] and [`scan`]: the one list of places to look
 //! - [`keyspaces`]: creating and dropping them
 //! - [`background`]: flushing, syncing, preparing; what waits and what wakes
+//! - [`collect`]: freeing what nobody looks at any more
 //! - [`compact`]: fewer runs
 //! - [`settle`]: none, and no unused space
 //! - [`check`]: whether all is as it should be
@@ -16,6 +17,7 @@ pub(crate) mod background;
 pub(crate) mod bulk;
 pub(crate) mod check;
 pub(crate) mod close;
+mod collect;
 pub(crate) mod commit;
 pub(crate) mod compact;
 mod hand_down;
@@ -31,14 +33,14 @@ pub(crate) mod stats;
 use crate::{
     blob::Blobs,
     config::{LightningDbConfig, WalSyncMode},
-    env::{DirLock, Env, Poison, Signal, Unfinished},
+    env::{DirLock, Env, Names, Poison, Signal, Unfinished},
     error::{Error, Result},
     memtable::Memtable,
     metrics::Metrics,
     pager::Pager,
     sstable::SharedBlocks,
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
-    types::SeqNo,
+    types::{Lsn, SeqNo},
     version::{
         Version,
         cell::{Pinned, VersionCell},
@@ -53,6 +55,7 @@ use std::{path::PathBuf, sync::Arc};
 pub(crate) struct Db {
     pub(crate) env: Arc<dyn Env>,
     pub(crate) dir: PathBuf,
+    pub(crate) names: Arc<Names>,
     pub(crate) config: LightningDbConfig,
     pub(crate) uuid: [u8; 16],
     pub(crate) poison: Arc<Poison>,
@@ -87,6 +90,8 @@ pub(crate) struct Sequencer {
     pub(crate) tail: Tail,
     /// Where commits go now.
     pub(crate) target: Arc<Target>,
+    /// Where the log of the active memtable begins, or of what it holds since opening.
+    pub(crate) memtable_from: Lsn,
     /// Bytes of log that the next opening has room to copy, however full the disk is, because a segment
     /// besides the one being written is prepared. No more than this is written without being synced.
     pub(crate) spare_bytes: u64,
@@ -107,7 +112,13 @@ impl Sequencer {
     /// Lets commits go to `memtable`.
     pub(crate) fn set_memtable(&mut self, memtable: Arc<Memtable>) {
         let segment = self.target.segment.clone();
+        self.memtable_from = self.tail.last_end();
         self.target = Arc::new(Target { segment, memtable });
+    }
+
+    /// Bytes of log that the active memtable needs.
+    pub(crate) fn memtable_log_bytes(&self) -> u64 {
+        self.tail.last_end().0.saturating_sub(self.memtable_from.0)
     }
 
     /// Lets the log go on in `segment`: see [`Tail::switch`].
@@ -170,7 +181,7 @@ impl Db {
         self.sync_through(end)
     }
 
-    pub(crate) fn sync_through(&self, end: crate::types::Lsn) -> Result<()> {
+    pub(crate) fn sync_through(&self, end: Lsn) -> Result<()> {
         let synced = self.wal.sync_through(end, &|| self.sequencer.lock().tail.pad());
         self.published_moved.notify(); // leading it has published the commits that waited
         synced

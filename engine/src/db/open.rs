@@ -20,7 +20,7 @@ use crate::{
     blob::{Blob, Blobs, blob_id},
     codec::decompress_payload,
     config::{LightningDbConfig, WalSyncMode},
-    env::{DirLock, Env, Poison, Signal},
+    env::{DirLock, Env, Names, Poison, Signal},
     error::{Error, Result},
     format::{
         blob::POINTER_BYTES,
@@ -67,6 +67,8 @@ pub(crate) enum OpenAs {
 pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 /// Each opening adds a piece to the log. With more than this, what they hold is flushed.
 const LOG_PIECES_MAX: usize = 4;
+/// How many times its size, or the first segment's, the log of a memtable may have before it is flushed.
+const LOG_OF_MEMTABLE: u64 = 2;
 /// The first log segment, unless `wal_segment_size` is smaller.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 
@@ -81,9 +83,10 @@ impl Db {
         config.validate()?;
         let lock: Arc<dyn DirLock> = lock_directory(&env, dir, open_as)?.into();
         let listing = Listing::read(&env, dir)?;
-        let opening = Opening { env, dir: dir.to_path_buf(), config, poison: Arc::default() };
+        let (dir, names) = (dir.to_path_buf(), Names::new(&env, dir.to_path_buf()));
+        let opening = Opening { env, dir: dir.clone(), names, config, poison: Arc::default() };
         let opened = match (listing.manifest, open_as) {
-            (Some(_), OpenAs::New) => Err(Error::AlreadyExists { path: dir.into() }),
+            (Some(_), OpenAs::New) => Err(Error::AlreadyExists { path: dir }),
             (Some(generation), _) => opening.recover(&listing, generation, lock),
             (None, _) => {
                 opening.refuse_unless_empty(&listing, open_as)?;
@@ -98,6 +101,7 @@ impl Db {
 struct Opening {
     env: Arc<dyn Env>,
     dir: PathBuf,
+    names: Arc<Names>,
     config: LightningDbConfig,
     poison: Arc<Poison>,
 }
@@ -242,7 +246,7 @@ impl Opening {
         for (place, half) in uuid.chunks_exact_mut(8).zip(halves) {
             place.copy_from_slice(&half.to_le_bytes());
         }
-        let manifest = Manifest::new(&self.env, &self.dir, uuid, &self.poison);
+        let manifest = Manifest::new(&self.env, &self.names, uuid, &self.poison);
         let recovered = Recovered {
             memtables: Memtables::new(self.config.memtable_size)?,
             suffix: vec![],
@@ -282,7 +286,7 @@ impl Opening {
 
     /// Brings back what a database held when it was closed, killed or lost power.
     fn recover(self, listing: &Listing, generation: u64, lock: Arc<dyn DirLock>) -> Result<Db> {
-        let mut manifest = Manifest::read(&self.env, &self.dir, generation, &self.poison)?;
+        let mut manifest = Manifest::read(&self.env, &self.names, generation, &self.poison)?;
         let uuid = manifest.uuid();
         let (segments, strays) = self.find_segments(listing, uuid)?;
         let next_file = manifest.state().next_file.0.max(listing.next_file());
@@ -304,8 +308,7 @@ impl Opening {
             state.log = ended_at(&state.log, recovered.durable);
         }
         // The manifest's name may be known to the page cache only. Older ones are still its safety.
-        let synced = self.env.disk().sync_dir(&self.dir);
-        synced.map_err(|e| Error::io("sync the directory", &self.dir, e))?;
+        self.names.sync(self.names.before())?;
         manifest.adopt_spare(&listing.manifests)?;
         manifest.roll(state)?;
 
@@ -543,9 +546,11 @@ impl Opening {
         let max = self.config.wal_segment_size.next_multiple_of(BLOCK_BYTES);
         // A simulated log is shorter than the first segment usually is.
         let small = self.env.buggify("open: a small first segment");
+        let first = if small { BLOCK_BYTES } else { FIRST_SEGMENT_BYTES };
         let plan = SegmentPlan {
-            first: max.min(if small { BLOCK_BYTES } else { FIRST_SEGMENT_BYTES }),
+            first: max.min(first),
             max,
+            memtable_bytes: LOG_OF_MEMTABLE * first.max(self.config.memtable_size as u64),
             written: self.config.wal_sync_mode == WalSyncMode::Sync,
         };
         let start = LogStart {
@@ -556,9 +561,9 @@ impl Opening {
             idle,
             durable_edit,
         };
-        let (dir, poison) = (self.dir.clone(), Arc::clone(&self.poison));
+        let (names, poison) = (Arc::clone(&self.names), Arc::clone(&self.poison));
         let (file_ids, tickets) = (Arc::clone(file_ids), Arc::clone(tickets));
-        Wal::new(&self.env, dir, uuid, poison, file_ids, tickets, plan, start)
+        Wal::new(&self.env, names, uuid, poison, file_ids, tickets, plan, start)
     }
 
     /// Counts the commits from `seq` on. A thousand may be under way at once, which no simulation reaches.
@@ -575,6 +580,7 @@ impl Opening {
                 segment: None,
                 memtable: Arc::clone(&recovered.memtables.active),
             }),
+            memtable_from: recovered.base,
             spare_bytes: 0,
             committed_bytes: 0,
             commits: 0,
@@ -703,6 +709,7 @@ impl Opening {
             closing: AtomicBool::new(false),
             env: self.env,
             dir: self.dir,
+            names: self.names,
             config: self.config,
             lock,
         })

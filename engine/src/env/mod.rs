@@ -13,14 +13,18 @@
 //! - creating, renaming or removing a directory entry is durable after `sync_dir` of the
 //!   directory returned `Ok`; until then any subset of such operations survives
 //! - a rename is atomic: afterwards one of the two states is found
-//! - after a failed sync nothing is known of the data that it should have made durable
+//! - after a failed sync nothing is known of the data that it should have made durable, nor of the names of files, if
+//!   it was one of a directory; a later sync that succeeds says nothing of them, unless the database was opened anew
+//!   in between
 
 #[cfg(all(test, shuttle))]
 pub(crate) mod model;
+mod names;
 mod os;
 mod poison;
 mod signal;
 
+pub(crate) use names::{Names, NamesBefore};
 pub use os::OsEnv;
 pub(crate) use os::memory::Memory;
 pub(crate) use poison::{Poison, Unfinished};

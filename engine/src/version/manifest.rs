@@ -10,7 +10,7 @@
 //! - after a failed write or sync of an edit nothing is written any more: [`Poison`]
 
 use crate::{
-    env::{Disk, Env, NamedFile, OpenMode, Poison},
+    env::{Disk, Env, NamedFile, Names, OpenMode, Poison},
     error::{Error, Result},
     format::{
         header::{FileHeader, FileKind, HeaderError},
@@ -19,7 +19,7 @@ use crate::{
     },
     types::{EditNo, FileId, KeyspaceId},
 };
-use std::{path::Path, path::PathBuf, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 const PREFIX: &str = "manifest-";
 const SPARE: &str = "manifest-spare";
@@ -28,7 +28,7 @@ const FILE_BYTES: u64 = 256 << 10;
 
 pub(crate) struct Manifest {
     env: Arc<dyn Env>,
-    dir: PathBuf,
+    names: Arc<Names>,
     uuid: [u8; 16],
     poison: Arc<Poison>,
     state: State,
@@ -63,13 +63,13 @@ impl Manifest {
     /// A database that has no manifest yet.
     pub(crate) fn new(
         env: &Arc<dyn Env>,
-        dir: &Path,
+        names: &Arc<Names>,
         uuid: [u8; 16],
         poison: &Arc<Poison>,
     ) -> Manifest {
         Manifest {
             env: Arc::clone(env),
-            dir: dir.to_path_buf(),
+            names: Arc::clone(names),
             uuid,
             poison: Arc::clone(poison),
             state: State::default(),
@@ -82,11 +82,11 @@ impl Manifest {
     /// Reads the manifest of the highest generation. Nothing is written.
     pub(crate) fn read(
         env: &Arc<dyn Env>,
-        dir: &Path,
+        names: &Arc<Names>,
         generation: u64,
         poison: &Arc<Poison>,
     ) -> Result<Manifest> {
-        let path = dir.join(format!("{PREFIX}{generation:06}"));
+        let path = names.dir().join(format!("{PREFIX}{generation:06}"));
         let file = NamedFile::open(env.disk(), path, OpenMode::Read)?;
         let mut bytes = vec![0; file.len()? as usize];
         file.read_exact_at(&mut bytes, 0)?;
@@ -103,7 +103,7 @@ impl Manifest {
             let found = format!("generation {}", header.file_id);
             return Err(file.corruption(0, format!("generation {generation}"), found));
         }
-        let mut manifest = Manifest::new(env, dir, header.uuid, poison);
+        let mut manifest = Manifest::new(env, names, header.uuid, poison);
         manifest.generation = generation;
         manifest.read_edits(&file, &bytes, header.identity)?;
         Ok(manifest)
@@ -160,9 +160,9 @@ impl Manifest {
         let older = names.iter().filter_map(|n| generation_of(n)).filter(|g| *g < self.generation);
         match older.max() {
             Some(older) if !names.iter().any(|name| name == SPARE) => {
-                let old = self.dir.join(format!("{PREFIX}{older:06}"));
+                let old = self.dir().join(format!("{PREFIX}{older:06}"));
                 crate::sync::sometimes("manifest: a crash came between two renames");
-                let spare = self.dir.join(SPARE);
+                let spare = self.dir().join(SPARE);
                 let disk = self.env.disk();
                 disk.rename(&old, &spare).map_err(|e| Error::io("rename", &old, e))
             }
@@ -172,6 +172,10 @@ impl Manifest {
 
     pub(crate) fn state(&self) -> &State {
         &self.state
+    }
+
+    fn dir(&self) -> &Path {
+        self.names.dir()
     }
 
     pub(crate) fn uuid(&self) -> [u8; 16] {
@@ -201,8 +205,8 @@ impl Manifest {
             state.apply(change).map_err(|why| Error::InvalidArgument { what: "edit", why })?;
         }
         let number = EditNo(self.number.0 + 1);
-        let (poison, env, dir) = (self.poison.clone(), self.env.clone(), self.dir.clone());
-        let unfinished = poison.unless_finished(&*env, "write the manifest in", &dir);
+        let (poison, env, names) = (self.poison.clone(), self.env.clone(), self.names.clone());
+        let unfinished = poison.unless_finished(&*env, "write the manifest in", names.dir());
         let appended = self.append_checked(changes, number, state);
         unfinished.finish();
         appended
@@ -246,7 +250,8 @@ impl Manifest {
         bytes.resize(BLOCK_BYTES as usize, 0);
         bytes.extend(encoded(number, &state.snapshot(), identity)?);
         let at = bytes.len() as u64;
-        let spare = self.dir.join(SPARE);
+        let spare = self.dir().join(SPARE);
+        let before = self.names.before();
         let wanted = FILE_BYTES.max(at * 2);
         let (file, len, _) = match self.spare_file(disk, &spare, wanted) {
             // On a full disk the spare that is there does, if only it holds the state.
@@ -255,15 +260,14 @@ impl Manifest {
         };
         file.write_all_at(&bytes, 0)?;
         file.sync_all()?;
-        let path = self.dir.join(format!("{PREFIX}{generation:06}"));
+        let path = self.dir().join(format!("{PREFIX}{generation:06}"));
         // A rename that fails may have happened, but not for want of space.
         disk.rename(&spare, &path).map_err(|e| match Error::io("rename", &spare, e) {
             full @ Error::NoSpace { .. } => full,
             error => self.poison.set(error),
         })?;
         // From here on the new file may be the manifest after a crash, or not.
-        disk.sync_dir(&self.dir)
-            .map_err(|e| self.poison.set(Error::io("sync the directory", &self.dir, e)))?;
+        self.names.sync(before).map_err(|error| self.poison.set(error))?;
         let file = NamedFile { path: Arc::new(path), file: file.file };
         let old = std::mem::replace(&mut self.generation, generation);
         self.current = Some(Current { file, identity, at, len });
@@ -296,11 +300,12 @@ impl Manifest {
     /// will have to be. Not worth failing for: without one the next roll creates it.
     fn keep_spare(&self, old: u64, len: u64) {
         let disk = self.env.disk();
-        let spare = self.dir.join(SPARE);
+        let spare = self.dir().join(SPARE);
+        let before = self.names.before();
         let renamed = match old {
             0 => Ok(()),
             old => {
-                let old = self.dir.join(format!("{PREFIX}{old:06}"));
+                let old = self.dir().join(format!("{PREFIX}{old:06}"));
                 disk.rename(&old, &spare).map_err(|e| Error::io("rename", &old, e))
             }
         };
@@ -310,7 +315,7 @@ impl Manifest {
                 return Ok(()); // by its old name or its new one, it is there after a loss of power
             }
             file.sync_all()?;
-            disk.sync_dir(&self.dir).map_err(|e| Error::io("sync the directory", &self.dir, e))
+            self.names.sync(before)
         });
         if let Err(error) = durable {
             crate::sync::sometimes("manifest: no spare is left");

@@ -21,7 +21,7 @@ pub(crate) use segment::Segment;
 pub(crate) use tail::{LogSlot, Padded, Tail};
 
 use crate::{
-    env::{Env, Poison, Signal},
+    env::{Env, Names, Poison, Signal},
     error::{Error, Result},
     format::record::{
         BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SWITCH_BYTES, SegmentHeader,
@@ -34,7 +34,7 @@ use crate::{
     },
     types::{EditNo, FileId, Lsn, SeqNo},
 };
-use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 /// How new segments are made.
 #[derive(Clone, Copy)]
@@ -45,11 +45,13 @@ pub(crate) struct SegmentPlan {
     pub(crate) max: u64,
     /// Whether they are written before use, not only allocated.
     pub(crate) written: bool,
+    /// Bytes of log that one memtable may need. One that needs more is flushed though it is not full.
+    pub(crate) memtable_bytes: u64,
 }
 
 pub(crate) struct Wal {
     env: Arc<dyn Env>,
-    dir: PathBuf,
+    names: Arc<Names>,
     uuid: [u8; 16],
     poison: Arc<Poison>,
     file_ids: Arc<AtomicU64>,
@@ -91,6 +93,8 @@ struct Segments {
     next_bytes: u64,
     /// Commits had to wait because segments were too small: see [`Wal::is_too_small`].
     too_small: bool,
+    /// Until when segments do not become smaller.
+    large_until: Duration,
     switched_at: Duration,
 }
 
@@ -158,16 +162,22 @@ const GATHER_MAX: Duration = Duration::from_millis(1);
 const POPULATE_BYTES: u64 = 2 << 20;
 /// How many prepared segments are kept ready.
 const READY_SEGMENTS: usize = 2;
-/// How many segments are kept that nothing needs, besides those.
+/// How many segments are kept that nothing needs, besides those, whatever their size.
 const IDLE_SEGMENTS: usize = 1;
-/// A log that filled faster than this for each MiB goes on in segments of eight times the size.
-const BUSY_MIB: Duration = Duration::from_millis(20);
+/// A log goes on in segments of eight times the size if one would be full sooner than this: so long the disk may be
+/// busy with something else before commits wait for the next segment, or for a sync as too much is not durable.
+const LASTS: Duration = Duration::from_millis(500);
+/// Where commits wait for the disk anyway, and each segment is written before use, if it filled faster than this for
+/// each MiB.
+const WRITTEN_MIB: Duration = Duration::from_millis(20);
+/// Segments stay so large for so long after commits have waited because they were too small.
+const STAY_LARGE: Duration = Duration::from_secs(10);
 
 impl Wal {
     #[expect(clippy::too_many_arguments, reason = "what a log is made of")]
     pub(crate) fn new(
         env: &Arc<dyn Env>,
-        dir: PathBuf,
+        names: Arc<Names>,
         uuid: [u8; 16],
         poison: Arc<Poison>,
         file_ids: Arc<AtomicU64>,
@@ -180,7 +190,7 @@ impl Wal {
         poison.wakes(&durable_moved);
         Wal {
             env: Arc::clone(env),
-            dir,
+            names,
             uuid,
             poison,
             file_ids,
@@ -205,6 +215,7 @@ impl Wal {
                 base: start.base,
                 next_bytes: plan.first,
                 too_small: false,
+                large_until: Duration::ZERO,
                 switched_at: Duration::ZERO,
             }),
             preparing: Mutex::new(()),
@@ -319,7 +330,8 @@ impl Wal {
                 crate::sync::sometimes("log: a sync that another led was enough");
                 return Ok(());
             }
-            let unfinished = self.poison.unless_finished(&*self.env, "sync the log in", &self.dir);
+            let unfinished =
+                self.poison.unless_finished(&*self.env, "sync the log in", self.names.dir());
             let synced = self.lead(pad);
             unfinished.finish();
             self.leading.store(false, SeqCst);
@@ -436,9 +448,13 @@ impl Wal {
         }
     }
 
-    /// Whether files that nothing needs yet, or any more, are larger than the first segment was.
+    /// Whether files that nothing needs yet, or any more, are larger than the first segment was, or more than
+    /// a log needs that nobody writes to.
     pub(crate) fn has_large_spares(&self) -> bool {
         let segments = self.segments.lock();
+        if segments.idle.len() > IDLE_SEGMENTS && segments.ready.len() >= READY_SEGMENTS {
+            return true;
+        }
         let mut spares = segments.ready.iter().chain(&segments.idle);
         spares.any(|s| s.header.capacity > self.plan.first)
     }
@@ -527,12 +543,13 @@ impl Wal {
     /// Makes a new file into a segment.
     fn create_one(&self, header: SegmentHeader) -> Result<Segment> {
         let id = FileId(self.file_ids.fetch_add(1, SeqCst));
-        let disk = self.env.disk();
-        let segment = Segment::create(disk, &self.dir, self.uuid, id, header, self.plan.written)?;
-        if let Err(error) = disk.sync_dir(&self.dir) {
+        let (disk, dir) = (self.env.disk(), self.names.dir());
+        let before = self.names.before();
+        let segment = Segment::create(disk, dir, self.uuid, id, header, self.plan.written)?;
+        if let Err(error) = self.names.sync(before) {
             crate::sync::sometimes("log: a new segment's name is not durable");
             self.give_up(&segment);
-            return Err(Error::io("sync the directory", &self.dir, error));
+            return Err(error);
         }
         Ok(segment)
     }
@@ -584,23 +601,43 @@ impl Wal {
             return None;
         }
         let next = segments.ready.pop_front()?;
-        let filled = segments.live.back().map_or(0, |s| s.header.capacity >> 20);
+        let filled = segments.live.back().map_or(0, |s| s.header.capacity);
         segments.live.push_back(Arc::clone(&next));
-        let now = self.env.clock().now();
-        let busy = now.saturating_sub(segments.switched_at) < BUSY_MIB * filled.max(1) as u32
-            || std::mem::take(&mut segments.too_small);
-        segments.switched_at = now;
-        segments.next_bytes = match busy {
-            true => (segments.next_bytes * 8).min(self.plan.max),
-            false => self.plan.first,
-        };
+        self.choose_size(&mut segments, filled);
         Some(next)
+    }
+
+    /// How large the next segments are, now that the log has left one of `filled` bytes.
+    fn choose_size(&self, segments: &mut Segments, filled: u64) {
+        let now = self.env.clock().now();
+        let mib = |bytes: u64| (bytes >> 20).max(1) as u32;
+        let took_mib = now.saturating_sub(segments.switched_at) / mib(filled);
+        segments.switched_at = now;
+        let is_short = |bytes| match self.plan.written {
+            true => took_mib < WRITTEN_MIB,
+            false => took_mib * mib(bytes) < LASTS,
+        };
+        let too_small = std::mem::take(&mut segments.too_small);
+        if too_small {
+            segments.large_until = now.saturating_add(STAY_LARGE);
+        }
+        if too_small || is_short(segments.next_bytes) {
+            segments.next_bytes = (segments.next_bytes * 8).min(self.plan.max);
+        } else if now >= segments.large_until && !is_short(self.plan.first) {
+            segments.next_bytes = self.plan.first;
+        }
     }
 
     /// Says that a commit has to wait for a sync that only larger segments could have spared it: the
     /// next ones will be.
     pub(crate) fn is_too_small(&self) {
         self.segments.lock().too_small = true;
+    }
+
+    /// Whether a memtable whose log has so many bytes should be flushed.
+    #[inline]
+    pub(crate) fn is_too_long(&self, bytes: u64) -> bool {
+        bytes > self.plan.memtable_bytes
     }
 
     /// Says that nothing below `needed` is needed any more: the manifest edit that says so is
@@ -621,15 +658,33 @@ impl Wal {
     /// Removes files beyond those worth keeping. One that comes back after a crash is known by its
     /// header, and ignored.
     fn remove_surplus(&self) {
+        self.remove_idle(if self.plan.written { self.plan.memtable_bytes } else { 0 });
+    }
+
+    /// Removes files that nothing needs but one, as somebody lacks space.
+    pub(crate) fn remove_all_idle(&self) {
+        self.remove_idle(0);
+    }
+
+    /// Removes files that nothing needs but one, and so many bytes of those that the log can go on in as they are:
+    /// where commits wait for the disk they save writing new ones.
+    fn remove_idle(&self, kept_bytes: u64) {
         loop {
             let surplus = {
-                let mut segments = self.segments.lock();
-                let ready = segments.ready.len();
+                let segments = &mut *self.segments.lock();
                 // Without two ready ones, an idle file is what the next opening may need.
-                if segments.idle.len() <= IDLE_SEGMENTS || ready < READY_SEGMENTS {
+                if segments.idle.len() <= IDLE_SEGMENTS || segments.ready.len() < READY_SEGMENTS {
                     return;
                 }
-                segments.idle.remove(0)
+                let (wanted, mut bytes) = (segments.next_bytes, 0);
+                let mut is_kept = |s: &Arc<Segment>| {
+                    bytes += s.header.capacity;
+                    s.header.capacity == wanted && bytes <= kept_bytes
+                };
+                match segments.idle.iter().position(|s| !is_kept(s)) {
+                    Some(at) => segments.idle.remove(at),
+                    None => return,
+                }
             };
             crate::sync::sometimes("log: removes a surplus segment");
             self.give_up(&surplus);

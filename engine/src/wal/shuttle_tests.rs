@@ -24,10 +24,11 @@ impl Log {
         let base = Lsn(BLOCK_BYTES);
         let (live, idle, durable_edit) = (vec![], vec![], EditNo(1));
         let start = LogStart { epoch: 1, continues: base, base, live, idle, durable_edit };
-        let plan = SegmentPlan { first: 16 * BLOCK_BYTES, max: 16 * BLOCK_BYTES, written: true };
+        let (first, max) = (16 * BLOCK_BYTES, 16 * BLOCK_BYTES);
+        let plan = SegmentPlan { first, max, written: true, memtable_bytes: max };
         let ids = Arc::new(AtomicU64::new(1));
-        let (dir, uuid) = (PathBuf::from("/log"), [7; 16]);
-        let wal = Wal::new(&any, dir, uuid, poison.clone(), ids, published.clone(), plan, start);
+        let (names, uuid) = (Names::new(&any, "/log".into()), [7; 16]);
+        let wal = Wal::new(&any, names, uuid, poison.clone(), ids, published.clone(), plan, start);
         let segment = wal.begin(BLOCK_BYTES).unwrap();
         let mut tail = Tail::new(base);
         tail.switch(segment.clone());

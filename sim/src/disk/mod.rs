@@ -473,7 +473,12 @@ impl Disk for SimDisk {
             };
             shared.wait(Waits::ForDevice, &mut dice);
             match shared.sync_failure() {
-                Some(error) => Err(error),
+                Some(error) => {
+                    if dice.chance(shared.plan.failed_sync_loses) {
+                        shared.state.lock().tree.sync_lost(number, upto, &mut dice);
+                    }
+                    Err(error)
+                }
                 None => {
                     shared.state.lock().tree.synced(number, upto);
                     Ok(())

@@ -431,6 +431,32 @@ fn a_full_disk_refuses_what_is_new_and_overwrites_what_is_there() {
     });
 }
 
+/// What a sync of a directory does that fails: another thread's names go with it, though its own sync succeeds.
+#[test]
+fn names_that_a_failed_sync_has_lost_stay_until_the_power_fails() {
+    let (mut tree, mut dice) = (Tree::new(), Dice::new(1, "names", 0));
+    let file = |name: &str| Path::new("/").join(name);
+    tree.link(ROOT, "old".into(), Entry::File(1)).unwrap();
+    tree.create_directory(ROOT, "directory".into()).unwrap();
+    tree.synced(ROOT, tree.sync_upto() - 1);
+    tree.link(ROOT, "lost".into(), Entry::File(2)).unwrap();
+    tree.rename((ROOT, "old".into()), (ROOT, "new".into())).unwrap();
+    let upto = tree.sync_upto();
+    tree.link(ROOT, "later".into(), Entry::File(3)).unwrap();
+    while tree.pending_operations() > 2 {
+        tree.sync_lost(ROOT, upto, &mut dice);
+    }
+    tree.synced(ROOT, tree.sync_upto());
+    assert!(
+        tree.find(&file("lost")).unwrap().is_some() && tree.find(&file("new")).unwrap().is_some()
+    );
+    // The next renaming is durable, and the file has no other name.
+    tree.rename((ROOT, "new".into()), (ROOT, "newest".into())).unwrap();
+    tree.synced(ROOT, tree.sync_upto());
+    tree.power_loss(&mut dice, true);
+    assert_eq!(tree.list(ROOT).unwrap(), ["directory", "later", "newest"]);
+}
+
 #[test]
 fn an_unlinked_file_stays_usable_and_a_lock_excludes() {
     on_machine(FaultPlan::none(), |disk| {

@@ -57,6 +57,16 @@ impl fmt::Display for Operation {
 }
 
 impl Operation {
+    fn names(&self, directory: u64, this: &str) -> bool {
+        let is_it = |dir: u64, name: &str| dir == directory && name == this;
+        match self {
+            Operation::Link { dir, name, .. } | Operation::Unlink { dir, name } => {
+                is_it(*dir, name)
+            }
+            Operation::Rename { from, to, .. } => is_it(from.0, &from.1) || is_it(to.0, &to.1),
+        }
+    }
+
     fn touches(&self, directory: u64) -> bool {
         match self {
             Operation::Link { dir, .. } | Operation::Unlink { dir, .. } => *dir == directory,
@@ -71,6 +81,8 @@ pub(super) const ROOT: u64 = 0;
 pub(super) struct Tree {
     directories: BTreeMap<u64, Directory>,
     pending: Vec<(u64, Operation)>,
+    /// Whether a sync that failed has lost an operation.
+    has_lost: bool,
     next_directory: u64,
     next_operation: u64,
     next_lock: u64,
@@ -85,6 +97,7 @@ impl Tree {
         Tree {
             directories: BTreeMap::from([(ROOT, Directory::default())]),
             pending: Vec::new(),
+            has_lost: false,
             next_directory: ROOT + 1,
             next_operation: 0,
             next_lock: 0,
@@ -221,6 +234,11 @@ impl Tree {
         self.next_operation
     }
 
+    #[cfg(test)]
+    pub(super) fn pending_operations(&self) -> usize {
+        self.pending.len()
+    }
+
     pub(super) fn synced(&mut self, directory: u64, upto: u64) {
         let pending = std::mem::take(&mut self.pending);
         for (number, operation) in pending {
@@ -232,7 +250,58 @@ impl Tree {
         }
     }
 
+    /// A sync that failed has lost names of files: programs see them, and no later sync makes them durable until the
+    /// directory is locked anew. Those of directories stay: who makes one cannot take it back.
+    pub(super) fn sync_lost(&mut self, directory: u64, upto: u64, dice: &mut Dice) {
+        let lost = dice.pick(&[0.5, 1.0]);
+        let before = self.pending.len();
+        self.pending.retain(|(number, operation)| {
+            let is_file = match operation {
+                Operation::Link { entry, .. } | Operation::Rename { entry, .. } => {
+                    matches!(entry, Entry::File(_))
+                }
+                Operation::Unlink { .. } => true,
+            };
+            let synced = *number < upto && operation.touches(directory);
+            !(synced && is_file && dice.chance(lost))
+        });
+        self.has_lost |= self.pending.len() < before;
+    }
+
+    /// Names that a failed sync has lost are synced again once a database is opened anew: see the assumptions in
+    /// `lightning_db::env`.
+    fn take_up_lost(&mut self, number: u64) -> io::Result<()> {
+        if !std::mem::take(&mut self.has_lost) {
+            return Ok(());
+        }
+        let directory = self.directory(number)?.clone();
+        let is_pending = |name: &str| self.pending.iter().any(|(_, o)| o.names(number, name));
+        let (seen, durable) = (&directory.entries, &directory.durable);
+        let gone =
+            durable.iter().filter(|(name, _)| !seen.contains_key(*name) && !is_pending(name));
+        let mut gone: BTreeMap<_, _> =
+            gone.map(|(name, entry)| (*entry, (number, name.clone()))).collect();
+        let come = seen.iter().filter(|(name, entry)| durable.get(*name) != Some(*entry));
+        let come: Vec<_> = come.filter(|(name, _)| !is_pending(name)).collect();
+        for (name, entry) in come {
+            let (entry, to) = (*entry, (number, name.clone()));
+            self.push(match gone.remove(&entry) {
+                Some(from) => Operation::Rename { from, to, entry },
+                None => Operation::Link { dir: number, name: to.1, entry },
+            });
+        }
+        for (dir, name) in gone.into_values() {
+            self.push(Operation::Unlink { dir, name });
+        }
+        Ok(())
+    }
+
     fn make_durable(&mut self, operation: &Operation) {
+        if let (Operation::Rename { entry, .. }, true) = (operation, self.has_lost) {
+            // A file has one name, whether or not the disk was told the one that it is renamed from.
+            let directories = self.directories.values_mut();
+            directories.for_each(|directory| directory.durable.retain(|_, named| named != entry));
+        }
         let mut durable = |dir: &u64, name: &String, entry: Option<Entry>| {
             // A directory that an earlier crash took away has no entries to change.
             if let Some(directory) = self.directories.get_mut(dir) {
@@ -260,6 +329,7 @@ impl Tree {
         }
         *locked = Some(token);
         self.next_lock += 1;
+        self.take_up_lost(directory)?;
         Ok(Some(token))
     }
 
