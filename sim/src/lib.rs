@@ -14,6 +14,7 @@
 //! - `shrink`, `timeline`: making one small, and telling it
 //! - `database`: the program that uses Lightning DB, and what must hold
 //! - `fuzzing`: what a fuzzer's bytes stand for
+//! - `isolation`: judges what transactions saw of one another, for tests outside too
 
 #[cfg(not(madsim))]
 compile_error!(
@@ -27,6 +28,7 @@ mod decisions;
 mod disk;
 mod env;
 pub mod fuzzing;
+pub mod isolation;
 pub mod schedule;
 mod scheduler;
 pub mod shrink;
