@@ -14,7 +14,7 @@ const RUNGS: [&[&str]; 14] = [
     &["wal", "memtable", "pager"],
     &["sstable", "btree"],
     &["version"],
-    &["upkeep"],
+    &["upkeep", "transaction"],
     &["db"],
     &["handles"],
     &["database", "fuzzing"],

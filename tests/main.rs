@@ -24,3 +24,4 @@ mod seeds;
 mod space;
 mod sweep;
 mod threads;
+mod transactions;

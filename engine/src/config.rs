@@ -191,7 +191,7 @@ pub struct LightningDbConfig {
     /// Longest key in bytes, at most 65,535. Default: 1024.
     pub max_key_size: usize,
     /// A value of more bytes goes to a file of its own, a *blob*, which is synced before the put is logged;
-    /// log, memory, sstables and trees have a pointer to it. From 64 to 16 MiB. Default: 1 MiB. What it was
+    /// log, memory, sstables and trees have a pointer to it. From 64 bytes to 16 MiB. Default: 1 MiB. What it was
     /// when a value was written does not matter later.
     pub blob_threshold: usize,
     /// Whether everything is read from its file, and compared with its checksum, each time it is looked at, instead
@@ -219,6 +219,12 @@ pub struct LightningDbConfig {
     pub improved_wal: bool,
     /// Has no effect: there is one log, the good one. Here so that configurations compile.
     pub use_improved_wal: bool,
+    /// Transactions that may be open at once. Default: 1000.
+    pub max_active_transactions: usize,
+    /// How long a transaction may be open, unless it says otherwise itself: one that is open for longer is ended,
+    /// what it holds is given back, and each of its verbs fails with
+    /// [`TransactionTimeout`](crate::Error::TransactionTimeout). `Duration::MAX`: for ever. Default: 30 seconds.
+    pub transaction_timeout: Duration,
     /// Has no effect: there is one way to commit. Here so that configurations compile.
     pub use_optimized_transactions: bool,
     /// Has no effect: there is one cache. Here so that configurations compile.
@@ -250,6 +256,8 @@ impl Default for LightningDbConfig {
             storage_kind: StorageKind::Hybrid,
             improved_wal: true,
             use_improved_wal: true,
+            max_active_transactions: 1000,
+            transaction_timeout: Duration::from_secs(30),
             use_optimized_transactions: true,
             use_lock_free_cache: true,
             use_simd: true,

@@ -1,5 +1,7 @@
 //! The public verbs, thin: what they do is in [`crate::db`] and [`crate::handles`].
 
+mod atomically;
+mod transactions;
 mod whole;
 
 use crate::{
@@ -37,6 +39,7 @@ use std::{fmt, io::Read, path::Path, sync::Arc};
 /// ```
 pub struct Database {
     default: Keyspace,
+    by_id: transactions::ById,
 }
 
 impl fmt::Debug for Database {
@@ -190,7 +193,7 @@ impl Database {
     ) -> Result<Arc<Database>> {
         let handle = Handle::start(Db::open(env, path, config, open_as)?)?;
         let default = Keyspace { handle, id: KeyspaceId::DEFAULT, name: DEFAULT_KEYSPACE.into() };
-        Ok(Arc::new(Database { default }))
+        Ok(Arc::new(Database { default, by_id: Default::default() }))
     }
 
     fn handle(&self) -> &Arc<Handle> {

@@ -146,6 +146,48 @@ pub enum Error {
         /// The failure.
         cause: Arc<Error>,
     },
+    /// Another commit has changed what the transaction read or was about to write. Nothing was written; the
+    /// transaction has ended, and its work can be done again in a new one:
+    /// [`execute_transaction`](crate::Database::execute_transaction) does that by itself.
+    #[error("another commit has changed what the transaction counts on")]
+    TransactionConflict,
+    /// Transactions wait for each other's locks, and this one, the youngest, has ended for the others to go on.
+    /// Nothing was written.
+    #[error("deadlock: transactions {} wait for each other", circle(cycle))]
+    Deadlock {
+        /// The numbers of the transactions, each waiting for the next, and the last for the first.
+        cycle: Vec<u64>,
+    },
+    /// A lock that another transaction holds was waited for too long.
+    #[error("waited too long for a lock that another transaction holds")]
+    LockTimeout,
+    /// The transaction was open for longer than
+    /// [`transaction_timeout`](crate::LightningDbConfig::transaction_timeout) allows. It has ended, and nothing
+    /// of it was written.
+    #[error("the transaction was open for too long")]
+    TransactionTimeout,
+    /// The transaction was committed or aborted before.
+    #[error("the transaction has ended: it was {how}")]
+    TransactionEnded {
+        /// How it ended.
+        how: &'static str,
+    },
+    /// No transaction of this database has this number: there never was one, or it has ended.
+    #[error("no transaction {id} is open")]
+    TransactionNotFound {
+        /// The number.
+        id: u64,
+    },
+    /// A write in a transaction that was begun for reading only. The transaction goes on.
+    #[error("a write in a read-only transaction")]
+    ReadOnlyTransaction,
+    /// As many transactions are open as
+    /// [`max_active_transactions`](crate::LightningDbConfig::max_active_transactions) allows.
+    #[error("{max} transactions are open, and no more are allowed")]
+    TooManyTransactions {
+        /// How many may be open at once.
+        max: usize,
+    },
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
@@ -181,10 +223,28 @@ impl Error {
     ///
     /// ```
     /// # use lightning_db::Error;
+    /// assert!(Error::LockTimeout.is_retryable());
     /// assert!(!Error::Closed.is_retryable());
     /// ```
+    ///
+    /// For an error that ended a transaction, the call to try again is the whole transaction.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Error::NoSpace { .. } | Error::Locked { .. })
+        matches!(
+            self,
+            Error::NoSpace { .. } | Error::Locked { .. } | Error::TooManyTransactions { .. }
+        ) || self.is_conflict()
+    }
+
+    /// Whether a transaction failed only because of what other transactions did at the same time: it has
+    /// ended, and the same work may succeed in a new one.
+    ///
+    /// ```
+    /// # use lightning_db::Error;
+    /// assert!(Error::TransactionConflict.is_conflict());
+    /// assert!(!Error::KeyTooLarge.is_conflict());
+    /// ```
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Error::TransactionConflict | Error::Deadlock { .. } | Error::LockTimeout)
     }
 
     /// Whether bytes on disk are not what was written.
@@ -242,5 +302,24 @@ impl Error {
             Error::Poisoned { cause } => Arc::unwrap_or_clone(cause),
             other => other,
         }
+    }
+}
+
+/// `3 -> 7 -> 3`
+fn circle(ids: &[u64]) -> String {
+    let ids: Vec<String> = ids.iter().chain(ids.first()).map(u64::to_string).collect();
+    ids.join(" -> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For a message that leaves out who waits for the first, or an error that nobody tries again.
+    #[test]
+    fn a_deadlock_tells_its_circle() {
+        let error = Error::Deadlock { cycle: vec![3, 7] };
+        assert_eq!(error.to_string(), "deadlock: transactions 3 -> 7 -> 3 wait for each other");
+        assert!(error.is_retryable());
     }
 }

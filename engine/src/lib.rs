@@ -40,6 +40,7 @@ mod memtable;
 mod metrics;
 mod pager;
 mod sstable;
+mod transaction;
 mod types;
 mod upkeep;
 mod version;
@@ -55,6 +56,8 @@ pub use db::{
 };
 pub use error::{Corruption, Error, Result};
 pub use handles::{
-    KeyRange, Keyspace, KeyspaceOptions, Scan, Snapshot, ValueReader, ValueRef, WriteBatch,
+    IsolationLevel, KeyRange, Keyspace, KeyspaceOptions, Savepoint, Scan, Snapshot, Transaction,
+    TransactionBuilder, TransactionId, TransactionOptions, TransactionScan, ValueReader, ValueRef,
+    WriteBatch,
 };
 pub use types::SeqNo;

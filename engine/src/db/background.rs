@@ -86,6 +86,8 @@ pub(super) struct State {
 pub(super) const RETRY: Duration = Duration::from_millis(100);
 /// A log that nothing was written to for so long gives large spare segments back.
 const LOG_IDLE: Duration = Duration::from_secs(10);
+/// Time between looks for transactions whose time is over, while there are any.
+const WATCH: Duration = Duration::from_secs(1);
 /// Flushing waits while this many runs stand in a keyspace.
 const RUNS_STALL: usize = pick::RUNS_MAX * 3;
 /// How much of a memtable is made present ahead of its use.
@@ -446,8 +448,14 @@ impl Db {
         let now = || (self.sequencer.lock().tail.last_end(), self.env.clock().now());
         // Where the log ended when it was last seen to move, and when that was.
         let mut moved = now();
+        let mut begun = 0;
         loop {
+            let expires = self.transactions.expire(self.env.clock().now()).is_some();
+            let before = std::mem::replace(&mut begun, self.transactions.begun());
+            let watched = expires || before != begun;
+            self.transactions.set_watched(watched);
             let wanted = || {
+                let unwatched = !watched && self.transactions.begun() != begun;
                 let active = &self.versions.load().active;
                 let writes = self.poison.check().is_ok();
                 let work = writes
@@ -457,9 +465,12 @@ impl Db {
                         || self.wants_pages());
                 let garbage = left == 0 && self.has_garbage();
                 let sort = sorted.wants_more(active);
-                (background.stopped() || work || sort || garbage).then_some(())
+                (background.stopped() || work || sort || garbage || unwatched).then_some(())
             };
             match left {
+                0 if watched => {
+                    background.prepare_wanted.wait_for(WATCH, wanted).unwrap_or(());
+                }
                 0 if self.may_shrink_log() => {
                     background.prepare_wanted.wait_for(LOG_IDLE, wanted).unwrap_or(());
                 }

@@ -24,6 +24,7 @@ impl Db {
             }
             sequencer.tail.next_ticket()
         };
+        self.locks.wake();
         self.published_moved.notify();
         self.published_moved.wait(|| {
             let done = self.published.is_complete_below(ticket);

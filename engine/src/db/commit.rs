@@ -1,6 +1,9 @@
 //! The one way to write.
 
-use super::{Db, Sequencer, Target, read};
+use super::{
+    Db, Sequencer, Target, read,
+    transact::{Terms, WriteLocks},
+};
 use crate::{
     blob::Blob,
     codec::compress_payload,
@@ -14,6 +17,7 @@ use crate::{
     iter::tombstones::RangeTombstone,
     memtable::{Memtable, Reservation},
     sync::point_at,
+    transaction::window::{Footprint, Verdict, Window},
     types::{Kind, Lsn, SeqNo},
     version::Sealed,
     wal::{LogSlot, Segment, Stamp, Tail},
@@ -36,7 +40,7 @@ impl Encoded<'_> {
 }
 
 /// What a commit was given under the sequencer lock.
-struct Place {
+struct Place<'a> {
     target: Arc<Target>,
     log: LogSlot,
     entries: Reservation,
@@ -44,6 +48,10 @@ struct Place {
     last_seq: SeqNo,
     /// The log should be synced soon, or commits will have to wait for it.
     sync_soon: bool,
+    /// To be dropped without the lock.
+    _given_up: Option<Window>,
+    /// Given back when the commit is published.
+    _locks: Option<WriteLocks<'a>>,
 }
 
 /// Why a commit could not be sequenced yet.
@@ -56,6 +64,24 @@ enum Wanted {
     Durable(Lsn),
     /// Memtable space, which this one does not have.
     Memtable(Arc<Memtable>),
+    /// The keys of the commit: there is a conflict window.
+    Footprint,
+    /// Locks on the keys of the commit: there are transactions that have some.
+    Locks,
+    /// A look at more commits than is good under the lock.
+    CatchUp,
+}
+
+/// What a commit asks of the sequencer.
+struct Request<'a> {
+    log_bytes: usize,
+    operations: u64,
+    need: &'a Need,
+    payload: &'a [u8],
+    footprint: Option<Footprint>,
+    has_locks: bool,
+    /// It may have the log space that is kept for deletes.
+    use_kept: bool,
 }
 
 /// Bytes of operations in one commit, at most: lengths in a record have 32 bits.
@@ -79,7 +105,18 @@ impl Db {
     /// Commits all operations or none, and returns the SeqNo of the last one.
     ///
     /// Between getting a SeqNo and being published nothing can fail but I/O, and that poisons.
+    #[inline]
     pub(crate) fn commit(&self, batch: Encoded<'_>, durability: Durability) -> Result<SeqNo> {
+        self.commit_on(batch, durability, &mut Terms::default())
+    }
+
+    /// [`Db::commit`], if what a transaction is bound to still holds.
+    pub(crate) fn commit_on(
+        &self,
+        batch: Encoded<'_>,
+        durability: Durability,
+        terms: &mut Terms<'_>,
+    ) -> Result<SeqNo> {
         self.check_open()?;
         if batch.operations == 0 {
             return Ok(self.visible());
@@ -87,8 +124,8 @@ impl Db {
         debug_assert_eq!(batch.record.len(), record_bytes(batch.payload_len));
         let need = self.check(batch.payload())?;
         match need.large {
-            false => self.commit_checked(batch, &need, &[], durability),
-            true => self.commit_large(&batch, durability),
+            false => self.commit_checked(batch, &need, &[], durability, terms),
+            true => self.commit_large(&batch, durability, terms),
         }
     }
 
@@ -99,17 +136,29 @@ impl Db {
         need: &Need,
         blobs: &[Arc<Blob>],
         durability: Durability,
+        terms: &mut Terms<'_>,
     ) -> Result<SeqNo> {
         let mut compressed = self.compressed(&batch);
         let (payload_len, flags) = match &compressed {
             Some((_, payload_len)) => (*payload_len, FLAG_COMPRESSED),
             None => (batch.payload_len, 0),
         };
-        let record =
-            compressed.as_mut().map_or(&mut *batch.record, |(record, _)| record.as_mut_slice());
+        let record = compressed.as_ref().map_or(&*batch.record, |(record, _)| record);
         let payload_crc = crc32fast::hash(&record[RECORD_HEADER_BYTES..][..payload_len]);
 
-        let mut place = self.sequence(record.len(), u64::from(batch.operations), need)?;
+        let payload = batch.payload();
+        let request = Request {
+            log_bytes: record.len(),
+            operations: u64::from(batch.operations),
+            need,
+            payload,
+            footprint: self.transactions.is_recording().then(|| Footprint::of(payload)),
+            has_locks: false,
+            use_kept: false,
+        };
+        let mut place = self.sequence(request, terms)?;
+        let record =
+            compressed.as_mut().map_or(&mut *batch.record, |(record, _)| record.as_mut_slice());
         let unfinished = self.unless_finished("commit to");
         let stamp = Stamp {
             kind: RecordKind::Commit,
@@ -213,8 +262,9 @@ impl Db {
     }
 
     /// Gives the commit its SeqNos and its places in log and memtable.
-    fn sequence(&self, log_bytes: usize, operations: u64, need: &Need) -> Result<Place> {
-        let mut use_kept = false;
+    fn sequence(&self, mut request: Request<'_>, terms: &mut Terms<'_>) -> Result<Place<'_>> {
+        let need = request.need;
+        let mut locks = None;
         loop {
             let wanted = {
                 let mut sequencer = self.sequencer.lock();
@@ -222,8 +272,8 @@ impl Db {
                 // sequenced.
                 self.poison.check()?;
                 self.check_open()?;
-                match self.try_sequence(&mut sequencer, log_bytes, operations, need, use_kept)? {
-                    Ok(place) => return Ok(place),
+                match self.try_sequence(&mut sequencer, &mut request, terms)? {
+                    Ok(place) => return Ok(Place { _locks: locks, ..place }),
                     Err(wanted) => wanted,
                 }
             };
@@ -231,7 +281,9 @@ impl Db {
                 Wanted::Publication => self.wait_for_publication()?,
                 Wanted::Log(bytes) => match self.extend_log(bytes) {
                     // A delete may be what makes space.
-                    Err(Error::NoSpace { .. }) if need.deletes_only && !use_kept => use_kept = true,
+                    Err(Error::NoSpace { .. }) if need.deletes_only && !request.use_kept => {
+                        request.use_kept = true;
+                    }
                     other => other?,
                 },
                 Wanted::Durable(end) => {
@@ -242,18 +294,33 @@ impl Db {
                     let capacity = Memtable::capacity_for(need.entries, need.arena_bytes);
                     self.seal(&full, capacity, need.deletes_only)?;
                 }
+                Wanted::Footprint => request.footprint = Some(Footprint::of(request.payload)),
+                Wanted::Locks => {
+                    locks = Some(self.lock_written(request.payload, terms)?);
+                    request.has_locks = true;
+                }
+                Wanted::CatchUp => self.catch_up(&mut terms.checks)?,
             }
         }
     }
 
-    fn try_sequence(
-        &self,
+    fn try_sequence<'a>(
+        &'a self,
         sequencer: &mut Sequencer,
-        log_bytes: usize,
-        operations: u64,
-        need: &Need,
-        use_kept: bool,
-    ) -> Result<Result<Place, Wanted>> {
+        request: &mut Request<'_>,
+        terms: &mut Terms<'_>,
+    ) -> Result<Result<Place<'a>, Wanted>> {
+        let Request { log_bytes, operations, need, .. } = *request;
+        // Whoever took a lock has held the sequencer lock since, and so knows of all that came before.
+        if !request.has_locks && self.locks.in_use() {
+            return Ok(Err(Wanted::Locks));
+        }
+        if sequencer.window.is_some() && request.footprint.is_none() {
+            return Ok(Err(Wanted::Footprint));
+        }
+        if self.judge(sequencer, terms)? == Verdict::Behind {
+            return Ok(Err(Wanted::CatchUp));
+        }
         let first_seq = sequencer.next_seq;
         let last_seq = SeqNo(first_seq.0 + operations - 1);
         if last_seq >= SeqNo::MAX {
@@ -269,7 +336,7 @@ impl Db {
             return Ok(Err(Wanted::Publication));
         }
         let (tail, spare_bytes) = (&sequencer.tail, sequencer.spare_bytes);
-        let kept = if use_kept { 0 } else { tail.kept_bytes() };
+        let kept = if request.use_kept { 0 } else { tail.kept_bytes() };
         if log_bytes as u64 > spare_bytes || !tail.has_room(log_bytes + kept) {
             crate::sync::sometimes("commit: the segment is full");
             return Ok(Err(Wanted::Log(log_bytes)));
@@ -293,7 +360,9 @@ impl Db {
         sequencer.commits += 1;
         let target = Arc::clone(&sequencer.target);
         let sync_soon = unsynced > spare_bytes / 2;
-        Ok(Ok(Place { target, log, entries, first_seq, last_seq, sync_soon }))
+        let (_given_up, _locks) =
+            (self.record(sequencer, last_seq, request.footprint.take()), None);
+        Ok(Ok(Place { target, log, entries, first_seq, last_seq, sync_soon, _given_up, _locks }))
     }
 
     fn wait_for_publication(&self) -> Result<()> {
@@ -427,7 +496,7 @@ impl Db {
 
     /// Makes the commit visible, after all before it, and if `sync` not before it is durable: then
     /// whoever leads the sync publishes it, so that the commit's thread wakes once.
-    fn publish(&self, place: &Place, sync: bool) -> Result<()> {
+    fn publish(&self, place: &Place<'_>, sync: bool) -> Result<()> {
         point_at("commit.publish", place.last_seq.0);
         self.poison.check()?;
         let ticket = place.log.ticket;

@@ -401,6 +401,7 @@ impl Db {
             return Err(error);
         }
         self.wal.set_durable_edit(manifest.number());
+        let is_load = anew && merged.root.is_some(); // else all of it was deleted before
         let blobs = Arc::new(blobs);
         let tree = merged.root.map(|root| match &keyspace.tree {
             // What a damaged tree has let go is not known.
@@ -411,7 +412,13 @@ impl Db {
         if merging.is_none() {
             self.background.add_obsolete(runs.iter().cloned());
         }
+        // A load has no SeqNo: a commit is sequenced before it is there, or finds that it is.
+        let sequencer = is_load.then(|| self.sequencer.lock());
         self.versions.install(|v| v.merged_down(keyspace.id, &ids, tree, merging));
+        if sequencer.is_some() {
+            self.transactions.count_load();
+        }
+        drop(sequencer);
         if let Some(tree) = &keyspace.tree {
             self.background.add_retired(Arc::clone(tree), freed);
         }

@@ -1,6 +1,6 @@
 //! Large values: each is streamed to a blob and synced, its name too, before the commit that points to it.
 
-use super::{Db, commit::Encoded};
+use super::{Db, commit::Encoded, transact::Terms};
 use crate::{
     blob::{Blob, fill},
     config::Durability,
@@ -38,11 +38,12 @@ impl Db {
         let first = read_up_to(&mut reader, self.config.blob_threshold + 1)?;
         if first.len() <= self.config.blob_threshold {
             crate::sync::sometimes("large: a reader yields a small value");
-            return self.commit_ops(&[Op::Put { keyspace, key, value: &first }], &[], durability);
+            let put = [Op::Put { keyspace, key, value: &first }];
+            return self.commit_ops(&put, &[], durability, &mut Terms::default());
         }
         let mut whole = Cursor::new(first).chain(reader);
         self.begin_large()?;
-        self.commit_blobs(durability, |db, blobs| {
+        self.commit_blobs(durability, &mut Terms::default(), |db, blobs| {
             let blob = db.write_blob(keyspace, &mut whole)?;
             let pointer = blob.pointer;
             blobs.push(blob);
@@ -56,9 +57,10 @@ impl Db {
         &self,
         batch: &Encoded<'_>,
         durability: Durability,
+        terms: &mut Terms<'_>,
     ) -> Result<SeqNo> {
         self.begin_large()?;
-        self.commit_blobs(durability, |db, blobs| {
+        self.commit_blobs(durability, terms, |db, blobs| {
             Ops::new(batch.payload())
                 .flatten() // `check` has seen that all of them are operations
                 .map(|op| match op {
@@ -93,12 +95,13 @@ impl Db {
     fn commit_blobs<'o>(
         &self,
         durability: Durability,
+        terms: &mut Terms<'_>,
         write: impl FnOnce(&Db, &mut Vec<Arc<Blob>>) -> Result<Vec<Op<'o>>>,
     ) -> Result<SeqNo> {
         let (mut blobs, before) = (vec![], self.names.before());
         let done = write(self, &mut blobs).and_then(|ops| {
             self.names.sync(before)?;
-            self.commit_ops(&ops, &blobs, durability)
+            self.commit_ops(&ops, &blobs, durability, terms)
         });
         match &done {
             Ok(_) => {
@@ -134,6 +137,7 @@ impl Db {
         ops: &[Op<'_>],
         blobs: &[Arc<Blob>],
         durability: Durability,
+        terms: &mut Terms<'_>,
     ) -> Result<SeqNo> {
         let mut record = encoded(ops);
         let payload_len = record.len() - RECORD_HEADER_BYTES;
@@ -142,7 +146,7 @@ impl Db {
         let batch = Encoded { record: &mut record, payload_len, operations };
         // Anew: a keyspace may have been dropped meanwhile.
         let need = self.check(batch.payload())?;
-        self.commit_checked(batch, &need, blobs, durability)
+        self.commit_checked(batch, &need, blobs, durability, terms)
     }
 
     /// Whether writing may begin, or go on.

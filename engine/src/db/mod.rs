@@ -3,6 +3,7 @@
 //! - [`open`]: create or recover, the only place that replays the log
 //! - [`commit`]: the one way to write
 //! - [`large`]: values that go to files of their own
+//! - [`transact`]: what the commit of a transaction is bound to
 //! - [`bulk`]: sorted entries straight into a tree
 //! - [`read`] and [`scan`]: the one list of places to look
 //! - [`keyspaces`]: creating and dropping them
@@ -29,6 +30,7 @@ pub(crate) mod scan;
 pub(crate) mod settle;
 mod shrink;
 pub(crate) mod stats;
+pub(crate) mod transact;
 
 use crate::{
     blob::Blobs,
@@ -40,6 +42,7 @@ use crate::{
     pager::Pager,
     sstable::SharedBlocks,
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
+    transaction::{Transactions, locks::Locks, window::Window},
     types::{Lsn, SeqNo},
     version::{
         Version,
@@ -78,6 +81,8 @@ pub(crate) struct Db {
     pub(crate) merges_tried: AtomicU64,
     pub(crate) background: background::Background,
     pub(crate) metrics: Metrics,
+    pub(crate) transactions: Arc<Transactions>,
+    pub(crate) locks: Locks,
     /// No new call is let in.
     pub(crate) closing: AtomicBool,
     /// Dropped last, with the whole.
@@ -98,6 +103,8 @@ pub(crate) struct Sequencer {
     /// Bytes of the records of commits since opening.
     pub(crate) committed_bytes: u64,
     pub(crate) commits: u64,
+    /// What the newest commits touch, while there are transactions that could conflict with them.
+    pub(crate) window: Option<Window>,
 }
 
 /// Where a commit's bytes go. Replaced as a whole, so that a commit holds one reference.

@@ -36,6 +36,7 @@ use crate::{
     pager::{Pager, tree_file_id},
     sstable::SharedBlocks,
     sync::{AtomicBool, AtomicU64, InOrder, Mutex, Ordering::SeqCst},
+    transaction::{Transactions, locks::Locks},
     types::{EditNo, FileId, KeyspaceId, Lsn, SeqNo},
     upkeep::output::sstable_id,
     version::{
@@ -584,6 +585,7 @@ impl Opening {
             spare_bytes: 0,
             committed_bytes: 0,
             commits: 0,
+            window: None,
         }
     }
 
@@ -688,6 +690,9 @@ impl Opening {
         self.poison.wakes(&published_moved);
         let background = Background::new(&self.env, &self.poison);
         blobs.notify_when_dead(background.collecting());
+        let locks = Locks::new(&self.env, &self.poison);
+        // So that an id of another database, or of an earlier opening, is not taken for one of this.
+        let first_transaction = self.env.random("transaction.ids") >> 44 << 40 | 1;
         let metrics = Metrics::default();
         metrics.recovered_commits.add(recovered.commits);
         Ok(Db {
@@ -703,6 +708,8 @@ impl Opening {
             blocks,
             blobs,
             merges_tried: AtomicU64::new(0),
+            transactions: Transactions::new(first_transaction),
+            locks,
             trees: Mutex::new(pager),
             background,
             metrics,

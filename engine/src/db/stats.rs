@@ -2,6 +2,7 @@
 
 use super::Db;
 use crate::{config::StorageKind, format::record::RECORD_HEADER_BYTES};
+use std::time::Duration;
 
 /// Numbers about a database at one moment. See [`Database::stats`](crate::Database::stats).
 ///
@@ -76,6 +77,16 @@ pub struct DatabaseStats {
     pub recovered_commits: u64,
     /// Versions that readers still hold besides the current one.
     pub pinned_versions: u64,
+    /// Transactions that are open.
+    pub open_transactions: u64,
+    /// Transactions that were committed since opening.
+    pub transactions_committed: u64,
+    /// Transactions that ended in another way since opening.
+    pub transactions_aborted: u64,
+    /// How often since opening a commit found that another had changed what its transaction counted on.
+    pub transaction_conflicts: u64,
+    /// How long ago the oldest transaction or snapshot that is open began: what was overwritten since is kept for it.
+    pub oldest_snapshot_age: Option<Duration>,
     /// Each keyspace, by id.
     pub keyspaces: Vec<KeyspaceStats>,
 }
@@ -213,6 +224,14 @@ impl Db {
             stalls: self.metrics.stalls.get(),
             recovered_commits: self.metrics.recovered_commits.get(),
             pinned_versions: versions.len() as u64 - 1,
+            open_transactions: self.transactions.count() as u64,
+            transactions_committed: self.transactions.committed.get(),
+            transactions_aborted: self.transactions.aborted.get(),
+            transaction_conflicts: self.transactions.conflicts.get(),
+            oldest_snapshot_age: self
+                .transactions
+                .oldest()
+                .map(|began| self.env.clock().now().saturating_sub(began)),
             keyspaces: version
                 .keyspaces
                 .iter()

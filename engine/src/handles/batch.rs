@@ -212,12 +212,22 @@ impl WriteBatch {
             return self.refuse(Error::InvertedRange);
         }
         let (start, end) = scan::half_open(bounds);
-        let longest = end.as_deref().unwrap_or_default().len().max(start.len());
+        self.delete_between(keyspace, &start, end.as_deref())
+    }
+
+    /// Removes the keys from `start` to before `end`.
+    pub(crate) fn delete_between(
+        &mut self,
+        keyspace: KeyspaceId,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> &mut Self {
+        let longest = end.unwrap_or_default().len().max(start.len());
         // A bound made exclusive or inclusive is a byte longer than the key it was made from.
         if longest > usize::from(u16::MAX) {
             return self.refuse(Error::KeyTooLarge);
         }
-        self.push(Op::RangeDelete { keyspace, start: &start, end: end.as_deref() }, &start)
+        self.push(Op::RangeDelete { keyspace, start, end }, start)
     }
 
     #[inline]

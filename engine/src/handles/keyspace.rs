@@ -468,7 +468,7 @@ impl Keyspace {
     /// # Errors
     /// [`Closed`](crate::Error::Closed).
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Snapshot::new(&self.handle, self.id)
+        Ok(Snapshot::new(&self.handle, self.id)?.listed())
     }
 
     /// The values of several keys at one moment, in the order of `keys`.
@@ -531,7 +531,7 @@ impl Keyspace {
     /// # Errors
     /// [`InvertedRange`](crate::Error::InvertedRange), [`Closed`](crate::Error::Closed).
     pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
-        self.snapshot()?.into_walk(owned(&range), false)
+        Snapshot::new(&self.handle, self.id)?.into_walk(owned(&range), false)
     }
 
     /// All entries in key order.
@@ -570,7 +570,7 @@ impl Keyspace {
     /// # Errors
     /// As [`range`](Keyspace::range).
     pub fn scan(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
-        self.snapshot()?.into_walk(half_open(start, end), false)
+        Snapshot::new(&self.handle, self.id)?.into_walk(half_open(start, end), false)
     }
 
     /// The entries of `start <= key < end`, highest key first.
@@ -589,7 +589,7 @@ impl Keyspace {
     /// # Errors
     /// As [`range`](Keyspace::range).
     pub fn scan_reverse(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
-        self.snapshot()?.into_walk(half_open(start, end), true)
+        Snapshot::new(&self.handle, self.id)?.into_walk(half_open(start, end), true)
     }
 
     /// The entries whose keys begin with `prefix`, in key order.
@@ -608,7 +608,7 @@ impl Keyspace {
     /// # Errors
     /// As [`iter`](Keyspace::iter).
     pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Scan> {
-        self.snapshot()?.into_walk(prefix_bounds(prefix.as_ref()), false)
+        Snapshot::new(&self.handle, self.id)?.into_walk(prefix_bounds(prefix.as_ref()), false)
     }
 
     /// Hands every entry of a range to `with`, in key order, without copying.

@@ -6,6 +6,7 @@ mod range;
 mod reader;
 mod scan;
 mod snapshot;
+mod transaction;
 mod value;
 
 pub use batch::WriteBatch;
@@ -14,6 +15,10 @@ pub use range::KeyRange;
 pub use reader::ValueReader;
 pub use scan::Scan;
 pub use snapshot::Snapshot;
+pub use transaction::{
+    IsolationLevel, Savepoint, Transaction, TransactionBuilder, TransactionId, TransactionOptions,
+    TransactionScan,
+};
 pub use value::ValueRef;
 
 use crate::{

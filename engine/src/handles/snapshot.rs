@@ -4,6 +4,7 @@ use super::{Handle, KeyRange, Keyspace, Scan, ValueReader, ValueRef, range::owne
 use crate::{
     db::{read, scan},
     error::Result,
+    transaction::Listed,
     types::{KeyspaceId, SeqNo},
     version::Version,
 };
@@ -32,6 +33,8 @@ pub struct Snapshot {
     version: Arc<Version>,
     visible: SeqNo,
     keyspace: KeyspaceId,
+    /// Its place in the list of what is open, which a walk has none in.
+    _listed: Option<Arc<Listed>>,
 }
 
 impl fmt::Debug for Snapshot {
@@ -47,7 +50,14 @@ impl Snapshot {
     pub(crate) fn new(handle: &Arc<Handle>, keyspace: KeyspaceId) -> Result<Snapshot> {
         handle.db.check_open()?;
         let (version, visible) = handle.db.view();
-        Ok(Snapshot { handle: Arc::clone(handle), version, visible, keyspace })
+        Ok(Snapshot { handle: Arc::clone(handle), version, visible, keyspace, _listed: None })
+    }
+
+    /// The snapshot as one that users hold: how old the oldest is, they can ask.
+    pub(super) fn listed(self) -> Snapshot {
+        let (db, now) = (&self.handle.db, self.handle.db.env.clock().now());
+        let listed = db.transactions.list(now);
+        Snapshot { _listed: Some(Arc::new(listed)), ..self }
     }
 
     /// The same moment in another keyspace.

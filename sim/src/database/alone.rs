@@ -5,10 +5,11 @@
 
 use super::{
     load::{Ended, ending, ends_early},
-    operation::{Bounds, Durable, Operation, Place, Read, Value, Write, inside, key_bytes},
+    operation::{Bounds, Durable, Operation, Place, Read, Step, Value, Write, inside, key_bytes},
     session::DIR,
     shape::{Settings, storage_kind},
-    verbs::{Readable, perform},
+    transactions::{self, isolation},
+    verbs::{Readable, Seen, perform},
 };
 use crate::{
     aim::Aim,
@@ -17,7 +18,9 @@ use crate::{
     simulation::{Boot, BootPlan, Outcome, Plan, run},
     world::Scheduling,
 };
-use lightning_db::{Database, Durability, Error, Keyspace, Snapshot, WriteBatch, env::Env};
+use lightning_db::{
+    Database, Durability, Error, Keyspace, Snapshot, Transaction, WriteBatch, env::Env,
+};
 use lightning_faults::{Dice, FaultPlan};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -225,6 +228,13 @@ impl Alone {
             Operation::BulkLoad { space, entries, empties, fails, .. } => {
                 self.bulk_load(*space, entries, *empties, *fails)
             }
+            Operation::Transaction { level, pessimistic, steps, durability, abort, .. } => {
+                let builder = self.db.transaction().isolation(isolation(*level));
+                let builder = builder.durability(durable(*durability));
+                let builder = if *pessimistic { builder.pessimistic() } else { builder };
+                let tx = told("begin", builder.begin())?;
+                self.transaction(tx, steps, *abort)
+            }
             Operation::Keyspace => self.own_keyspace(),
             Operation::Checkpoint => told("checkpoint", self.db.checkpoint()),
             Operation::Compact => told("compact", self.db.compact()),
@@ -279,6 +289,65 @@ impl Alone {
         told("commit", self.db.commit(batch, durable(durability)))?;
         self.contents = after;
         Ok(())
+    }
+
+    /// Nobody comes between: it sees what there is under its own writes, and commits.
+    fn transaction(&mut self, tx: Transaction, steps: &[Step], abort: bool) -> Result<(), String> {
+        let (mut after, mut saved) = (self.contents.clone(), vec![]);
+        for step in steps {
+            match step {
+                Step::Read { space, read } => {
+                    let (place, tx) = self.within(&tx, *space)?;
+                    let seen = told("a read of a transaction", transactions::perform(read, &tx))?;
+                    agrees(read, seen, after.entry(place).or_default())?;
+                }
+                Step::ForUpdate { space, key } => {
+                    let (place, tx) = self.within(&tx, *space)?;
+                    let found = told("get_for_update", tx.get_for_update(key_bytes(*key)))?;
+                    if found.as_ref() != after.entry(place).or_default().get(&key_bytes(*key)) {
+                        return Err(format!("get_for_update of key {key} is wrong"));
+                    }
+                }
+                Step::Put { space, key, value } => {
+                    let (key, value) = (key_bytes(*key), self.value(value));
+                    let (place, tx) = self.within(&tx, *space)?;
+                    told("put in a transaction", tx.put(&key, &value))?;
+                    after.entry(place).or_default().insert(key, value);
+                }
+                Step::Delete { space, key } => {
+                    let (place, tx) = self.within(&tx, *space)?;
+                    told("delete in a transaction", tx.delete(key_bytes(*key)))?;
+                    after.entry(place).or_default().remove(&key_bytes(*key));
+                }
+                Step::DeleteRange { space, range } => {
+                    let (place, tx) = self.within(&tx, *space)?;
+                    told("delete_range in a transaction", tx.delete_range(range.bounds()))?;
+                    let bounds = range.bounds();
+                    after.entry(place).or_default().retain(|key, _| !inside(&bounds, key));
+                }
+                Step::Savepoint => saved.push((told("savepoint", tx.savepoint())?, after.clone())),
+                Step::RollBack(back) if !saved.is_empty() => {
+                    saved.truncate(saved.len() - *back as usize % saved.len());
+                    let (savepoint, then) = &saved[saved.len() - 1];
+                    told("rollback_to", tx.rollback_to(*savepoint))?;
+                    after.clone_from(then);
+                }
+                // Its time would be over, on a real disk sooner than on a simulated one.
+                Step::RollBack(_) | Step::Sleep { .. } => {}
+            }
+        }
+        if abort {
+            tx.abort();
+            return Ok(());
+        }
+        told("commit of a transaction", tx.commit())?;
+        self.contents = after;
+        Ok(())
+    }
+
+    fn within(&self, tx: &Transaction, space: Place) -> Result<(Place, Transaction), String> {
+        let (place, keyspace) = self.space(space);
+        Ok((place, told("of", tx.of(keyspace))?))
     }
 
     fn bulk_load(
@@ -345,6 +414,10 @@ fn durable(durability: Durable) -> Durability {
 /// Reads, and compares with what a keyspace holds.
 fn check(read: &Read, on: &dyn Readable, contents: &Entries) -> Result<(), String> {
     let seen = told("a read", perform(read, on))?;
+    agrees(read, seen, contents)
+}
+
+fn agrees(read: &Read, seen: Seen, contents: &Entries) -> Result<(), String> {
     if let Some(disorder) = seen.disorder {
         return Err(disorder);
     }

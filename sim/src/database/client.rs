@@ -6,6 +6,7 @@ use super::{
     pieces::Pieces,
     session::{OpenSpace, Over, Session},
     shape::storage_kind,
+    transactions::Script,
     verbs::{Readable, Seen},
     workload::Turn,
 };
@@ -20,7 +21,7 @@ const HELD: usize = 3;
 
 pub(super) struct Client {
     pub(super) session: Arc<Session>,
-    number: u64,
+    pub(super) number: u64,
     /// A keyspace that this client alone writes, creates and drops.
     pub(super) own: Option<OpenSpace>,
     held: Vec<Held>,
@@ -92,23 +93,35 @@ impl Client {
             Operation::BulkLoad { space, entries, empties, nanos, fails } => {
                 self.bulk_load(*space, entries, (*empties, *nanos, *fails))
             }
+            Operation::Transaction { level, pessimistic, steps, durability, abort, runs } => self
+                .transaction(&Script {
+                    level: *level,
+                    pessimistic: *pessimistic,
+                    steps,
+                    durability: *durability,
+                    abort: *abort,
+                    runs: *runs,
+                }),
             Operation::Keyspace => self.keyspace(),
             Operation::Checkpoint => self.make_durable("a checkpoint", Database::checkpoint),
             Operation::Compact => self.make_durable("a compaction", Database::compact),
             Operation::StorageKind { space, btree } => self.set_storage_kind(*space, *btree),
             Operation::Close => self.close(),
             Operation::Sleep { nanos } => {
-                let (env, mut left) =
-                    (&self.session.process.boot.env, Duration::from_nanos(*nanos));
-                // A thread that only sleeps for long looks like one that hangs.
-                while !left.is_zero() {
-                    let part = left.min(LONGEST_SLEEP);
-                    env.clock().sleep(part);
-                    left -= part;
-                    world.record("slept", &[], || format!("{left:?} are left"));
-                }
+                self.sleep(*nanos);
                 Ok(())
             }
+        }
+    }
+
+    /// Waits. A thread that only sleeps for long looks like one that hangs.
+    pub(super) fn sleep(&self, nanos: u64) {
+        let (process, mut left) = (&self.session.process, Duration::from_nanos(nanos));
+        while !left.is_zero() {
+            let part = left.min(LONGEST_SLEEP);
+            process.boot.env.clock().sleep(part);
+            left -= part;
+            process.world().record("slept", &[], || format!("{left:?} are left"));
         }
     }
 
@@ -334,7 +347,7 @@ impl Client {
         }
     }
 
-    fn not_committed(&self, id: CommitId, error: &Error) -> Result<(), Over> {
+    pub(super) fn not_committed(&self, id: CommitId, error: &Error) -> Result<(), Over> {
         let process = &self.session.process;
         let mut dice = process.boot.env.world().dice("not committed");
         process.check_error("I-9", "a commit", error)?;
@@ -549,6 +562,8 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::DeleteBatch { .. } => "verb delete_batch",
         Operation::Snapshot => "verb snapshot",
         Operation::BulkLoad { .. } => "verb bulk_load",
+        Operation::Transaction { runs: true, .. } => "verb run",
+        Operation::Transaction { .. } => "verb transaction",
         Operation::Keyspace => "verb keyspace, drop_keyspace",
         Operation::Checkpoint => "verb checkpoint",
         Operation::Compact => "verb compact",

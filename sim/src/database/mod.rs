@@ -15,6 +15,7 @@ pub mod operation;
 mod pieces;
 mod session;
 pub mod shape;
+mod transactions;
 mod verbs;
 mod vouched;
 pub mod workload;

@@ -191,6 +191,17 @@ pub enum Ends {
     Both(u64),
 }
 
+impl Ends {
+    /// Whether a step takes from the back.
+    pub(super) fn is_back(self, step: u64) -> bool {
+        match self {
+            Ends::Front => false,
+            Ends::Back => true,
+            Ends::Both(pattern) => pattern >> (step % 64) & 1 == 1,
+        }
+    }
+}
+
 /// How a scan is walked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -236,6 +247,70 @@ pub enum Read {
     Iter(Walk),
     /// `for_each`
     ForEach(Range),
+}
+
+/// How a transaction stands to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// `IsolationLevel::ReadCommitted`
+    ReadCommitted,
+    /// `IsolationLevel::Snapshot`
+    Snapshot,
+    /// `IsolationLevel::Serializable`
+    Serializable,
+}
+
+/// What is done in a transaction.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Step {
+    /// A read.
+    Read {
+        /// Where.
+        space: Place,
+        /// What; a verb that transactions do not have stands for its neighbour.
+        read: Read,
+    },
+    /// `get_for_update`
+    ForUpdate {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+    },
+    /// `put`
+    Put {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+        /// To what.
+        value: Value,
+    },
+    /// `delete`
+    Delete {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+    },
+    /// `delete_range`
+    DeleteRange {
+        /// Where.
+        space: Place,
+        /// Which keys.
+        range: Range,
+    },
+    /// `savepoint`
+    Savepoint,
+    /// `rollback_to`, so many savepoints back.
+    RollBack(u64),
+    /// Waits.
+    Sleep {
+        /// How long.
+        nanos: u64,
+    },
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -345,6 +420,25 @@ pub enum Operation {
         /// The input fails behind so many entries.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fails: Option<u64>,
+    },
+    /// A transaction.
+    Transaction {
+        /// How it stands to others.
+        level: Level,
+        /// It locks what it writes.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pessimistic: bool,
+        /// What is done in it.
+        steps: Vec<Step>,
+        /// How its commit becomes durable.
+        #[serde(default)]
+        durability: Durable,
+        /// It is given up in the end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        abort: bool,
+        /// It is run as a closure, again while others come between.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        runs: bool,
     },
     /// Creates the client's own keyspace, or drops it.
     Keyspace,

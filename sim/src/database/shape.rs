@@ -150,6 +150,7 @@ pub(super) struct Mix {
     pub(super) close: u64,
     pub(super) storage: u64,
     pub(super) load: u64,
+    pub(super) transaction: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -200,6 +201,7 @@ impl Shape {
                 close: 0,
                 storage: 0,
                 load: Dice::new(seed, "loads", 0).pick(&[0, 0, 1, 4]),
+                transaction: Dice::new(seed, "transactions", 0).pick(&[0, 0, 5, 20, 60]),
             },
             batch: dice.pick(&[1, 3, 10]),
             deletes: dice.pick(&[0.0, 0.1, 0.4]),

@@ -1,6 +1,6 @@
 //! The reading verbs: how they are called, and what a result says about the keys.
 
-use super::operation::{Bounds, Ends, Read, Walk, inside, key_bytes, within};
+use super::operation::{Bounds, Read, Walk, inside, key_bytes, within};
 use lightning_db::{Database, Error, Keyspace, Result, Scan, Snapshot, ValueReader, ValueRef};
 use std::{
     collections::BTreeMap,
@@ -162,19 +162,6 @@ impl Seen {
 /// Does a read.
 pub(super) fn perform(read: &Read, on: &dyn Readable) -> Result<Seen> {
     let all = || (Bound::Unbounded, Bound::Unbounded);
-    let half_open = |start: &Option<u64>, end: &Option<u64>| {
-        let (mut start, mut end) = (start.map(key_bytes), end.map(key_bytes));
-        if start > end && end.is_some() {
-            std::mem::swap(&mut start, &mut end);
-        }
-        (start, end)
-    };
-    let bounds = |start: Option<Vec<u8>>, end: Option<Vec<u8>>| {
-        (
-            start.map_or(Bound::Unbounded, Bound::Included),
-            end.map_or(Bound::Unbounded, Bound::Excluded),
-        )
-    };
     match read {
         Read::Get(_) | Read::GetRef(_) | Read::GetReader(..) | Read::ContainsKey(_) => {
             point(read, on)
@@ -207,6 +194,22 @@ pub(super) fn perform(read: &Read, on: &dyn Readable) -> Result<Seen> {
             Ok(Seen { failed, ..seen })
         }
     }
+}
+
+/// Two keys as the ends of a range, in their order.
+pub(super) fn half_open(
+    start: &Option<u64>,
+    end: &Option<u64>,
+) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let (mut start, mut end) = (start.map(key_bytes), end.map(key_bytes));
+    if start > end && end.is_some() {
+        std::mem::swap(&mut start, &mut end);
+    }
+    (start, end)
+}
+
+pub(super) fn bounds(start: Option<Vec<u8>>, end: Option<Vec<u8>>) -> Bounds {
+    (start.map_or(Bound::Unbounded, Bound::Included), end.map_or(Bound::Unbounded, Bound::Excluded))
 }
 
 fn point(read: &Read, on: &dyn Readable) -> Result<Seen> {
@@ -279,7 +282,7 @@ fn end_of(found: Option<Entry>, bounds: impl Fn(Vec<u8>) -> Bounds) -> Seen {
 }
 
 /// The bounds of all keys that begin with a prefix.
-fn prefixed(prefix: &[u8]) -> Bounds {
+pub(super) fn prefixed(prefix: &[u8]) -> Bounds {
     let mut behind = prefix.to_vec();
     while behind.pop_if(|byte| *byte == 0xff).is_some() {}
     if let Some(last) = behind.last_mut() {
@@ -294,11 +297,7 @@ fn walk(mut scan: Scan, bounds: Bounds, way: Walk, reversed: bool) -> Seen {
     let (mut front, mut back) = (vec![], vec![]);
     let mut ended = false;
     for n in 0..way.entries {
-        let from_back = match way.ends {
-            Ends::Front => false,
-            Ends::Back => true,
-            Ends::Both(pattern) => pattern >> (n % 64) & 1 == 1,
-        };
+        let from_back = way.ends.is_back(n);
         let owned = |entry: Option<(&[u8], &[u8])>| entry.map(|(k, v)| (k.to_vec(), v.to_vec()));
         let next = match (way.lent, from_back) {
             (false, false) => scan.next().transpose(),

@@ -1,7 +1,9 @@
 //! Where a run's sessions and operations come from.
 
 use super::{
-    operation::{Durable, Edge, Ends, Key, Operation, Place, Range, Read, Value, Walk, Write},
+    operation::{
+        Durable, Edge, Ends, Key, Level, Operation, Place, Range, Read, Step, Value, Walk, Write,
+    },
     shape::{Settings, Shape},
 };
 use crate::{schedule::Schedule, simulation::Boot};
@@ -167,7 +169,7 @@ impl<'a> Drawing<'a> {
     fn operation(&mut self) -> Operation {
         type Kind<'k> = fn(&mut Drawing<'k>) -> Operation;
         let mix = &self.shape.mix;
-        let kinds: [(u64, Kind<'a>); 12] = [
+        let kinds: [(u64, Kind<'a>); 13] = [
             (mix.commit, Drawing::commit),
             (mix.single, Drawing::single),
             (mix.read, |d| Operation::Read { space: d.space(), read: d.read() }),
@@ -186,6 +188,7 @@ impl<'a> Drawing<'a> {
                 btree: d.dice.chance(0.6),
             }),
             (mix.load, Drawing::load),
+            (mix.transaction, Drawing::transaction),
         ];
         let mut at = self.dice.below(kinds.iter().map(|(weight, _)| weight).sum());
         for (weight, kind) in kinds {
@@ -195,6 +198,43 @@ impl<'a> Drawing<'a> {
             }
         }
         Operation::Checkpoint // only if all weights are 0
+    }
+
+    fn transaction(&mut self) -> Operation {
+        let level = self.dice.pick(&[
+            Level::ReadCommitted,
+            Level::Snapshot,
+            Level::Serializable,
+            Level::Serializable,
+        ]);
+        let steps = (0..1 + self.dice.below(8)).map(|_| self.step()).collect();
+        Operation::Transaction {
+            level,
+            pessimistic: self.dice.chance(0.3),
+            steps,
+            durability: self.durability(),
+            abort: self.dice.chance(0.1),
+            runs: self.dice.chance(0.4),
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        let space = self.space();
+        match self.dice.below(16) {
+            0..=4 => Step::Read { space, read: self.read() },
+            5..=6 => Step::ForUpdate { space, key: self.key() },
+            7 => Step::Savepoint,
+            8 => Step::RollBack(self.dice.below(3)),
+            9 => {
+                let longest = if self.dice.chance(0.02) { 60_000_000_000 } else { 10_000_000 };
+                Step::Sleep { nanos: self.dice.skewed(1_000..longest) }
+            }
+            _ => match self.write() {
+                Write::Put { space, key, value } => Step::Put { space, key, value },
+                Write::Delete { space, key } => Step::Delete { space, key },
+                Write::DeleteRange { space, range } => Step::DeleteRange { space, range },
+            },
+        }
     }
 
     fn load(&mut self) -> Operation {

@@ -2,7 +2,7 @@
 
 use crate::{
     database::{
-        operation::{Durable, Operation, Value, Write},
+        operation::{Durable, Operation, Step, Value, Write},
         workload::Session,
     },
     decisions::Order,
@@ -59,6 +59,7 @@ fn pieces(schedule: &mut Schedule, keep: &mut dyn FnMut() -> bool) {
             Operation::Commit { writes, .. } => writes.retain(|_| keep()),
             Operation::PutBatch { entries, .. } => entries.retain(|_| keep()),
             Operation::DeleteBatch { keys, .. } => keys.retain(|_| keep()),
+            Operation::Transaction { steps, .. } => steps.retain(|_| keep()),
             _ => {}
         }
     }
@@ -119,6 +120,13 @@ fn cost_of(operation: &Operation) -> u64 {
         Operation::Put { value: v, durability, .. } => value(v) + own(durability),
         Operation::PutBatch { entries, .. } => entries.iter().map(|(_, v)| 20 + value(v)).sum(),
         Operation::DeleteBatch { keys, .. } => 20 * keys.len() as u64,
+        Operation::Transaction { steps, durability, pessimistic, runs, .. } => {
+            let steps = steps.iter().map(|step| match step {
+                Step::Put { value: v, .. } => 20 + value(v),
+                _ => 20,
+            });
+            own(durability) + u64::from(*pessimistic) + u64::from(*runs) + steps.sum::<u64>()
+        }
         _ => 0,
     }
 }
@@ -159,13 +167,26 @@ pub(super) fn each_value(schedule: &mut Schedule, change: &mut dyn FnMut(&mut Va
                     }
                 }
             }
+            Operation::Transaction { steps, .. } => {
+                for step in steps {
+                    if let Step::Put { value, .. } = step {
+                        change(value);
+                    }
+                }
+            }
             _ => {}
         }
     }
 }
 
 fn by_default(operation: &mut Operation) {
-    if let Operation::Commit { durability, .. } | Operation::Put { durability, .. } = operation {
+    if let Operation::Commit { durability, .. }
+    | Operation::Put { durability, .. }
+    | Operation::Transaction { durability, .. } = operation
+    {
         *durability = Durable::Default;
+    }
+    if let Operation::Transaction { pessimistic, runs, .. } = operation {
+        (*pessimistic, *runs) = (false, false);
     }
 }

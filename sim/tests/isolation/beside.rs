@@ -1,5 +1,6 @@
 //! The same verdict as another checker, `adya`, which follows Jepsen's Elle, on what both
 //! understand: keys that are read and put one by one.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::{
     build::{Build, found, history, txn},

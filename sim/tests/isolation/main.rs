@@ -6,3 +6,4 @@ mod build;
 mod executor;
 mod planted;
 mod random;
+mod threads;

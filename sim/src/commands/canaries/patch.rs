@@ -3,9 +3,22 @@
 use super::{Class, PATCHES, told};
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// How a bug may show beside a broken promise.
-const SYMPTOMS: [&str; 8] =
-    ["panic", "hang", "spins", "read", "signal", "endless", "closed", "locked"];
+/// How a bug may show beside a broken promise with a number.
+const SYMPTOMS: [&str; 13] = [
+    "panic",
+    "hang",
+    "spins",
+    "read",
+    "signal",
+    "endless",
+    "closed",
+    "locked",
+    "transaction",
+    "first-committer",
+    "serializable",
+    "for-update",
+    "isolation",
+];
 
 /// A planted bug, as the header of its patch describes it.
 #[derive(Debug, Clone, PartialEq)]

@@ -62,6 +62,11 @@ impl Loads {
         self.perhaps.is_empty() && self.at_the_end.is_empty()
     }
 
+    /// Whether [`Loads::sets`] would be more than can be looked at.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.perhaps.len() > 8
+    }
+
     /// All sets of loads that may be in, those of many loads first.
     pub(super) fn sets(&self) -> Vec<Vec<LoadId>> {
         let ends = 0..=self.at_the_end.len();

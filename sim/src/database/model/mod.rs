@@ -7,6 +7,7 @@
 //! commit up to its SeqNo, none above, and in the gaps between those the commits whose answer
 //! was never heard. Values are unique, so that there is one way to fill the gaps or none.
 
+pub(super) mod isolation;
 mod kinds;
 mod loads;
 mod reads;
@@ -85,6 +86,8 @@ pub(super) struct Commit {
     submitted: u64,
     /// When it was acknowledged, in virtual time.
     acknowledged_at: Duration,
+    /// The moment at which it was acknowledged.
+    answered: Option<u64>,
     /// A reader has seen what it wrote.
     seen: bool,
 }
@@ -164,6 +167,8 @@ pub(super) struct Model {
     /// running databases the way from the base.
     reached: State,
     commits: Vec<Commit>,
+    /// Transactions since then.
+    pub(super) told: Vec<isolation::Told>,
     /// Bulk loads since then.
     loads: Vec<Load>,
     /// Those that recoveries brought back, if damage may take them.
@@ -268,8 +273,15 @@ impl Model {
                 Op::DeleteRange(..) => self.range_deletes.push(id),
             }
         }
-        let (answer, acknowledged_at) = (Answer::InFlight, Duration::MAX);
-        self.commits.push(Commit { ops, answer, sync, submitted, acknowledged_at, seen: false });
+        self.commits.push(Commit {
+            ops,
+            answer: Answer::InFlight,
+            sync,
+            submitted,
+            acknowledged_at: Duration::MAX,
+            answered: None,
+            seen: false,
+        });
         id
     }
 
@@ -280,12 +292,13 @@ impl Model {
         last_seq: u64,
         now: Duration,
     ) -> Result<(), Broken> {
-        self.moment();
+        let answered = self.moment();
         let poisoned = self.poisoned;
         let commit = &mut self.commits[id];
         let operations = commit.ops.len() as u64;
         commit.answer = Answer::Acknowledged(last_seq);
         commit.acknowledged_at = now;
+        commit.answered = Some(answered);
         self.acknowledged.insert((last_seq + 1).saturating_sub(operations), id);
         if commit.sync {
             self.durable_seq = self.durable_seq.max(last_seq);
@@ -374,6 +387,7 @@ impl Model {
         least: Least,
     ) -> Result<(), Broken> {
         self.check_least(seq, least)?;
+        self.judge_isolation()?;
         if seq < self.base.seq {
             self.go_back(seq, &read, false)?;
             self.begin_anew(seq, read, &[]);

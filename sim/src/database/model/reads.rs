@@ -2,7 +2,10 @@
 //! that a read said at once.
 
 use super::{
-    super::verbs::{Got, Seen},
+    super::{
+        operation::inside,
+        verbs::{Got, Seen},
+    },
     Answer, Broken, CommitId, Least, LoadId, Model, Op, ReadBegan, Short, ShortValue, SpaceId,
     broken,
 };
@@ -90,6 +93,69 @@ impl Model {
             }
         }
         Ok(witnessed)
+    }
+
+    /// Checks what a transaction has read of a keyspace at a SeqNo, but for the keys that are its own.
+    pub(in super::super) fn right_at(
+        &self,
+        space: SpaceId,
+        seen: &Seen,
+        seq: u64,
+        began: &ReadBegan,
+        is_own: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<(), Broken> {
+        let loads = self.loads_since(began);
+        if loads.are_too_many() {
+            return Ok(()); // a long transaction beside many loads: each might be seen or not
+        }
+        let mut refused = None;
+        for loads in loads.sets() {
+            let mut claims = seen.claims(self.known_keys(space, &loads)).into_iter();
+            let wrong = claims.find_map(|(key, got)| {
+                let wrong = |got: &Got| {
+                    let explained = self.explain_claim(space, &key, got, &loads);
+                    let at = |(from, to): &Interval| (*from..*to).contains(&seq);
+                    let right = explained.at.iter().any(at) || !explained.in_flight.is_empty();
+                    (!right && !is_own(&key)).then_some(explained.at)
+                };
+                let at = got.iter().find_map(wrong)?;
+                let (key, got) = (Short(&key), ShortValue(got[0].value().map(Vec::as_slice)));
+                Some(format!(
+                    "key {key} of keyspace {space} reads {got} in a transaction, at SeqNo {seq}, which is right at {at:?}"
+                ))
+            });
+            match wrong {
+                None => return Ok(()),
+                some => refused = some,
+            }
+        }
+        refused.map_or(Ok(()), |message| broken("transaction", message))
+    }
+
+    /// A commit between two SeqNos, the second included, that writes what `ops` write.
+    pub(in super::super) fn changed_between(
+        &self,
+        ops: &[Op],
+        after: u64,
+        until: u64,
+    ) -> Option<CommitId> {
+        let between = |id: &CommitId| match self.commits[*id].answer {
+            Answer::Acknowledged(seq) => after < seq && seq <= until,
+            _ => false,
+        };
+        ops.iter().find_map(|op| match op {
+            Op::Put(space, key, _) | Op::Delete(space, key) => {
+                let writers = self.writers.get(&(*space, key.clone())).into_iter().flatten();
+                let all = writers.chain(&self.range_deletes);
+                all.copied()
+                    .find(|id| between(id) && self.commits[*id].effect(*space, key).is_some())
+            }
+            Op::DeleteRange(space, bounds) => {
+                let all = (*space, vec![])..(space + 1, vec![]);
+                let within = self.writers.range(all).filter(|((_, key), _)| inside(bounds, key));
+                within.flat_map(|(_, ids)| ids).copied().find(between)
+            }
+        })
     }
 
     /// Checks what a database shows after it was opened, up to a SeqNo, as far as it can be read: each

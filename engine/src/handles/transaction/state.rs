@@ -1,0 +1,700 @@
+//! One transaction: what it reads from, what it has done, how it ends.
+
+use super::{IsolationLevel, Settings, Transaction, TransactionScan};
+use crate::{
+    db::{
+        Db, read,
+        scan::Bounds,
+        transact::{Terms, range_lock},
+    },
+    error::{Error, Result},
+    handles::{Handle, Scan, WriteBatch},
+    sync::{Mutex, MutexGuard},
+    transaction::{
+        Expires,
+        locks::{Owner, Target},
+        reads::Reads,
+        window::{Checks, Lost, Point, Span},
+        writes::Writes,
+    },
+    types::{KeyspaceId, SeqNo},
+    version::Version,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+/// An open transaction, shared by its handles in several keyspaces.
+pub(crate) struct Core {
+    /// Not the handle: whoever ends what is over must not be the last to keep the database open.
+    db: Arc<Db>,
+    owner: Owner,
+    settings: Settings,
+    deadline: Option<Duration>,
+    /// What was read, if it is looked at again when the transaction commits. Scans share it.
+    reads: Option<Arc<Mutex<Reads>>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    phase: Phase,
+    /// What it reads from: see [`Core::fix_view`]. None once it has ended, and under `ReadCommitted`.
+    view: Option<(Arc<Version>, SeqNo)>,
+    /// How many bulk loads there had been before.
+    loads: u64,
+    writes: Writes,
+    /// Keys that must not change from some SeqNo on; those that are locked cannot.
+    for_update: BTreeMap<(KeyspaceId, Box<[u8]>), Kept>,
+    /// Numbers of the savepoints, and where they are among the writes.
+    savepoints: Vec<(u64, usize)>,
+    next_savepoint: u64,
+    /// It has, or has had, locks.
+    locked: bool,
+    /// What ended it: another commit touched this.
+    lost: Option<Lost>,
+    /// Bytes that it is known to hold.
+    bytes: usize,
+}
+
+/// How a key is kept from changing.
+#[derive(Clone, Copy)]
+enum Kept {
+    /// It is not: the commit fails if it did since.
+    Since(SeqNo),
+    /// By a lock.
+    Locked,
+}
+
+/// What is to be looked at when there is a lock.
+enum Locked {
+    /// Nothing: the transaction sees what is newest.
+    Now,
+    /// What came since the moment that it sees.
+    Late(SeqNo),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Committed,
+    Aborted,
+    TimedOut,
+    /// It lost against others.
+    Lost,
+}
+
+impl State {
+    /// Whether a key cannot change because of a lock that counts from when it was taken.
+    fn is_locked(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
+        // The usual transaction has none, and pays nothing.
+        !self.for_update.is_empty()
+            && matches!(self.for_update.get(&(keyspace, Box::from(key))), Some(Kept::Locked))
+    }
+}
+
+/// A try to do the work of a transaction: the first, or one that has the locks for which the last one lost.
+pub(crate) struct Attempt {
+    owner: Owner,
+    locked: bool,
+}
+
+impl Attempt {
+    pub(crate) fn first(db: &Db) -> Attempt {
+        let id = db.transactions.next_id();
+        Attempt { owner: Owner { id, age: id }, locked: false }
+    }
+}
+
+impl Core {
+    /// Begins a transaction.
+    pub(crate) fn begin(db: &Arc<Db>, settings: Settings, attempt: &Attempt) -> Result<Arc<Core>> {
+        db.check_open()?;
+        let writes = !settings.read_only;
+        if writes {
+            db.poison.check()?;
+        }
+        // Counted before it looks: what is committed behind what it sees is in the window.
+        db.transactions.enter(db.config.max_active_transactions, writes)?;
+        let loads = db.transactions.loads(); // before the view: a load between is a conflict
+        let view = match db.begin_view(writes) {
+            Ok(view) => view,
+            Err(error) => {
+                db.transactions.leave(writes);
+                return Err(error);
+            }
+        };
+        let core = Self::listed(Arc::clone(db), settings, attempt, (loads, view));
+        if core.deadline.is_some() && !core.db().transactions.is_watched() {
+            core.db().background.wake_prepare();
+        }
+        Ok(core)
+    }
+
+    /// A transaction that is counted, in the list of those that are open.
+    fn listed(
+        db: Arc<Db>,
+        settings: Settings,
+        attempt: &Attempt,
+        (loads, view): (u64, (Arc<Version>, SeqNo)),
+    ) -> Arc<Core> {
+        let began = db.env.clock().now();
+        let timeout = settings.timeout.unwrap_or(db.config.transaction_timeout);
+        let serializable = settings.isolation == IsolationLevel::Serializable;
+        let reads = (serializable && !settings.read_only).then(Arc::default);
+        // One that waits for locks looks when it has the first.
+        let later = settings.isolation == IsolationLevel::ReadCommitted || settings.pessimistic;
+        let view = (!later).then_some(view);
+        let state = State {
+            phase: Phase::Open,
+            view,
+            loads,
+            writes: Writes::default(),
+            for_update: BTreeMap::new(),
+            savepoints: vec![],
+            next_savepoint: 0,
+            locked: attempt.locked,
+            lost: None,
+            bytes: 0,
+        };
+        let (owner, deadline) = (attempt.owner, began.checked_add(timeout));
+        let core =
+            Arc::new(Core { db, owner, settings, deadline, reads, state: Mutex::new(state) });
+        let weak: Weak<Core> = Arc::downgrade(&core);
+        core.db().transactions.add(owner.id, began, deadline, Some(weak));
+        core
+    }
+
+    fn db(&self) -> &Db {
+        &self.db
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.owner.id
+    }
+
+    /// The state of a transaction that is open. Whether its time is over, reads do not ask: the background ends it
+    /// soon.
+    fn open(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state.lock();
+        match state.phase {
+            Phase::Open => {
+                self.db().check_open()?;
+                Ok(state)
+            }
+            Phase::TimedOut => Err(Error::TransactionTimeout),
+            Phase::Committed => Err(Error::TransactionEnded { how: "committed" }),
+            Phase::Aborted => Err(Error::TransactionEnded { how: "aborted" }),
+            Phase::Lost => Err(Error::TransactionEnded { how: "in conflict with others" }),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| self.db().env.clock().now() >= deadline)
+    }
+
+    /// The state of an open transaction that may write.
+    fn open_to_write(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.open()?;
+        match self.settings.read_only {
+            true => Err(Error::ReadOnlyTransaction),
+            false => self.in_time(state),
+        }
+    }
+
+    /// Ends the transaction if its time is over.
+    fn in_time<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>> {
+        match self.is_over() {
+            false => Ok(state),
+            true => {
+                crate::sync::sometimes("transaction: its time is over");
+                self.end(&mut state, Phase::TimedOut);
+                Err(Error::TransactionTimeout)
+            }
+        }
+    }
+
+    /// What reads go to now.
+    fn view(&self, state: &mut State) -> (Arc<Version>, SeqNo) {
+        self.fix_view(state);
+        state.view.clone().unwrap_or_else(|| self.db().view())
+    }
+
+    /// Decides on the moment that all reads show, if there is to be one: for a pessimistic transaction not before it
+    /// reads, or has its first lock, so that it sees what it has waited for. Returns whether it was open until now.
+    fn fix_view(&self, state: &mut State) -> bool {
+        if state.view.is_some() || self.settings.isolation == IsolationLevel::ReadCommitted {
+            return false;
+        }
+        state.loads = self.db().transactions.loads(); // before the view: a load between is a conflict
+        state.view = Some(self.db().view());
+        true
+    }
+
+    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut state = self.open()?;
+        if let Some(written) = state.writes.of(keyspace).and_then(|writes| writes.get(key)) {
+            return Ok(written.map(<[u8]>::to_vec));
+        }
+        self.fix_view(&mut state);
+        if let Some(reads) = &self.reads {
+            reads.lock().point(keyspace, key);
+            self.resize(&mut state)?;
+        }
+        match &state.view {
+            Some((version, visible)) => {
+                let found = read::find(version, *visible, keyspace, key)?;
+                found.map(|value| value.copied(self.db())).transpose()
+            }
+            None => self.db().get(keyspace, key),
+        }
+    }
+
+    pub(crate) fn get_batch<K: AsRef<[u8]>>(
+        &self,
+        keyspace: KeyspaceId,
+        keys: &[K],
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut state = self.open()?;
+        if let Some(reads) = &self.reads {
+            let mut reads = reads.lock();
+            keys.iter().for_each(|key| reads.point(keyspace, key.as_ref()));
+            drop(reads);
+            self.resize(&mut state)?;
+        }
+        let view = self.view(&mut state);
+        read::check_keyspace(&view.0, keyspace)?;
+        let mut values = Vec::with_capacity(keys.len());
+        let found = |_, value: Option<&[u8]>| values.push(value.map(<[u8]>::to_vec));
+        self.db().find_each((&*view.0, view.1), keyspace, keys, found)?;
+        if let Some(writes) = state.writes.of(keyspace) {
+            for (key, value) in keys.iter().zip(&mut values) {
+                if let Some(written) = writes.get(key.as_ref()) {
+                    *value = written.map(<[u8]>::to_vec);
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    pub(crate) fn get_for_update(
+        &self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>> {
+        let mut state = self.open_to_write()?;
+        if self.settings.pessimistic {
+            self.lock_key(&mut state, keyspace, key)?;
+        } else {
+            let (_, seen) = self.view(&mut state);
+            // Of several reads the oldest counts.
+            let place = (keyspace, Box::from(key));
+            state.for_update.entry(place).or_insert(Kept::Since(seen));
+        }
+        drop(state);
+        self.get(keyspace, key)
+    }
+
+    /// Waits for the lock of a key. From then on it cannot change, and it must not have changed since the moment
+    /// that the transaction sees.
+    fn lock_key(&self, state: &mut State, keyspace: KeyspaceId, key: &[u8]) -> Result<()> {
+        if state.is_locked(keyspace, key) {
+            return Ok(());
+        }
+        let locked = self.lock(state, Target::Key(keyspace, key))?;
+        if let Locked::Late(since) = locked {
+            let point = Point { hash: keyspace.hash(key), keyspace, key, since };
+            self.check(state, Checks::new(vec![point], vec![]))?;
+        }
+        state.for_update.insert((keyspace, Box::from(key)), Kept::Locked);
+        Ok(())
+    }
+
+    /// Waits for a lock, and until all is visible that was sequenced before it was there. If it is not to be had, the
+    /// transaction has ended.
+    fn lock(&self, state: &mut State, target: Target<'_>) -> Result<Locked> {
+        state.locked = true;
+        let locked = self.db().lock_for(self.owner, target, self.deadline);
+        if let Err(error) = &locked
+            && error.is_conflict()
+        {
+            crate::sync::sometimes("transaction: does not get a lock");
+            self.end(state, Phase::Lost);
+        }
+        locked?;
+        self.db().wait_for_sequenced()?;
+        self.fix_view(state);
+        Ok(match &state.view {
+            Some((_, seen)) => Locked::Late(*seen),
+            None => Locked::Now,
+        })
+    }
+
+    /// Ends the transaction if something was changed that it counts on.
+    fn check(&self, state: &mut State, mut checks: Checks<'_>) -> Result<()> {
+        let holds = self.db().check_now(&mut checks);
+        if let Err(Error::TransactionConflict) = &holds {
+            crate::sync::sometimes("transaction: a lock comes too late");
+            state.lost = checks.lost.take();
+            self.end(state, Phase::Lost);
+        }
+        holds
+    }
+
+    pub(crate) fn put(&self, keyspace: KeyspaceId, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let mut state = self.open_to_write()?;
+        if key.len() > self.db().config.max_key_size {
+            return Err(Error::KeyTooLarge);
+        }
+        read::check_keyspace(&self.db().pin(), keyspace)?;
+        if self.settings.pessimistic {
+            self.lock_key(&mut state, keyspace, key)?;
+        }
+        // Before it is done: nothing is half done.
+        let more = key.len() + value.map_or(0, <[u8]>::len);
+        self.reserve(&mut state, more)?;
+        state.writes.put(keyspace, key, value);
+        self.resize(&mut state)
+    }
+
+    pub(crate) fn delete_range(
+        &self,
+        keyspace: KeyspaceId,
+        start: &[u8],
+        end: Option<&[u8]>,
+    ) -> Result<()> {
+        let mut state = self.open_to_write()?;
+        let longest = end.unwrap_or_default().len().max(start.len()).saturating_sub(1);
+        if longest > self.db().config.max_key_size {
+            return Err(Error::KeyTooLarge);
+        }
+        read::check_keyspace(&self.db().pin(), keyspace)?;
+        if end.is_some_and(|end| end <= start) {
+            return Ok(()); // nothing lies between
+        }
+        if self.settings.pessimistic
+            && let Locked::Late(since) = self.lock(&mut state, range_lock(keyspace, start, end))?
+        {
+            let span = Span { keyspace, start, end, since };
+            self.check(&mut state, Checks::new(vec![], vec![span]))?;
+        }
+        self.reserve(&mut state, start.len() + end.map_or(0, <[u8]>::len))?;
+        state.writes.delete_range(keyspace, start, end);
+        self.resize(&mut state)
+    }
+
+    pub(crate) fn scan(
+        &self,
+        handle: &Arc<Handle>,
+        keyspace: KeyspaceId,
+        bounds: Bounds,
+        reversed: bool,
+    ) -> Result<TransactionScan> {
+        let mut state = self.open()?;
+        let view = self.view(&mut state);
+        read::check_keyspace(&view.0, keyspace)?;
+        let base = Scan::new(Arc::clone(handle), view, keyspace, bounds.clone(), false)?;
+        let reads = self.reads.clone().map(|reads| (reads, keyspace));
+        Ok(TransactionScan::new(base, state.writes.of(keyspace), bounds, reversed, reads))
+    }
+
+    pub(crate) fn savepoint(&self) -> Result<u64> {
+        let mut state = self.open()?;
+        let (number, at) = (state.next_savepoint, state.writes.savepoint());
+        state.next_savepoint += 1;
+        state.savepoints.push((number, at));
+        Ok(number)
+    }
+
+    pub(crate) fn roll_back(&self, savepoint: u64) -> Result<()> {
+        let mut state = self.open()?;
+        let found = state.savepoints.iter().position(|(number, _)| *number == savepoint);
+        let Some(at) = found else {
+            return Err(Error::InvalidArgument {
+                what: "savepoint",
+                why: "the transaction went back to one before it".into(),
+            });
+        };
+        state.savepoints.truncate(at + 1);
+        let undo = state.savepoints[at].1;
+        state.writes.roll_back(undo);
+        self.resize(&mut state)
+    }
+
+    /// The newest SeqNo that reads see now.
+    pub(crate) fn seq(&self) -> Result<SeqNo> {
+        Ok(self.view(&mut *self.open()?).1)
+    }
+
+    /// Refuses to hold more than there is memory for.
+    fn reserve(&self, state: &mut State, more: usize) -> Result<()> {
+        let (old, max) = (state.bytes, self.db().config.max_memory / 4);
+        self.db().transactions.resize(old, old + more, max)?;
+        state.bytes = old + more;
+        Ok(())
+    }
+
+    /// Counts what the transaction holds.
+    fn resize(&self, state: &mut State) -> Result<()> {
+        let reads = self.reads.as_ref().map_or(0, |reads| reads.lock().bytes());
+        let (old, new) = (state.bytes, state.writes.bytes() + reads);
+        // What is there already is not refused; the next write is.
+        self.db().transactions.resize(old, new, usize::MAX)?;
+        state.bytes = new;
+        Ok(())
+    }
+
+    /// Commits. Whatever comes of it, the transaction has ended.
+    pub(crate) fn commit(&self) -> Result<SeqNo> {
+        self.try_commit().map_err(|(error, _)| error)
+    }
+
+    /// The same, with what it lost to another commit.
+    fn try_commit(&self) -> Result<SeqNo, (Error, Option<Lost>)> {
+        let state = self.open().and_then(|state| match state.writes.is_empty() {
+            true => Ok(state),
+            false => self.in_time(state),
+        });
+        let mut state = state.map_err(|error| (error, None))?;
+        if state.writes.is_empty() {
+            // What it read was the truth at one moment, whatever came later; but for what was to stay so.
+            let (kept, _) = kept_for_update(&state);
+            let mut checks = Checks::new(kept, vec![]);
+            let holds = if checks.is_empty() { Ok(()) } else { self.db().check_now(&mut checks) };
+            if let Err(error) = holds {
+                let lost = checks.lost.take();
+                self.end(&mut state, Phase::Lost);
+                return Err((error, lost));
+            }
+            let seen = self.view(&mut state).1;
+            self.end(&mut state, Phase::Committed);
+            return Ok(seen);
+        }
+        let committed = self.commit_writes(&state);
+        let phase = match &committed {
+            Ok(_) => Phase::Committed,
+            Err((error, _)) if error.is_conflict() => Phase::Lost,
+            Err(_) => Phase::Aborted,
+        };
+        self.end(&mut state, phase);
+        committed
+    }
+
+    fn commit_writes(&self, state: &State) -> Result<SeqNo, (Error, Option<Lost>)> {
+        let mut batch = WriteBatch::with_capacity(state.writes.bytes());
+        for (keyspace, writes) in state.writes.all() {
+            // The ranges first: what was written is what stands in them.
+            for (start, end) in &writes.deleted {
+                batch.delete_between(keyspace, start, end.as_deref());
+            }
+            for (key, value) in &writes.entries {
+                match value {
+                    Some(value) => batch.put_id(keyspace, key, value),
+                    None => batch.delete_id(keyspace, key),
+                };
+            }
+        }
+        let reads = self.reads.as_ref().map(|reads| reads.lock());
+        let (points, spans) = counted_on(state, reads.as_deref());
+        let serves = self.settings.isolation != IsolationLevel::ReadCommitted;
+        let mut terms = Terms {
+            checks: Checks::new(points, spans),
+            loads: serves.then_some(state.loads),
+            owner: Some(self.owner),
+            deadline: self.deadline,
+        };
+        let committed = batch
+            .encoded()
+            .and_then(|batch| self.db().commit_on(batch, self.settings.durability, &mut terms));
+        committed.map_err(|error| (error, terms.checks.lost))
+    }
+
+    /// Ends the transaction without a trace.
+    pub(crate) fn abort(&self) {
+        self.end(&mut self.state.lock(), Phase::Aborted);
+    }
+
+    /// Gives back what it holds, once.
+    fn end(&self, state: &mut State, phase: Phase) {
+        if state.phase != Phase::Open {
+            return;
+        }
+        state.phase = phase;
+        let transactions = &self.db().transactions;
+        match phase {
+            Phase::Committed => transactions.committed.add(1),
+            _ => transactions.aborted.add(1),
+        }
+        if state.locked || self.db().locks.in_use() {
+            self.db().locks.unlock_all(self.owner.id);
+        }
+        transactions.leave(!self.settings.read_only);
+        transactions.remove(self.owner.id);
+        state.view = None;
+        (state.writes, state.for_update) = (Writes::default(), BTreeMap::new());
+        // Getting smaller is never refused.
+        let _ = transactions.resize(state.bytes, 0, usize::MAX);
+        state.bytes = 0;
+    }
+}
+
+/// The keys that were read for update and are not locked.
+fn kept_for_update(state: &State) -> (Vec<Point<'_>>, Vec<Span<'_>>) {
+    let kept = state.for_update.iter().filter_map(|((keyspace, key), kept)| match kept {
+        Kept::Locked => None,
+        Kept::Since(since) => {
+            Some(Point { hash: keyspace.hash(key), keyspace: *keyspace, key, since: *since })
+        }
+    });
+    (kept.collect(), vec![])
+}
+
+/// What must not have been touched when the transaction commits.
+fn counted_on<'a>(state: &'a State, reads: Option<&'a Reads>) -> (Vec<Point<'a>>, Vec<Span<'a>>) {
+    let (mut points, mut spans) = kept_for_update(state);
+    let Some(since) = state.view.as_ref().map(|(_, seen)| *seen) else {
+        return (points, spans);
+    };
+    match reads {
+        Some(reads) => {
+            points.extend(reads.points(since));
+            spans.extend(reads.spans(since));
+        }
+        None => {
+            for (keyspace, writes) in state.writes.all() {
+                let deleted = writes.deleted.iter();
+                spans.extend(deleted.map(|(start, end)| Span {
+                    keyspace,
+                    start,
+                    end: end.as_deref(),
+                    since,
+                }));
+                let keys = writes.entries.keys().filter(|key| !state.is_locked(keyspace, key));
+                points.extend(keys.map(|key| Point {
+                    hash: keyspace.hash(key),
+                    keyspace,
+                    key,
+                    since,
+                }));
+            }
+        }
+    }
+    (points, spans)
+}
+
+impl Expires for Core {
+    fn expire(&self) {
+        // One that is in the middle of something is looked at later.
+        if let Some(mut state) = self.state.try_lock() {
+            crate::sync::sometimes("transaction: ended because its time is over");
+            self.end(&mut state, Phase::TimedOut);
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Nobody else has it any more; but what it holds, others wait for.
+        if !self.db.env.is_dying() {
+            self.abort();
+        }
+    }
+}
+
+/// Tries of one transaction, at most.
+const TRIES_MAX: u32 = 100;
+/// Time before the second try; it doubles with each, up to 64 times.
+const BACKOFF: Duration = Duration::from_micros(50);
+
+/// Runs `work` in a transaction and commits it, until that is not disturbed. From the second try on the
+/// transaction has locks on what the tries before have lost, before it looks at anything: who loses again and again
+/// is in a fair queue.
+pub(super) fn run<T, E: From<Error>>(
+    handle: &Arc<Handle>,
+    keyspace: KeyspaceId,
+    settings: Settings,
+    mut work: impl FnMut(&Transaction) -> Result<T, E>,
+) -> Result<T, E> {
+    let db = &handle.db;
+    let mut attempt = Attempt::first(db);
+    let mut lost = BTreeSet::new();
+    for tried in 1.. {
+        let begun = Core::begin(db, settings, &attempt);
+        let core = begun.inspect_err(|_| db.locks.unlock_all(attempt.owner.id))?;
+        let tx = Transaction::new(Arc::clone(handle), core, keyspace);
+        let done = work(&tx);
+        let failed = match done {
+            Ok(done) => match tx.core().try_commit() {
+                Ok(_) => return Ok(done),
+                // It may have lost within the work, which took no notice.
+                Err((error, found)) if error.is_conflict() || tx.core().has_lost() => {
+                    lost.extend(found);
+                    lost.extend(tx.core().state.lock().lost.take());
+                    E::from(error)
+                }
+                Err((error, _)) => return Err(E::from(error)),
+            },
+            // Whatever the work says: it could not go on in a transaction that had lost.
+            Err(error) if tx.core().has_lost() => {
+                lost.extend(tx.core().state.lock().lost.take());
+                error
+            }
+            Err(error) => return Err(error),
+        };
+        drop(tx);
+        if tried >= TRIES_MAX {
+            crate::sync::sometimes("transaction: gives up");
+            return Err(failed);
+        }
+        crate::sync::sometimes("transaction: is tried again");
+        attempt = again(db, &attempt, &settings, &lost, tried)?;
+    }
+    unreachable!("the loop ends after so many tries")
+}
+
+/// Waits a while, then takes locks on what was lost.
+fn again(
+    db: &Db,
+    last: &Attempt,
+    settings: &Settings,
+    lost: &BTreeSet<Lost>,
+    tried: u32,
+) -> Result<Attempt> {
+    let owner = Owner { id: db.transactions.next_id(), age: last.owner.age };
+    let timeout = settings.timeout.unwrap_or(db.config.transaction_timeout);
+    let deadline = db.env.clock().now().checked_add(timeout);
+    if lost.is_empty() {
+        let longest = BACKOFF * (1 << tried.min(6));
+        let part = db.env.random("transaction.backoff") % 1024;
+        db.env.clock().sleep(longest * part as u32 / 1024);
+    }
+    // In their order, so that those who try again do not wait for each other in a circle.
+    for lost in lost {
+        let target = match &lost.end {
+            None => Target::Key(lost.keyspace, &lost.start),
+            Some(end) => range_lock(lost.keyspace, &lost.start, end.as_deref()),
+        };
+        match db.lock_for(owner, target, deadline) {
+            // Without locks then: there will be another try.
+            Err(Error::Deadlock { .. }) => {
+                db.locks.unlock_all(owner.id);
+                break;
+            }
+            other => other.inspect_err(|_| db.locks.unlock_all(owner.id))?,
+        }
+    }
+    // What was sequenced before the locks were there is part of what this try sees.
+    db.wait_for_sequenced().inspect_err(|_| db.locks.unlock_all(owner.id))?;
+    Ok(Attempt { owner, locked: true })
+}
+
+impl Core {
+    fn has_lost(&self) -> bool {
+        self.state.lock().phase == Phase::Lost
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.state.lock().phase == Phase::Open
+    }
+}

@@ -1,0 +1,606 @@
+//! The conflict window: which keys were written by the newest commits, so that a transaction can be told
+//! whether what it read, or is about to write, was written since by another.
+//!
+//! It lives under the sequencer lock, where each commit adds its [`Footprint`] in the order of SeqNos, and
+//! only while there are transactions that it could fail: a database without any pays one branch for each
+//! commit. It has two parts, and reads no file and no memtable:
+//!
+//! - [`Points`], the newest SeqNo for the hash of a key: rows of eight, of which a new one takes the
+//!   place of the oldest. So a row does not forget without saying so: whatever it has forgotten is older than
+//!   the oldest that it holds.
+//! - the footprints themselves, newest last, bounded in bytes: for ranges, and for what came since a
+//!   transaction looked last.
+//!
+//! Both may call something a conflict that is none, never the other way round: below [`Window::floor`], and
+//! below what was forgotten, everything is one.
+
+use crate::{
+    format::ops::{Op, Ops},
+    sync::{
+        AtomicU64, CachePadded,
+        Ordering::{Acquire, Relaxed, Release},
+    },
+    types::{KeyspaceId, SeqNo},
+};
+use std::{collections::VecDeque, sync::Arc};
+
+/// SeqNos in a row of [`Points`]: a line of the processor's cache.
+const ROW: usize = 8;
+/// A commit that touches more keys than this is not entered into the points one by one under the lock.
+const WIDE: usize = 1024;
+/// Bytes of footprints that are kept, at most.
+const RECENT_BYTES: usize = 4 << 20;
+/// What a footprint costs besides its bytes, about.
+const RECENT_OVERHEAD: usize = 64;
+/// A footprint that is no longer is made without memory of its own first.
+const SHORT_BYTES: usize = 512;
+
+/// What a commit touches: its keys and ranges, without values. Made outside the sequencer lock.
+#[derive(Clone)]
+pub(crate) struct Footprint {
+    bytes: Arc<[u8]>,
+    touches: usize,
+}
+
+/// One key or range that a commit touches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Touch<'a> {
+    Key { hash: u64, keyspace: KeyspaceId, key: &'a [u8] },
+    Range { keyspace: KeyspaceId, start: &'a [u8], end: Option<&'a [u8]> },
+}
+
+const KEY: u8 = 0;
+const RANGE: u8 = 1;
+const RANGE_WITHOUT_END: u8 = 2;
+
+impl Footprint {
+    /// Of operations that were checked.
+    pub(crate) fn of(payload: &[u8]) -> Footprint {
+        let ops = || Ops::new(payload).flatten();
+        let len: usize = ops().map(|op| Touch::of(op).encoded_len()).sum();
+        let mut short = [0; SHORT_BYTES];
+        let mut long = vec![];
+        let out = match short.get_mut(..len) {
+            Some(short) => short,
+            None => {
+                long.resize(len, 0);
+                &mut long[..]
+            }
+        };
+        let (mut at, mut touches) = (0, 0);
+        for op in ops() {
+            at += Touch::of(op).encode(&mut out[at..]);
+            touches += 1;
+        }
+        let bytes = if long.is_empty() { Arc::from(&short[..len]) } else { Arc::from(long) };
+        Footprint { bytes, touches }
+    }
+
+    pub(crate) fn touches(&self) -> impl Iterator<Item = Touch<'_>> {
+        let mut rest = &self.bytes[..];
+        std::iter::from_fn(move || {
+            let (touch, behind) = Touch::decode(rest)?;
+            rest = behind;
+            Some(touch)
+        })
+    }
+}
+
+impl<'a> Touch<'a> {
+    fn of(op: Op<'a>) -> Touch<'a> {
+        match op {
+            Op::Put { keyspace, key, .. }
+            | Op::Blob { keyspace, key, .. }
+            | Op::Delete { keyspace, key } => {
+                Touch::Key { hash: keyspace.hash(key), keyspace, key }
+            }
+            Op::RangeDelete { keyspace, start, end } => Touch::Range { keyspace, start, end },
+        }
+    }
+
+    fn parts(&self) -> (u8, u64, KeyspaceId, &'a [u8], &'a [u8]) {
+        match *self {
+            Touch::Key { hash, keyspace, key } => (KEY, hash, keyspace, key, b""),
+            Touch::Range { keyspace, start, end: Some(end) } => (RANGE, 0, keyspace, start, end),
+            Touch::Range { keyspace, start, end: None } => {
+                (RANGE_WITHOUT_END, 0, keyspace, start, b"")
+            }
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        let (_, _, _, key, end) = self.parts();
+        1 + 8 + 4 + 4 + 4 + key.len() + end.len()
+    }
+
+    fn encode(&self, out: &mut [u8]) -> usize {
+        let (kind, hash, keyspace, key, end) = self.parts();
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            out[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        put(&[kind]);
+        put(&hash.to_le_bytes());
+        put(&keyspace.0.to_le_bytes());
+        put(&(key.len() as u32).to_le_bytes());
+        put(&(end.len() as u32).to_le_bytes());
+        put(key);
+        put(end);
+        at
+    }
+
+    fn decode(bytes: &'a [u8]) -> Option<(Touch<'a>, &'a [u8])> {
+        let (kind, rest) = bytes.split_first()?;
+        let (hash, rest) = rest.split_first_chunk()?;
+        let (keyspace, rest) = rest.split_first_chunk()?;
+        let (key_len, rest) = rest.split_first_chunk()?;
+        let (end_len, rest) = rest.split_first_chunk()?;
+        let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_len) as usize)?;
+        let (end, rest) = rest.split_at_checked(u32::from_le_bytes(*end_len) as usize)?;
+        let keyspace = KeyspaceId(u32::from_le_bytes(*keyspace));
+        let touch = match *kind {
+            KEY => Touch::Key { hash: u64::from_le_bytes(*hash), keyspace, key },
+            RANGE => Touch::Range { keyspace, start: key, end: Some(end) },
+            _ => Touch::Range { keyspace, start: key, end: None },
+        };
+        Some((touch, rest))
+    }
+}
+
+/// For the hash of a key, the newest commit that may have touched the key.
+pub(crate) struct Points {
+    /// SeqNo and, in the low byte, a tag of the hash. 0: nothing.
+    rows: Box<[CachePadded<[AtomicU64; ROW]>]>,
+}
+
+impl Points {
+    /// Of about so many keys, at least one row.
+    pub(crate) fn new(keys: usize) -> Arc<Points> {
+        let rows = (keys / ROW).next_power_of_two();
+        Arc::new(Points { rows: (0..rows).map(|_| CachePadded(Default::default())).collect() })
+    }
+
+    #[inline]
+    fn row(&self, hash: u64) -> &[AtomicU64; ROW] {
+        let at = (hash >> 8) as usize & (self.rows.len() - 1);
+        &self.rows[at].0
+    }
+
+    /// Only under the sequencer lock, in the order of SeqNos.
+    #[inline]
+    fn record(&self, hash: u64, seq: SeqNo) {
+        let row = self.row(hash);
+        let (mut at, mut oldest) = (0, u64::MAX);
+        for (i, place) in row.iter().enumerate() {
+            let held = place.load(Relaxed);
+            if held != 0 && held as u8 == hash as u8 {
+                at = i;
+                break;
+            }
+            if held < oldest {
+                (at, oldest) = (i, held);
+            }
+        }
+        row[at].store(seq.0 << 8 | u64::from(hash as u8), Release);
+    }
+
+    /// No commit behind what this returns has touched a key of this hash: of those that the caller knows to
+    /// be recorded, because it has held the sequencer lock since.
+    #[inline]
+    fn newest(&self, hash: u64) -> SeqNo {
+        let row = self.row(hash);
+        let mut newest = 0;
+        for place in row {
+            let held = place.load(Acquire);
+            if held as u8 == hash as u8 {
+                newest = newest.max(held >> 8);
+            }
+        }
+        crate::sync::point("points.newest");
+        // Only then: others go on entering commits. What was taken out before it was looked at above was the
+        // oldest then, so all that is found here is newer.
+        let oldest = row.iter().map(|place| place.load(Acquire) >> 8).min().unwrap_or(0);
+        // What is no longer there is older than everything that is.
+        SeqNo(newest.max(oldest))
+    }
+}
+
+/// A key that must not have been touched since some SeqNo.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Point<'a> {
+    pub(crate) hash: u64,
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) key: &'a [u8],
+    pub(crate) since: SeqNo,
+}
+
+/// A range in which no key must have been touched since some SeqNo.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span<'a> {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) start: &'a [u8],
+    pub(crate) end: Option<&'a [u8]>,
+    pub(crate) since: SeqNo,
+}
+
+impl Span<'_> {
+    fn contains(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
+        self.keyspace == keyspace && self.start <= key && self.end.is_none_or(|end| key < end)
+    }
+
+    fn overlaps(&self, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>) -> bool {
+        self.keyspace == keyspace
+            && self.end.is_none_or(|e| start < e)
+            && end.is_none_or(|e| self.start < e)
+    }
+}
+
+/// What another commit touched that a transaction counts on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lost {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) start: Vec<u8>,
+    /// Of a range: where it ends, if it does. None: it is one key.
+    pub(crate) end: Option<Option<Vec<u8>>>,
+}
+
+/// What must hold when a transaction gets its SeqNo.
+#[derive(Debug, Default)]
+pub(crate) struct Checks<'a> {
+    /// In the order of their hashes.
+    points: Vec<Point<'a>>,
+    spans: Vec<Span<'a>>,
+    /// It holds for all commits up to here.
+    through: SeqNo,
+    /// What was found to have been touched.
+    pub(crate) lost: Option<Lost>,
+    /// The points called something a conflict that the footprints, if they are known, may know better.
+    doubtful: bool,
+}
+
+/// How the newest commits stand to what a transaction counts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// They touch nothing of it.
+    Holds,
+    /// One does, or may.
+    Conflict,
+    /// There are too many to look at under the lock: see [`Window::after`].
+    Behind,
+}
+
+impl<'a> Checks<'a> {
+    /// Nothing is checked yet of what came behind the oldest SeqNo that anything must hold since.
+    pub(crate) fn new(mut points: Vec<Point<'a>>, spans: Vec<Span<'a>>) -> Checks<'a> {
+        points.sort_unstable_by_key(|point| point.hash);
+        let oldest = points.iter().map(|p| p.since).chain(spans.iter().map(|s| s.since)).min();
+        let through = oldest.unwrap_or(SeqNo::MAX);
+        Checks { points, spans, through, lost: None, doubtful: false }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.points.is_empty() && self.spans.is_empty()
+    }
+
+    /// Whether a commit touches nothing of it. It becomes part of what is checked.
+    pub(crate) fn pass(&mut self, seq: SeqNo, footprint: &Footprint) -> bool {
+        self.lost = footprint.touches().find_map(|touch| self.touched(seq, touch));
+        self.through = self.through.max(seq);
+        self.lost.is_none()
+    }
+
+    fn touched(&self, seq: SeqNo, touch: Touch<'_>) -> Option<Lost> {
+        match touch {
+            Touch::Key { hash, keyspace, key } => {
+                let from = self.points.partition_point(|point| point.hash < hash);
+                let same = self.points[from..].iter().take_while(|point| point.hash == hash);
+                let point = same.into_iter().any(|point| point.since < seq);
+                let span = || self.spans.iter().any(|s| s.since < seq && s.contains(keyspace, key));
+                (point || span()).then(|| Lost { keyspace, start: key.to_vec(), end: None })
+            }
+            Touch::Range { keyspace, start, end } => {
+                let touched = Span { keyspace, start, end, since: seq };
+                let mut points = self.points.iter();
+                let point = points.any(|p| p.since < seq && touched.contains(p.keyspace, p.key));
+                let mut spans = self.spans.iter();
+                let span = spans.any(|s| s.since < seq && s.overlaps(keyspace, start, end));
+                let end = Some(end.map(<[u8]>::to_vec));
+                (point || span).then(|| Lost { keyspace, start: start.to_vec(), end })
+            }
+        }
+    }
+
+    fn lose(&mut self, point: Option<usize>) -> Verdict {
+        if let Some(Point { keyspace, key, .. }) = point.map(|at| self.points[at]) {
+            self.lost = Some(Lost { keyspace, start: key.to_vec(), end: None });
+        }
+        Verdict::Conflict
+    }
+}
+
+/// Commits looked at under the sequencer lock, at most.
+const DELTA: usize = 32;
+
+/// What was written by the newest commits.
+pub(crate) struct Window {
+    points: Arc<Points>,
+    recent: VecDeque<(SeqNo, Footprint)>,
+    recent_bytes: usize,
+    recent_max: usize,
+    /// Commits up to here may be missing in `recent`.
+    forgotten: SeqNo,
+    /// Commits up to here may be missing altogether.
+    floor: SeqNo,
+    /// The newest commit that the points do not tell of.
+    wide: SeqNo,
+    /// Commits since there was a transaction.
+    idle: u32,
+}
+
+impl Window {
+    /// A window that knows of no commit up to `floor`. `short`: one that forgets soon, for tests.
+    pub(crate) fn new(points: Arc<Points>, floor: SeqNo, short: bool) -> Window {
+        Window {
+            points,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            recent_max: if short { 1 << 10 } else { RECENT_BYTES },
+            forgotten: floor,
+            floor,
+            wide: floor,
+            idle: 0,
+        }
+    }
+
+    /// Adds a commit, the newest.
+    pub(crate) fn record(&mut self, seq: SeqNo, footprint: Footprint) {
+        match footprint.touches > WIDE {
+            true => {
+                crate::sync::sometimes("window: a commit touches many keys");
+                self.wide = seq;
+            }
+            false => {
+                for touch in footprint.touches() {
+                    match touch {
+                        Touch::Key { hash, .. } => self.points.record(hash, seq),
+                        Touch::Range { .. } => self.wide = seq,
+                    }
+                }
+            }
+        }
+        self.recent_bytes += footprint.bytes.len() + RECENT_OVERHEAD;
+        self.recent.push_back((seq, footprint));
+        while self.recent_bytes > self.recent_max
+            && let Some((seq, footprint)) = self.recent.pop_front()
+        {
+            crate::sync::sometimes("window: forgets a commit");
+            self.recent_bytes -= footprint.bytes.len() + RECENT_OVERHEAD;
+            self.forgotten = seq;
+        }
+    }
+
+    /// Counts commits without a transaction to fail. Returns whether there were so many that the window is not
+    /// worth its while.
+    pub(crate) fn is_idle(&mut self, transactions: usize, max: u32) -> bool {
+        self.idle = if transactions == 0 { self.idle + 1 } else { 0 };
+        self.idle > max
+    }
+
+    /// Looks at the commits that `checks` has not seen, if they are few.
+    pub(crate) fn judge(&self, checks: &mut Checks<'_>) -> Verdict {
+        if checks.through < self.floor {
+            return Verdict::Conflict;
+        }
+        if checks.through < self.forgotten {
+            return Verdict::Behind;
+        }
+        // Usually there are none, or few.
+        let newest = self.recent.iter().rev().take(DELTA + 1);
+        let behind = newest.take_while(|(seq, _)| *seq > checks.through).count();
+        if behind > DELTA {
+            return Verdict::Behind;
+        }
+        let unseen = self.recent.range(self.recent.len() - behind..);
+        for (seq, footprint) in unseen {
+            if !checks.pass(*seq, footprint) {
+                return Verdict::Conflict;
+            }
+        }
+        Verdict::Holds
+    }
+
+    /// For checks that are behind: what is to be looked at without the lock.
+    pub(crate) fn after(&self, checks: &Checks<'_>, newest: SeqNo) -> Backlog {
+        if checks.through < self.floor {
+            return Backlog::Forgotten;
+        }
+        // The points tell of all commits at once, but not of ranges.
+        let known = checks.through >= self.forgotten;
+        if checks.spans.is_empty() && self.wide <= checks.through && !(checks.doubtful && known) {
+            return Backlog::Points { points: Arc::clone(&self.points), newest, known };
+        }
+        if !known {
+            return Backlog::Forgotten;
+        }
+        let from = self.recent.partition_point(|r| r.0 <= checks.through);
+        Backlog::Footprints(self.recent.range(from..).take(DELTA * 8).cloned().collect())
+    }
+}
+
+/// Commits that are to be looked at without the lock.
+pub(crate) enum Backlog {
+    /// Some of them are not known any more.
+    Forgotten,
+    /// All up to a SeqNo. What is doubtful, their footprints tell if they are known.
+    Points { points: Arc<Points>, newest: SeqNo, known: bool },
+    /// The oldest of them.
+    Footprints(Vec<(SeqNo, Footprint)>),
+}
+
+impl Backlog {
+    /// Looks at them.
+    pub(crate) fn judge(&self, checks: &mut Checks<'_>) -> Verdict {
+        match self {
+            Backlog::Forgotten => {
+                crate::sync::sometimes("window: a transaction is older than what it knows");
+                checks.lose(None)
+            }
+            Backlog::Points { points, newest, known } => {
+                let touched = |point: &Point<'_>| points.newest(point.hash) > point.since;
+                match checks.points.iter().position(touched) {
+                    Some(_) if *known && !checks.doubtful => {
+                        crate::sync::sometimes("window: two keys look like one");
+                        checks.doubtful = true;
+                        Verdict::Behind
+                    }
+                    Some(at) => checks.lose(Some(at)),
+                    None => {
+                        checks.through = *newest;
+                        Verdict::Holds
+                    }
+                }
+            }
+            Backlog::Footprints(commits) => {
+                let holds = commits.iter().all(|(seq, footprint)| checks.pass(*seq, footprint));
+                if holds { Verdict::Holds } else { Verdict::Conflict }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: KeyspaceId = KeyspaceId(1);
+
+    fn footprint(ops: &[Op<'_>]) -> Footprint {
+        let mut payload = vec![0; ops.iter().map(Op::encoded_len).sum()];
+        let mut at = 0;
+        for op in ops {
+            op.encode(&mut payload[at..at + op.encoded_len()]);
+            at += op.encoded_len();
+        }
+        Footprint::of(&payload)
+    }
+
+    fn put(key: &[u8]) -> Footprint {
+        footprint(&[Op::Put { keyspace: A, key, value: b"value" }])
+    }
+
+    fn point(key: &[u8], since: u64) -> Point<'_> {
+        Point { hash: A.hash(key), keyspace: A, key, since: SeqNo(since) }
+    }
+
+    fn span<'a>(start: &'a [u8], end: Option<&'a [u8]>, since: u64) -> Span<'a> {
+        Span { keyspace: A, start, end, since: SeqNo(since) }
+    }
+
+    fn window(keys: usize, short: bool) -> Window {
+        Window::new(Points::new(keys), SeqNo(10), short)
+    }
+
+    /// What the window says in the end, however often it has to be asked.
+    fn verdict(window: &Window, mut checks: Checks<'_>, newest: u64) -> (Verdict, Option<Lost>) {
+        for _ in 0..10_000 {
+            let verdict = match window.judge(&mut checks) {
+                Verdict::Behind => window.after(&checks, SeqNo(newest)).judge(&mut checks),
+                other => return (other, checks.lost),
+            };
+            if verdict == Verdict::Conflict {
+                return (verdict, checks.lost);
+            }
+        }
+        panic!("it never comes to an end");
+    }
+
+    #[test]
+    fn footprints_come_back_as_they_were() {
+        let long = [7; 2000];
+        let ops = [
+            Op::Put { keyspace: A, key: b"k", value: &long },
+            Op::Delete { keyspace: KeyspaceId(2), key: &long },
+            Op::RangeDelete { keyspace: A, start: b"a", end: Some(b"b") },
+            Op::RangeDelete { keyspace: A, start: b"", end: None },
+        ];
+        let footprint = footprint(&ops);
+        let touches: Vec<_> = footprint.touches().collect();
+        assert_eq!(touches, ops.map(Touch::of));
+        assert_eq!(footprint.touches, 4);
+    }
+
+    #[test]
+    fn only_what_was_touched_since_is_a_conflict() {
+        let mut window = window(1024, false);
+        window.record(SeqNo(11), put(b"a"));
+        window.record(
+            SeqNo(12),
+            footprint(&[Op::RangeDelete { keyspace: A, start: b"m", end: Some(b"p") }]),
+        );
+        let holds = |points: Vec<_>, spans: Vec<_>| {
+            verdict(&window, Checks::new(points, spans), 12).0 == Verdict::Holds
+        };
+        assert!(holds(vec![point(b"b", 10)], vec![]));
+        assert!(!holds(vec![point(b"a", 10)], vec![]));
+        assert!(holds(vec![point(b"a", 11)], vec![]));
+        assert!(!holds(vec![point(b"n", 11)], vec![]));
+        assert!(holds(vec![point(b"p", 11)], vec![]));
+        assert!(holds(vec![point(b"n", 12)], vec![]));
+        assert!(!holds(vec![], vec![span(b"", Some(b"b"), 10)]));
+        assert!(holds(vec![], vec![span(b"b", Some(b"m"), 10)]));
+        assert!(!holds(vec![], vec![span(b"o", None, 10)]));
+        assert!(holds(vec![], vec![span(b"p", None, 10)]));
+        let other = Span { keyspace: KeyspaceId(2), ..span(b"", None, 10) };
+        assert!(holds(vec![], vec![other]));
+        // What it does not know of is a conflict.
+        assert!(!holds(vec![point(b"never touched", 9)], vec![]));
+        let (_, lost) = verdict(&window, Checks::new(vec![point(b"a", 10)], vec![]), 12);
+        assert_eq!(lost, Some(Lost { keyspace: A, start: b"a".to_vec(), end: None }));
+    }
+
+    /// However little it remembers, it never misses a conflict.
+    #[test]
+    fn what_is_forgotten_is_a_conflict() {
+        for (keys, short) in [(8, false), (8, true), (1 << 14, true), (1 << 14, false)] {
+            let mut window = window(keys, short);
+            let commits = 3000_u64;
+            for n in 0..commits {
+                window.record(SeqNo(11 + n), put(&(n % 500).to_be_bytes()));
+            }
+            let newest = 10 + commits;
+            let (mut held, mut conflicts) = (0, 0);
+            for since in (10..=newest).step_by(37) {
+                for n in (0..600_u64).step_by(13) {
+                    let key = n.to_be_bytes();
+                    let last = (n < 500).then(|| newest - (commits - 1 - n) % 500);
+                    let touched = last.is_some_and(|last| last > since);
+                    let checks = Checks::new(vec![point(&key, since)], vec![]);
+                    match verdict(&window, checks, newest).0 {
+                        Verdict::Holds => {
+                            held += 1;
+                            assert!(!touched, "{n} since {since} with {keys} keys");
+                        }
+                        _ => conflicts += u32::from(!touched),
+                    }
+                }
+            }
+            assert!(held > 0, "{keys} keys: all is a conflict");
+            if !short {
+                assert_eq!(conflicts, 0, "{keys} keys: what is remembered is not doubted");
+            }
+        }
+    }
+
+    #[test]
+    fn a_commit_of_many_keys_is_looked_at_whole() {
+        let mut window = window(1 << 14, false);
+        let keys: Vec<_> = (0..2000_u32).map(u32::to_be_bytes).collect();
+        let ops: Vec<_> = keys.iter().map(|key| Op::Delete { keyspace: A, key }).collect();
+        window.record(SeqNo(2010), footprint(&ops));
+        (0..100_u64).for_each(|n| window.record(SeqNo(2011 + n), put(b"other")));
+        let asked = |key| verdict(&window, Checks::new(vec![point(key, 10)], vec![]), 2110).0;
+        assert_eq!(asked(&keys[1999]), Verdict::Conflict);
+        assert_eq!(asked(b"beside"), Verdict::Holds);
+    }
+}
