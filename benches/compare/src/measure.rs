@@ -3,14 +3,14 @@
 use crate::{
     options::Plan,
     rows::{self, Rows},
-    store::{BATCH, Commits, Direction, Lookup, Ordered, Reader, Store},
+    store::{BATCH, Commits, Direction, Lookup, Ordered, Reader, Store, Transactions},
     workload::{self, Entry, Key, Random},
 };
 use std::{
     fs, hint,
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,8 @@ const WRITES_EVERY: Duration = Duration::from_millis(20);
 const KEYS: usize = 100;
 /// Entries that a row of short scans reads.
 const SCANNED: u64 = 1_000_000;
+/// Transactions of a thread.
+const UPDATES: u64 = 300_000;
 /// Operations of the mix.
 const MIXED: u64 = 200_000;
 
@@ -55,6 +57,8 @@ const SETTLED_ROWS: &[&str] = &[
     rows::SCAN_REVERSE,
     rows::MIX,
     rows::GET_WRITING,
+    rows::READ_ONE,
+    rows::READ_MANY,
 ];
 /// The rows that get values.
 const LOOKUP_ROWS: &[&str] = &[
@@ -66,6 +70,8 @@ const LOOKUP_ROWS: &[&str] = &[
     rows::GET_BATCH,
     rows::GET_BATCH_LENT,
     rows::GET_SNAPSHOT,
+    rows::READ_ONE,
+    rows::READ_MANY,
 ];
 /// The rows that read entries in order.
 const SCAN_ROWS: &[&str] =
@@ -90,6 +96,36 @@ pub(crate) fn store<S: Store>(plan: &Plan, rows: &Rows) {
         with_store(plan, Commits::Fast, |store: &mut S, dir| sorted_load(store, dir, plan, rows));
     }
     puts::<S>(plan, rows);
+    updates::<S::Transactions>(plan, rows);
+}
+
+/// The rows of transactions that write, on a database as it is just after it was filled.
+fn updates<T: Transactions>(plan: &Plan, rows: &Rows) {
+    if !rows.want(&[rows::UPDATE, rows::UPDATE_TWO]) {
+        return;
+    }
+    let dir = tempfile::tempdir_in(&plan.dir).unwrap();
+    let store = T::create(dir.path());
+    in_chunks(plan.entries, Duration::MAX, |entries| store.fill(entries));
+    let each = |keys: &[Key]| {
+        let ends = Instant::now() + PUTS_TAKE;
+        let mut keys = keys.iter().enumerate();
+        let late = keys.find(|(n, key)| {
+            store.update(key, |value| value[0] = value[0].wrapping_add(1));
+            n % 128 == 127 && Instant::now() > ends
+        });
+        late.map_or(UPDATES, |(n, _)| n as u64 + 1)
+    };
+    let keys = workload::uniform(plan.entries, 2 * UPDATES);
+    let (first, second) = keys.split_at(UPDATES as usize);
+    let (start, done) = (Instant::now(), each(first));
+    rows.rate(rows::UPDATE, done, start.elapsed());
+    let done = AtomicU64::new(0);
+    let start = Instant::now();
+    in_two_threads(|t| {
+        done.fetch_add(each([first, second][t as usize]), Ordering::Relaxed);
+    });
+    rows.rate(rows::UPDATE_TWO, done.into_inner(), start.elapsed());
 }
 
 /// The rows that write into an empty database, an entry or a batch at a time.
@@ -224,6 +260,15 @@ pub(crate) fn lookups(store: &impl Lookup, plan: &Plan, rows: &Rows) {
         rows.time(rows::GET_SNAPSHOT, GETS, || {
             for key in &keys {
                 hint::black_box(get(&mut snapshot, key));
+            }
+        });
+    }
+    for (row, together) in [(rows::READ_ONE, 1), (rows::READ_MANY, KEYS)] {
+        rows.time(row, GETS, || {
+            for keys in keys.chunks(together) {
+                store.read_together(keys, |value| {
+                    hint::black_box(workload::sum(value));
+                });
             }
         });
     }

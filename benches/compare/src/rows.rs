@@ -29,6 +29,10 @@ pub(crate) const SCAN_FORWARD: &str = "scan of all, forward";
 pub(crate) const SCAN_OWNED: &str = "scan of all, forward, copied";
 pub(crate) const SCAN_REVERSE: &str = "scan of all, reverse";
 pub(crate) const MIX: &str = "80 % get, 20 % put, 2 threads";
+pub(crate) const READ_ONE: &str = "read-only transactions of one get";
+pub(crate) const READ_MANY: &str = "read-only transactions of 100 gets";
+pub(crate) const UPDATE: &str = "transactions that change a value";
+pub(crate) const UPDATE_TWO: &str = "transactions that change a value, 2 threads";
 
 /// All rows, in the order of the table.
 pub(crate) const ALL: &[&str] = &[
@@ -57,6 +61,10 @@ pub(crate) const ALL: &[&str] = &[
     SCAN_OWNED,
     SCAN_REVERSE,
     MIX,
+    READ_ONE,
+    READ_MANY,
+    UPDATE,
+    UPDATE_TWO,
 ];
 
 /// The unit of a number.

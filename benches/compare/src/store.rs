@@ -26,10 +26,31 @@ pub(crate) trait Lookup: Sync {
     /// One read transaction, in the engines that need one to read.
     fn reader(&self) -> Self::Reader<'_>;
 
+    /// Reads keys that are all there in a transaction of its own.
+    fn read_together(&self, keys: &[Key], mut with: impl FnMut(&[u8])) {
+        let mut reader = self.reader();
+        for key in keys {
+            with(reader.get(key).expect("a key that is there").as_ref());
+        }
+    }
+
     /// A reader that goes on to see what there is now. `None`: [`Lookup::reader`] gives one such.
     fn snapshot(&self) -> Option<impl Reader + '_> {
         None::<Self::Reader<'_>>
     }
+}
+
+/// Reads and writes several keys as one step.
+pub(crate) trait Transactions: Sync + Sized {
+    /// Creates an empty database whose commits do not wait for the disk.
+    fn create(dir: &Path) -> Self;
+
+    /// Puts several entries in one commit.
+    fn fill(&self, entries: &[Entry]);
+
+    /// Gets the value of a key that is there, lets it be changed, and puts it, in a transaction that is done again if
+    /// another one comes between.
+    fn update(&self, key: &Key, change: impl Fn(&mut Vec<u8>));
 }
 
 /// Used by one thread.
@@ -72,6 +93,9 @@ pub(crate) trait Ordered: Lookup {
 
 /// An engine in a directory.
 pub(crate) trait Store: Ordered + Sized {
+    /// The engine with transactions that write.
+    type Transactions: Transactions;
+
     /// Creates an empty database in an empty directory.
     fn create(dir: &Path, commits: Commits) -> Self;
 

@@ -6,10 +6,15 @@
 //! buffers, which is the default. Built without LZ4.
 
 use crate::{
-    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, WRITE_BUFFER},
+    store::{
+        Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, Transactions, WRITE_BUFFER,
+    },
     workload::{Entry, Key},
 };
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, config::PinningPolicy};
+use fjall::{
+    Database, Keyspace, KeyspaceCreateOptions, OptimisticTxDatabase, OptimisticTxKeyspace,
+    PersistMode, Readable, config::PinningPolicy,
+};
 use std::path::Path;
 
 pub(crate) struct Fjall {
@@ -62,7 +67,44 @@ impl Ordered for Fjall {
     }
 }
 
+/// fjall with transactions that find out at their commit whether they were disturbed.
+pub(crate) struct Optimistic {
+    db: OptimisticTxDatabase,
+    keyspace: OptimisticTxKeyspace,
+}
+
+impl Transactions for Optimistic {
+    fn create(dir: &Path) -> Optimistic {
+        let db = OptimisticTxDatabase::builder(dir).cache_size(MEMORY as u64).open().unwrap();
+        let keyspace = db.keyspace("default", options).unwrap();
+        Optimistic { db, keyspace }
+    }
+
+    fn fill(&self, entries: &[Entry]) {
+        let mut tx = self.db.write_tx().unwrap();
+        for entry in entries {
+            tx.insert(&self.keyspace, entry.key, entry.value);
+        }
+        tx.commit().unwrap().unwrap();
+    }
+
+    fn update(&self, key: &Key, change: impl Fn(&mut Vec<u8>)) {
+        loop {
+            let mut tx = self.db.write_tx().unwrap();
+            let found = tx.get(&self.keyspace, key).unwrap().expect("a key that is there");
+            let mut value = found.to_vec();
+            change(&mut value);
+            tx.insert(&self.keyspace, *key, value);
+            if tx.commit().unwrap().is_ok() {
+                return;
+            }
+        }
+    }
+}
+
 impl Store for Fjall {
+    type Transactions = Optimistic;
+
     fn create(dir: &Path, commits: Commits) -> Fjall {
         let db = Database::builder(dir).cache_size(MEMORY as u64).open().unwrap();
         let keyspace = db.keyspace("default", options).unwrap();

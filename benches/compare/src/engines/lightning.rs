@@ -1,7 +1,9 @@
 //! Lightning DB itself.
 
 use crate::{
-    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, WRITE_BUFFER},
+    store::{
+        Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, Transactions, WRITE_BUFFER,
+    },
     workload::{Entry, Key},
 };
 use lightning_db::{Database, LightningDbConfig, Snapshot, WalSyncMode, WriteBatch};
@@ -31,6 +33,14 @@ impl Lookup for Lightning {
 
     fn reader(&self) -> &Database {
         &self.0
+    }
+
+    fn read_together(&self, keys: &[Key], mut with: impl FnMut(&[u8])) {
+        let tx = self.0.transaction().read_only().begin().unwrap();
+        for key in keys {
+            with(&tx.get(key).unwrap().expect("a key that is there"));
+        }
+        tx.commit().unwrap();
     }
 
     fn snapshot(&self) -> Option<impl Reader + '_> {
@@ -93,7 +103,29 @@ impl Ordered for Lightning {
     }
 }
 
+impl Transactions for Lightning {
+    fn create(dir: &Path) -> Lightning {
+        <Lightning as Store>::create(dir, Commits::Fast)
+    }
+
+    fn fill(&self, entries: &[Entry]) {
+        self.write(entries);
+    }
+
+    fn update(&self, key: &Key, change: impl Fn(&mut Vec<u8>)) {
+        self.0
+            .execute_transaction(|tx| {
+                let mut value = tx.get(key)?.expect("a key that is there");
+                change(&mut value);
+                tx.put(key, value)
+            })
+            .unwrap();
+    }
+}
+
 impl Store for Lightning {
+    type Transactions = Lightning;
+
     fn create(dir: &Path, commits: Commits) -> Lightning {
         Lightning(Database::create(dir, config(commits)).unwrap())
     }

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "opening an environment and changing its flags are unsafe in heed")]
 
 use crate::{
-    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store},
+    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, Transactions},
     workload::{Entry, Key},
 };
 use heed::{
@@ -74,7 +74,27 @@ impl Ordered for Lmdb {
     }
 }
 
+impl Transactions for Lmdb {
+    fn create(dir: &Path) -> Lmdb {
+        <Lmdb as Store>::create(dir, Commits::Fast)
+    }
+
+    fn fill(&self, entries: &[Entry]) {
+        self.write(entries);
+    }
+
+    fn update(&self, key: &Key, change: impl Fn(&mut Vec<u8>)) {
+        let mut txn = self.env.write_txn().unwrap();
+        let mut value = self.table.get(&txn, key).unwrap().expect("a key that is there").to_vec();
+        change(&mut value);
+        self.table.put(&mut txn, key, &value).unwrap();
+        txn.commit().unwrap();
+    }
+}
+
 impl Store for Lmdb {
+    type Transactions = Lmdb;
+
     fn create(dir: &Path, commits: Commits) -> Lmdb {
         let flags = match commits {
             Commits::Fast => EnvFlags::WRITE_MAP | EnvFlags::NO_SYNC,

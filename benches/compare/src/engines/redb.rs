@@ -5,7 +5,7 @@
 //! of the cache is about speed.
 
 use crate::{
-    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store},
+    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, Transactions},
     workload::{Entry, Key},
 };
 use redb::{
@@ -75,7 +75,29 @@ impl Ordered for Redb {
     }
 }
 
+impl Transactions for Redb {
+    fn create(dir: &Path) -> Redb {
+        <Redb as Store>::create(dir, Commits::Fast)
+    }
+
+    fn fill(&self, entries: &[Entry]) {
+        self.write(entries);
+    }
+
+    fn update(&self, key: &Key, change: impl Fn(&mut Vec<u8>)) {
+        self.commit(self.durability, |table| {
+            let found = table.get(&key[..]).unwrap().expect("a key that is there");
+            let mut value = found.value().to_vec();
+            drop(found);
+            change(&mut value);
+            table.insert(&key[..], &value[..]).unwrap();
+        });
+    }
+}
+
 impl Store for Redb {
+    type Transactions = Redb;
+
     fn create(dir: &Path, commits: Commits) -> Redb {
         let db = Database::builder().set_cache_size(MEMORY).create(dir.join("redb")).unwrap();
         let durability = match commits {

@@ -6,13 +6,15 @@
 //! files"). Commits that do not wait reach the system's buffers, which is the default.
 
 use crate::{
-    store::{Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, WRITE_BUFFER},
+    store::{
+        Commits, Direction, Lookup, MEMORY, Ordered, Reader, Store, Transactions, WRITE_BUFFER,
+    },
     workload::{Entry, Key},
 };
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, CompactOptions, DB, DBCompressionType,
-    DataBlockIndexType, IngestExternalFileOptions, IteratorMode, Options, SstFileWriter,
-    WriteBatch, WriteOptions,
+    DataBlockIndexType, ErrorKind, IngestExternalFileOptions, IteratorMode,
+    OptimisticTransactionDB, Options, SstFileWriter, WriteBatch, WriteOptions,
 };
 use std::path::{Path, PathBuf};
 
@@ -98,7 +100,40 @@ impl Ordered for RocksDb {
     }
 }
 
+/// RocksDB with transactions that find out at their commit whether they were disturbed.
+pub(crate) struct Optimistic(OptimisticTransactionDB);
+
+impl Transactions for Optimistic {
+    fn create(dir: &Path) -> Optimistic {
+        Optimistic(OptimisticTransactionDB::open(&options(), dir.join("db")).unwrap())
+    }
+
+    fn fill(&self, entries: &[Entry]) {
+        let tx = self.0.transaction();
+        for entry in entries {
+            tx.put(entry.key, entry.value).unwrap();
+        }
+        tx.commit().unwrap();
+    }
+
+    fn update(&self, key: &Key, change: impl Fn(&mut Vec<u8>)) {
+        loop {
+            let tx = self.0.transaction();
+            let mut value = tx.get_for_update(key, true).unwrap().expect("a key that is there");
+            change(&mut value);
+            tx.put(key, value).unwrap();
+            match tx.commit() {
+                Ok(()) => return,
+                Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::TryAgain) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
 impl Store for RocksDb {
+    type Transactions = Optimistic;
+
     fn create(dir: &Path, commits: Commits) -> RocksDb {
         let options = options();
         let db = DB::open(&options, dir.join("db")).unwrap();
