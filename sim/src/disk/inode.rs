@@ -362,7 +362,10 @@ impl Inode {
         let bytes = self.page(page).to_vec();
         let start = (page * SPACE_BLOCK) as usize;
         let n = bytes.len().min(self.cache.len().saturating_sub(start));
-        self.cache[start..start + n].copy_from_slice(&bytes[..n]);
+        // Of a page behind the end, which a file that was cut has on the device, there is nothing to show.
+        if let Some(place) = self.cache.get_mut(start..start + n) {
+            place.copy_from_slice(&bytes[..n]);
+        }
     }
 
     /// A page of what is read can never be read again.
