@@ -19,6 +19,7 @@ mod model;
 mod outside;
 mod outside_tests;
 mod random;
+mod retention;
 mod scans;
 mod seeds;
 mod space;

@@ -740,6 +740,135 @@ fn a_bulk_load_is_a_conflict() {
     begin(&db, IsolationLevel::Serializable).commit().unwrap();
 }
 
+/// A load is older than what is committed while it goes on, so nobody may have counted on its not being there.
+#[test]
+fn what_is_being_loaded_is_a_conflict() {
+    let scratch = Scratch::new();
+    let db = database(&scratch);
+    let other = db.keyspace("other").unwrap();
+    let before = begin(&db, IsolationLevel::Serializable);
+    assert_eq!(before.get("a").unwrap(), None);
+    let aside = other.transaction().isolation(IsolationLevel::Serializable).begin().unwrap();
+    assert_eq!(aside.get("a").unwrap(), None);
+    let entries = ["a", "b"].into_iter().inspect(|key| {
+        if *key == "b" {
+            return;
+        }
+        let tx = begin(&db, IsolationLevel::Serializable);
+        assert_eq!(tx.get("a").unwrap(), None);
+        tx.put("none", "seen").unwrap();
+        conflicts(tx.commit());
+        let tx = begin(&db, IsolationLevel::Snapshot);
+        tx.put("a", "mine").unwrap();
+        conflicts(tx.commit());
+        conflicts(db.transaction().pessimistic().begin().unwrap().put("a", "mine"));
+        other.put("during", "1").unwrap();
+    });
+    db.bulk_load(entries.map(|key| (key, "loaded"))).unwrap();
+    before.put("none", "seen").unwrap();
+    conflicts(before.commit());
+    aside.put("b", "1").unwrap();
+    aside.commit().unwrap();
+    assert_eq!(text(&db, "a").as_deref(), Some("loaded"));
+    assert_eq!(db.get("none").unwrap(), None);
+    begin(&db, IsolationLevel::Serializable).put("none", "1").unwrap();
+}
+
+#[test]
+fn a_dropped_keyspace_is_a_conflict_for_who_counts_on_it() {
+    let scratch = Scratch::new();
+    let db = database(&scratch);
+    let (gone, other) = (db.keyspace("gone").unwrap(), db.keyspace("other").unwrap());
+    gone.put("key", "1").unwrap();
+    let serializable = || db.transaction().isolation(IsolationLevel::Serializable).begin().unwrap();
+    let (reader, aside) = (serializable(), serializable());
+    assert_eq!(reader.of(&gone).unwrap().get("key").unwrap(), Some(b"1".to_vec()));
+    assert_eq!(aside.of(&other).unwrap().get("key").unwrap(), None);
+    db.drop_keyspace("gone").unwrap();
+    assert_eq!(reader.of(&gone).unwrap().get("key").unwrap(), Some(b"1".to_vec()));
+    reader.put("sum", "1").unwrap();
+    aside.put("sum", "2").unwrap();
+    aside.commit().unwrap();
+    conflicts(reader.commit());
+    let late = serializable();
+    assert!(matches!(late.of(&gone).unwrap().get("key"), Err(Error::KeyspaceNotFound { .. })));
+}
+
+/// At the moment that a transaction sees there was nothing in it.
+#[test]
+fn a_keyspace_that_is_younger_is_empty() {
+    let scratch = Scratch::new();
+    let db = database(&scratch);
+    for level in [IsolationLevel::Snapshot, IsolationLevel::Serializable] {
+        let (tx, other) = (begin(&db, level), begin(&db, level));
+        let young = db.keyspace(&format!("young {level:?}")).unwrap();
+        young.put("theirs", "1").unwrap();
+        let tx = tx.of(&young).unwrap();
+        assert_eq!(tx.get("theirs").unwrap(), None);
+        assert_eq!(tx.get_batch(&["theirs"]).unwrap(), [None]);
+        assert_eq!(tx.iter().unwrap().count(), 0);
+        tx.put("mine", "2").unwrap();
+        assert_eq!(tx.get("mine").unwrap().as_deref(), Some(&b"2"[..]));
+        assert_eq!(tx.get_batch(&["theirs", "mine"]).unwrap(), [None, Some(b"2".to_vec())]);
+        assert_eq!(tx.iter().unwrap().rev().count(), 1);
+        match level {
+            IsolationLevel::Serializable => conflicts(tx.commit()),
+            _ => drop(tx.commit().unwrap()),
+        }
+        other.of(&young).unwrap().put("theirs", "3").unwrap();
+        match level {
+            // Nobody reads what it did not see.
+            IsolationLevel::Serializable => drop(other.commit().unwrap()),
+            _ => conflicts(other.commit()),
+        }
+    }
+}
+
+/// Whoever waited for a lock until the time was over does not wait as long again.
+#[test]
+fn waiting_for_a_lock_ends_once() {
+    let scratch = Scratch::new();
+    let config = LightningDbConfig {
+        transaction_timeout: Duration::from_millis(50),
+        ..LightningDbConfig::default()
+    };
+    let db = Database::create(scratch.path(), config).unwrap();
+    let keeper = db.transaction().pessimistic().timeout(Duration::MAX).begin().unwrap();
+    keeper.put("key", "kept").unwrap();
+    let tries = AtomicU64::new(0);
+    let waited = db.transaction().pessimistic().run(|tx| {
+        tries.fetch_add(1, SeqCst);
+        tx.put("key", "other")
+    });
+    assert!(matches!(waited, Err(Error::LockTimeout)), "{waited:?}");
+    assert_eq!(tries.load(SeqCst), 1);
+    let tx = db.transaction().pessimistic().begin().unwrap();
+    assert!(matches!(tx.put("key", "other"), Err(Error::LockTimeout)));
+    assert!(matches!(tx.put("b", "other"), Err(Error::TransactionTimeout)));
+    // Plain writes do not wait for ever either.
+    assert!(matches!(db.put("key", "plain"), Err(Error::LockTimeout)));
+    db.put("b", "plain").unwrap();
+    keeper.commit().unwrap();
+    db.put("key", "plain").unwrap();
+    assert_eq!(text(&db, "key").as_deref(), Some("plain"));
+}
+
+#[test]
+fn what_is_read_needs_memory_too() {
+    let scratch = Scratch::new();
+    let config =
+        LightningDbConfig { memtable_size: 256 << 10, max_memory: 1 << 20, ..Default::default() };
+    let db = Database::create(scratch.path(), config).unwrap();
+    let tx = begin(&db, IsolationLevel::Serializable);
+    let refused = (0..10_000_u32).find_map(|n| tx.get(n.to_be_bytes()).err());
+    assert!(matches!(refused, Some(Error::CommitTooLarge { .. })), "{refused:?}");
+    let others = begin(&db, IsolationLevel::Snapshot);
+    assert!((0..10_000_u32).all(|n| others.get(n.to_be_bytes()).is_ok()));
+    drop(tx);
+    others.put("key", "1").unwrap();
+    others.commit().unwrap();
+}
+
 #[test]
 fn single_keys_change_atomically() {
     let scratch = Scratch::new();

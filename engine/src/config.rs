@@ -200,8 +200,9 @@ pub struct LightningDbConfig {
     /// filter and range deletes are still read and compared once, when it is opened.
     /// Default: `false`.
     pub enable_paranoia_checks: bool,
-    /// Bytes of memory for cache and memtables that wait to be flushed, at most. What snapshots hold is
-    /// not counted yet. Default: 2 GiB.
+    /// Bytes of memory for cache and memtables that wait to be flushed, at most. A quarter of it is for memtables that
+    /// were flushed, and are kept for snapshots and transactions alone: if those are more, the oldest of these end, but never the youngest, and
+    /// fail with [`SnapshotTooOld`](crate::Error::SnapshotTooOld). Default: 2 GiB.
     pub max_memory: usize,
     /// Bytes of a page of the tree, from 4 KiB to 64 KiB: what a read takes in at once. What it was when
     /// the first tree was written stays.
@@ -223,8 +224,14 @@ pub struct LightningDbConfig {
     pub max_active_transactions: usize,
     /// How long a transaction may be open, unless it says otherwise itself: one that is open for longer is ended,
     /// what it holds is given back, and each of its verbs fails with
-    /// [`TransactionTimeout`](crate::Error::TransactionTimeout). `Duration::MAX`: for ever. Default: 30 seconds.
+    /// [`TransactionTimeout`](crate::Error::TransactionTimeout). Also how long a write without a transaction waits
+    /// for the locks of transactions. `Duration::MAX`: for ever. Default: 30 seconds.
     pub transaction_timeout: Duration,
+    /// How long what was overwritten or deleted is kept for snapshots and transactions that may look at it, at most:
+    /// those that are older end, and fail with [`SnapshotTooOld`](crate::Error::SnapshotTooOld) or
+    /// [`TransactionTimeout`](crate::Error::TransactionTimeout). `Duration::MAX`: as long as they are there, and memory
+    /// allows. Default: `Duration::MAX`.
+    pub version_retention: Duration,
     /// Has no effect: there is one way to commit. Here so that configurations compile.
     pub use_optimized_transactions: bool,
     /// Has no effect: there is one cache. Here so that configurations compile.
@@ -258,6 +265,7 @@ impl Default for LightningDbConfig {
             use_improved_wal: true,
             max_active_transactions: 1000,
             transaction_timeout: Duration::from_secs(30),
+            version_retention: Duration::MAX,
             use_optimized_transactions: true,
             use_lock_free_cache: true,
             use_simd: true,

@@ -36,10 +36,13 @@ pub enum Error {
         /// The reader's error.
         source: Arc<io::Error>,
     },
-    /// All operations of one commit together are larger than a commit may be.
-    #[error("a commit of {len} bytes is larger than the limit of {max} bytes")]
+    /// All operations of one commit together are larger than a commit may be, or all that open transactions hold
+    /// is more than they may.
+    #[error(
+        "a commit, or what open transactions hold, of {len} bytes is larger than the limit of {max} bytes"
+    )]
     CommitTooLarge {
-        /// Encoded length of the commit in bytes.
+        /// Encoded length of the commit in bytes, or what all transactions would hold.
         len: u64,
         /// The largest length allowed, in bytes.
         max: u64,
@@ -158,7 +161,7 @@ pub enum Error {
         /// The numbers of the transactions, each waiting for the next, and the last for the first.
         cycle: Vec<u64>,
     },
-    /// A lock that another transaction holds was waited for too long.
+    /// A lock that another transaction holds was waited for too long. A transaction that waited has ended.
     #[error("waited too long for a lock that another transaction holds")]
     LockTimeout,
     /// The transaction was open for longer than
@@ -166,6 +169,11 @@ pub enum Error {
     /// of it was written.
     #[error("the transaction was open for too long")]
     TransactionTimeout,
+    /// The snapshot or transaction looked at a moment that is no longer kept: see
+    /// [`version_retention`](crate::LightningDbConfig::version_retention) and
+    /// [`max_memory`](crate::LightningDbConfig::max_memory). Of a transaction nothing was written.
+    #[error("what the snapshot looks at is too old, and is no longer kept")]
+    SnapshotTooOld,
     /// The transaction was committed or aborted before.
     #[error("the transaction has ended: it was {how}")]
     TransactionEnded {

@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     pub(crate) compacted_bytes: Counter,
     pub(crate) tables_dropped: Counter,
     pub(crate) stalls: Counter,
+    pub(crate) snapshots_ended: Counter,
     pub(crate) recovered_commits: Counter,
     pub(crate) blob_bytes: Counter,
     /// By which payloads of the log became shorter by being compressed.

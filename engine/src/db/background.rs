@@ -20,6 +20,7 @@ use crate::{
     memtable::Memtable,
     sstable::{Sstable, SstableOptions},
     sync::{AtomicBool, Mutex, Ordering::SeqCst},
+    transaction::loads::Running,
     types::{KeyspaceId, Lsn, SeqNo},
     upkeep::{output::Outputs, pick},
     version::{KeyspaceVersion, Sealed, Tree},
@@ -283,7 +284,7 @@ impl Background {
             let why = "another one of the same keyspace is under way".into();
             return Err(Error::InvalidArgument { what: "bulk load", why });
         }
-        let loading = Loading { background: self, id };
+        let loading = Loading { background: self, id, _running: db.transactions.loads.begin(id) };
         // It waits for this keyspace's runs no more, and the load may wait for it.
         self.flush_wanted.notify();
         self.done.wait(|| {
@@ -400,6 +401,8 @@ impl Background {
 pub(super) struct Loading<'a> {
     background: &'a Background,
     id: KeyspaceId,
+    /// Who counts on it being empty is told.
+    _running: Running,
 }
 
 impl Drop for Loading<'_> {
@@ -488,6 +491,7 @@ impl Db {
                 moved.1 = at;
             }
             let prepared = self.prepare(&mut sorted);
+            self.bound_pinned();
             left = self.collect();
             if let Err(error) = prepared {
                 crate::sync::sometimes("background: cannot prepare");

@@ -416,7 +416,7 @@ impl Db {
         let sequencer = is_load.then(|| self.sequencer.lock());
         self.versions.install(|v| v.merged_down(keyspace.id, &ids, tree, merging));
         if sequencer.is_some() {
-            self.transactions.count_load();
+            self.transactions.loads.add(keyspace.id);
         }
         drop(sequencer);
         if let Some(tree) = &keyspace.tree {

@@ -116,7 +116,11 @@ impl Db {
         manifest.append(&changes)?;
         self.wal.set_durable_edit(manifest.number());
         crate::sync::sometimes("keyspaces: one is dropped");
+        // It has no SeqNo: a commit is sequenced before, or finds that it is gone.
+        let sequencer = self.sequencer.lock();
         self.versions.install(|version| version.without_keyspace(keyspace.id));
+        self.transactions.loads.add(keyspace.id);
+        drop(sequencer);
         if let Some(tree) = &keyspace.tree {
             // Under the lock: trees retire in the order of their edits.
             self.background.add_retired(Arc::clone(tree), freed);

@@ -31,6 +31,7 @@ pub(crate) mod settle;
 mod shrink;
 pub(crate) mod stats;
 pub(crate) mod transact;
+pub(crate) mod view;
 
 use crate::{
     blob::Blobs,

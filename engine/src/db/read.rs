@@ -70,6 +70,20 @@ impl Db {
         Ok(find(&version, visible, keyspace, key)?.is_some())
     }
 
+    /// Hands the values of several keys in the current state to `with`, with their places among `keys`.
+    pub(crate) fn get_batch_with<K: AsRef<[u8]>>(
+        &self,
+        keyspace: KeyspaceId,
+        keys: &[K],
+        with: impl FnMut(usize, Option<&[u8]>),
+    ) -> Result<()> {
+        self.check_open()?;
+        let version = self.pin(); // before the SeqNo, as above
+        let visible = self.visible();
+        check_keyspace(&version, keyspace)?; // without keys too
+        self.find_each((&version, visible), keyspace, keys, with)
+    }
+
     /// A large value as a whole.
     #[cold]
     pub(crate) fn read_blob(&self, pointer: BlobPointer) -> Result<Vec<u8>> {

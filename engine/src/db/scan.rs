@@ -60,6 +60,12 @@ impl Walk {
         Walk { version, visible, keyspace, bounds, front, back, over, blob, keys_only }
     }
 
+    /// Lets go of everything that it looks at.
+    pub(crate) fn end(&mut self, db: &Db) {
+        (self.front, self.back, self.over) = (None, None, true);
+        self.version = db.versions.load();
+    }
+
     /// Moves to the next entry where that is one step within a leaf and nothing else: the usual case.
     /// `false`: [`Walk::next`] is to be asked.
     #[inline(always)]

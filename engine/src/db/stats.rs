@@ -87,6 +87,8 @@ pub struct DatabaseStats {
     pub transaction_conflicts: u64,
     /// How long ago the oldest transaction or snapshot that is open began: what was overwritten since is kept for it.
     pub oldest_snapshot_age: Option<Duration>,
+    /// Snapshots that were ended since opening because they were too old.
+    pub snapshots_ended: u64,
     /// Each keyspace, by id.
     pub keyspaces: Vec<KeyspaceStats>,
 }
@@ -232,6 +234,7 @@ impl Db {
                 .transactions
                 .oldest()
                 .map(|began| self.env.clock().now().saturating_sub(began)),
+            snapshots_ended: self.metrics.snapshots_ended.get(),
             keyspaces: version
                 .keyspaces
                 .iter()

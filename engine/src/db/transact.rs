@@ -7,6 +7,7 @@ use crate::{
     transaction::{
         locks::{Mode, Owner, Target},
         window::{Backlog, Checks, Footprint, Points, Verdict, Window},
+        writes::Writes,
     },
     types::{KeyspaceId, SeqNo},
     version::Version,
@@ -27,8 +28,11 @@ const PLAIN_TRIES: u32 = 100;
 pub(crate) struct Terms<'a> {
     /// What must not have been touched.
     pub(crate) checks: Checks<'a>,
-    /// How many bulk loads there had been when the transaction began: there must not be one more.
+    /// How many changes without a SeqNo there had been before what the transaction sees: there must not be one more
+    /// that concerns it.
     pub(crate) loads: Option<u64>,
+    /// What it writes.
+    pub(crate) writes: Option<&'a Writes>,
     /// Whose locks do not count.
     pub(crate) owner: Option<Owner>,
     /// Until when it waits for locks.
@@ -54,27 +58,28 @@ impl Db {
     /// What a transaction that begins now reads. Every commit behind it will be in the window, if the
     /// transaction is counted already.
     pub(crate) fn begin_view(&self, writes: bool) -> Result<(Arc<Version>, SeqNo)> {
-        if writes && !self.transactions.is_recording() {
-            let newest = self.begin_recording();
+        if writes {
+            if !self.transactions.is_recording() {
+                self.begin_recording();
+            }
             // What was given its SeqNo before is not in the window.
-            self.wait_until_visible(newest)?;
+            self.wait_until_visible(self.transactions.floor())?;
         }
         Ok(self.view())
     }
 
-    /// Has a conflict window from now on. Returns the newest SeqNo that it does not know of.
-    fn begin_recording(&self) -> SeqNo {
+    /// Has a conflict window from now on.
+    fn begin_recording(&self) {
         let keys = (self.config.memtable_size / BYTES_PER_POINT).min(POINTS_MAX);
         let short = self.env.buggify("transaction: a short window");
         let points = Points::new(if short { 16 } else { keys });
         let mut sequencer = self.sequencer.lock();
-        let newest = SeqNo(sequencer.next_seq.0 - 1);
         if sequencer.window.is_none() {
             crate::sync::sometimes("transaction: the window begins");
+            let newest = SeqNo(sequencer.next_seq.0 - 1);
             sequencer.window = Some(Window::new(points, newest, short));
-            self.transactions.set_recording(true);
+            self.transactions.begin_recording(newest);
         }
-        newest
     }
 
     /// Waits until everything up to a SeqNo is published.
@@ -121,9 +126,13 @@ impl Db {
         targets.dedup_by(
             |a, b| matches!((a, b), (Target::Key(k, x), Target::Key(l, y)) if k == l && x == y),
         );
+        let deadline = match terms.owner {
+            Some(_) => terms.deadline,
+            None => self.env.clock().now().checked_add(self.config.transaction_timeout),
+        };
         let lock_all = |owner| {
             let locked =
-                targets.iter().try_for_each(|target| self.lock_for(owner, *target, terms.deadline));
+                targets.iter().try_for_each(|target| self.lock_for(owner, *target, deadline));
             let plain = terms.owner.is_none().then_some(owner.id);
             let locks = WriteLocks { db: self, plain };
             locked.map(|()| locks)
@@ -133,15 +142,16 @@ impl Db {
         }
         // The age of the first try, so that it is its turn sometime.
         let age = self.transactions.next_id();
+        let plain = || Owner { plain: true, ..Owner::new(self.transactions.next_id(), age) };
         for _ in 0..PLAIN_TRIES {
-            match lock_all(Owner { id: self.transactions.next_id(), age }) {
+            match lock_all(plain()) {
                 Err(Error::Deadlock { .. }) => {
                     crate::sync::sometimes("commit: a plain one is in a deadlock")
                 }
                 other => return other,
             }
         }
-        lock_all(Owner { id: self.transactions.next_id(), age })
+        lock_all(plain())
     }
 
     /// Looks at the commits that a transaction is behind, without the sequencer lock.
@@ -162,17 +172,13 @@ impl Db {
         }
     }
 
-    /// Looks whether nothing was touched until now, by whatever was sequenced.
-    pub(crate) fn check_now(&self, checks: &mut Checks<'_>) -> Result<()> {
+    /// Looks whether all holds until now, whatever was sequenced.
+    pub(crate) fn check_now(&self, terms: &mut Terms<'_>) -> Result<()> {
         loop {
-            let verdict = match &self.sequencer.lock().window {
-                Some(window) => window.judge(checks),
-                None => Verdict::Conflict,
-            };
+            let verdict = self.judge(&self.sequencer.lock(), terms)?;
             match verdict {
-                Verdict::Holds => return Ok(()),
-                Verdict::Behind => self.catch_up(checks)?,
-                Verdict::Conflict => return Err(self.conflict()),
+                Verdict::Behind => self.catch_up(&mut terms.checks)?,
+                Verdict::Holds | Verdict::Conflict => return Ok(()),
             }
         }
     }
@@ -185,8 +191,11 @@ impl Db {
     /// Whether a commit may have the next SeqNo. Under the sequencer lock.
     #[inline]
     pub(super) fn judge(&self, sequencer: &Sequencer, terms: &mut Terms<'_>) -> Result<Verdict> {
-        if terms.loads.is_some_and(|loads| loads != self.transactions.loads()) {
-            crate::sync::sometimes("commit: a bulk load came between");
+        let Terms { checks, loads, writes, .. } = &*terms;
+        let concern =
+            |id| checks.concern(id) || writes.is_some_and(|writes| writes.of(id).is_some());
+        if loads.is_some_and(|loads| self.transactions.loads.touch(loads, concern)) {
+            crate::sync::sometimes("commit: a keyspace was loaded or dropped meanwhile");
             return Err(self.conflict());
         }
         if terms.checks.is_empty() {
@@ -214,7 +223,7 @@ impl Db {
         let window = sequencer.window.as_mut()?;
         if window.is_idle(self.transactions.writers(), IDLE_COMMITS) {
             crate::sync::sometimes("commit: gives the window up");
-            self.transactions.set_recording(false);
+            self.transactions.end_recording();
             return sequencer.window.take();
         }
         if let Some(footprint) = footprint {

@@ -6,7 +6,12 @@ use super::{
 };
 use crate::{
     config::{Compression, Durability, MAX_VALUE_BYTES, StorageKind},
-    db::{bulk::Empty, commit::Encoded, read, scan::prefix_bounds},
+    db::{
+        bulk::Empty,
+        commit::Encoded,
+        read,
+        scan::{Bounds, prefix_bounds},
+    },
     error::{Error, Result},
     format::{
         ops::Op,
@@ -95,6 +100,8 @@ impl Keyspace {
     /// # Errors
     /// [`KeyTooLarge`](crate::Error::KeyTooLarge), [`ValueTooLarge`](crate::Error::ValueTooLarge),
     /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) if it was dropped,
+    /// [`LockTimeout`](crate::Error::LockTimeout) if a pessimistic transaction has kept the key locked for
+    /// [`transaction_timeout`](crate::LightningDbConfig::transaction_timeout),
     /// [`NoSpace`](crate::Error::NoSpace), [`Poisoned`](crate::Error::Poisoned),
     /// [`Closed`](crate::Error::Closed).
     #[inline]
@@ -258,7 +265,8 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`put`](Keyspace::put); [`CommitTooLarge`](crate::Error::CommitTooLarge).
+    /// As [`put`](Keyspace::put); [`CommitTooLarge`](crate::Error::CommitTooLarge);
+    /// [`Deadlock`](crate::Error::Deadlock) if it and transactions with locks wait for each other again and again.
     pub fn put_batch<K: AsRef<[u8]>, V: AsRef<[u8]>>(&self, entries: &[(K, V)]) -> Result<()> {
         let mut batch = WriteBatch::new();
         for (key, value) in entries {
@@ -299,7 +307,8 @@ impl Keyspace {
     /// Others may write to the keyspace meanwhile. What they commit after the load has begun, before it takes the
     /// first entry, is newer than what is loaded: their values stay, and so do their deletes. Commits do not
     /// wait for a load, nor does a load end before its entries do; while it goes on, what is written to
-    /// the keyspace is not merged.
+    /// the keyspace is not merged. A transaction that counts on something in the keyspace, and commits while it is
+    /// loaded, is in conflict. A load does not wait for locks.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -468,7 +477,7 @@ impl Keyspace {
     /// # Errors
     /// [`Closed`](crate::Error::Closed).
     pub fn snapshot(&self) -> Result<Snapshot> {
-        Ok(Snapshot::new(&self.handle, self.id)?.listed())
+        Snapshot::new(&self.handle, self.id)
     }
 
     /// The values of several keys at one moment, in the order of `keys`.
@@ -487,7 +496,9 @@ impl Keyspace {
     /// # Errors
     /// As [`get`](Keyspace::get).
     pub fn get_batch<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Vec<u8>>>> {
-        self.snapshot()?.get_batch(keys)
+        let mut values = Vec::with_capacity(keys.len());
+        self.get_batch_with(keys, |_, value| values.push(value.map(<[u8]>::to_vec)))?;
+        Ok(values)
     }
 
     /// Hands the value of each key at one moment to `with`, with the key's place in `keys`.
@@ -512,7 +523,12 @@ impl Keyspace {
         keys: &[K],
         with: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
-        self.snapshot()?.get_batch_with(keys, with)
+        self.handle.db.get_batch_with(self.id, keys, with)
+    }
+
+    fn walk(&self, bounds: Bounds, reversed: bool) -> Result<Scan> {
+        self.handle.db.check_open()?;
+        Scan::new(Arc::clone(&self.handle), self.handle.db.view(), self.id, bounds, reversed)
     }
 
     /// The entries of a range in key order.
@@ -531,7 +547,7 @@ impl Keyspace {
     /// # Errors
     /// [`InvertedRange`](crate::Error::InvertedRange), [`Closed`](crate::Error::Closed).
     pub fn range(&self, range: impl KeyRange) -> Result<Scan> {
-        Snapshot::new(&self.handle, self.id)?.into_walk(owned(&range), false)
+        self.walk(owned(&range), false)
     }
 
     /// All entries in key order.
@@ -570,7 +586,7 @@ impl Keyspace {
     /// # Errors
     /// As [`range`](Keyspace::range).
     pub fn scan(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
-        Snapshot::new(&self.handle, self.id)?.into_walk(half_open(start, end), false)
+        self.walk(half_open(start, end), false)
     }
 
     /// The entries of `start <= key < end`, highest key first.
@@ -589,7 +605,7 @@ impl Keyspace {
     /// # Errors
     /// As [`range`](Keyspace::range).
     pub fn scan_reverse(&self, start: Option<&[u8]>, end: Option<&[u8]>) -> Result<Scan> {
-        Snapshot::new(&self.handle, self.id)?.into_walk(half_open(start, end), true)
+        self.walk(half_open(start, end), true)
     }
 
     /// The entries whose keys begin with `prefix`, in key order.
@@ -608,7 +624,7 @@ impl Keyspace {
     /// # Errors
     /// As [`iter`](Keyspace::iter).
     pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Scan> {
-        Snapshot::new(&self.handle, self.id)?.into_walk(prefix_bounds(prefix.as_ref()), false)
+        self.walk(prefix_bounds(prefix.as_ref()), false)
     }
 
     /// Hands every entry of a range to `with`, in key order, without copying.
@@ -628,8 +644,12 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`range`](Keyspace::range), and what reading from disk found wrong.
-    pub fn for_each(&self, range: impl KeyRange, with: impl FnMut(&[u8], &[u8])) -> Result<()> {
-        self.snapshot()?.for_each(range, with)
+    pub fn for_each(&self, range: impl KeyRange, mut with: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        let mut scan = self.range(range)?;
+        while let Some((key, value)) = scan.next_ref()? {
+            with(key, value);
+        }
+        Ok(())
     }
 
     /// The entry with the lowest key.
@@ -648,7 +668,7 @@ impl Keyspace {
     /// # Errors
     /// As [`get`](Keyspace::get).
     pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-        self.snapshot()?.first()
+        self.iter()?.next().transpose()
     }
 
     /// The entry with the highest key.
@@ -667,7 +687,7 @@ impl Keyspace {
     /// # Errors
     /// As [`get`](Keyspace::get).
     pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
-        self.snapshot()?.last()
+        self.iter()?.next_back().transpose()
     }
 
     /// How what is written here comes into the tree.

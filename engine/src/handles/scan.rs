@@ -2,7 +2,11 @@
 
 use super::Handle;
 use crate::{
-    db::scan::{Bounds, Walk, is_inverted},
+    db::{
+        read,
+        scan::{Bounds, Walk, is_inverted},
+        view::View,
+    },
     error::{Error, Result},
     iter::Direction,
     types::{KeyspaceId, SeqNo},
@@ -36,6 +40,8 @@ pub struct Scan {
     walk: Walk,
     /// Forward is towards lower keys.
     reversed: bool,
+    /// The snapshot's, if it is of one.
+    view: Option<Arc<View>>,
     failed: Option<Error>,
 }
 
@@ -56,8 +62,25 @@ impl Scan {
         if is_inverted(&bounds) {
             return Err(Error::InvertedRange);
         }
+        read::check_keyspace(&version, keyspace)?;
+        Ok(Self::of_any(handle, (version, visible), keyspace, bounds, reversed))
+    }
+
+    /// A scan of what may not have been there at that moment: then there is nothing in it.
+    pub(super) fn of_any(
+        handle: Arc<Handle>,
+        (version, visible): (Arc<Version>, SeqNo),
+        keyspace: KeyspaceId,
+        bounds: Bounds,
+        reversed: bool,
+    ) -> Scan {
         let walk = Walk::new(version, visible, keyspace, bounds);
-        Ok(Scan { handle, walk, reversed, failed: None })
+        Scan { handle, walk, reversed, view: None, failed: None }
+    }
+
+    /// The same, which ends when the moment does.
+    pub(super) fn of(self, view: &Arc<View>) -> Scan {
+        Scan { view: Some(Arc::clone(view)), ..self }
     }
 
     /// The next entry, borrowed until the next call: nothing is copied out.
@@ -116,6 +139,11 @@ impl Scan {
     fn next(&mut self, direction: Direction) -> Result<Option<(&[u8], &[u8])>> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
+        }
+        if let Some(Err(error)) = self.view.as_ref().map(|view| view.check()) {
+            self.walk.end(&self.handle.db);
+            self.failed = Some(error.clone());
+            return Err(error);
         }
         let found = self.walk.next(&self.handle.db, direction);
         if let Err(error) = &found {

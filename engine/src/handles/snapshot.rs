@@ -2,17 +2,18 @@
 
 use super::{Handle, KeyRange, Keyspace, Scan, ValueReader, ValueRef, range::owned};
 use crate::{
-    db::{read, scan},
+    db::{read, scan, view::View},
     error::Result,
-    transaction::Listed,
     types::{KeyspaceId, SeqNo},
-    version::Version,
 };
 use std::{fmt, ops::Bound, sync::Arc};
 
 /// A view of the database at one moment: it always reads the same data, whatever is written after.
 ///
-/// It keeps that data in memory and on disk while it lives; a snapshot held for long costs space. One made
+/// It keeps that data in memory and on disk while it lives; a snapshot held for long costs space. If it is older than
+/// [`version_retention`](crate::LightningDbConfig::version_retention), or if what old snapshots hold in memory is more than
+/// a quarter of [`max_memory`](crate::LightningDbConfig::max_memory) and it is the oldest of several, it ends: all its verbs, and
+/// scans of it, fail with [`SnapshotTooOld`](crate::Error::SnapshotTooOld). One made
 /// by [`Database::snapshot`](crate::Database::snapshot) reads the default keyspace; [`Snapshot::of`] reads
 /// another at the same moment.
 ///
@@ -29,18 +30,16 @@ use std::{fmt, ops::Bound, sync::Arc};
 /// ```
 #[derive(Clone)]
 pub struct Snapshot {
+    view: Arc<View>,
+    /// Dropped behind the view.
     handle: Arc<Handle>,
-    version: Arc<Version>,
-    visible: SeqNo,
     keyspace: KeyspaceId,
-    /// Its place in the list of what is open, which a walk has none in.
-    _listed: Option<Arc<Listed>>,
 }
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
-            .field("seq", &self.visible)
+            .field("seq", &self.view.seq())
             .field("keyspace", &self.keyspace)
             .finish_non_exhaustive()
     }
@@ -48,16 +47,8 @@ impl fmt::Debug for Snapshot {
 
 impl Snapshot {
     pub(crate) fn new(handle: &Arc<Handle>, keyspace: KeyspaceId) -> Result<Snapshot> {
-        handle.db.check_open()?;
-        let (version, visible) = handle.db.view();
-        Ok(Snapshot { handle: Arc::clone(handle), version, visible, keyspace, _listed: None })
-    }
-
-    /// The snapshot as one that users hold: how old the oldest is, they can ask.
-    pub(super) fn listed(self) -> Snapshot {
-        let (db, now) = (&self.handle.db, self.handle.db.env.clock().now());
-        let listed = db.transactions.list(now);
-        Snapshot { _listed: Some(Arc::new(listed)), ..self }
+        let view = View::begin(&handle.db)?;
+        Ok(Snapshot { handle: Arc::clone(handle), view, keyspace })
     }
 
     /// The same moment in another keyspace.
@@ -94,12 +85,18 @@ impl Snapshot {
     /// # Ok::<(), lightning_db::Error>(())
     /// ```
     pub fn seq(&self) -> SeqNo {
-        self.visible
+        self.view.seq()
     }
 
-    fn find(&self, key: &[u8]) -> Result<Option<read::Value<'_>>> {
-        self.handle.db.check_open()?;
-        read::find(&self.version, self.visible, self.keyspace, key)
+    /// Hands what is found of a key to `with`.
+    #[inline]
+    fn find<R>(
+        &self,
+        key: &[u8],
+        with: impl FnOnce(Option<read::Value<'_>>) -> Result<R>,
+    ) -> Result<R> {
+        let version = self.view.pin()?;
+        with(read::find(&version, self.view.seq(), self.keyspace, key)?)
     }
 
     /// The value of a key, copied out.
@@ -119,8 +116,8 @@ impl Snapshot {
     /// # Errors
     /// What reading from disk found wrong; [`Error::Closed`](crate::Error::Closed).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        let found = self.find(key.as_ref())?;
-        found.map(|value| value.copied(&self.handle.db)).transpose()
+        let db = &self.handle.db;
+        self.find(key.as_ref(), |found| found.map(|value| value.copied(db)).transpose())
     }
 
     /// The value of a key, where it lies.
@@ -139,9 +136,8 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn get_ref(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueRef>> {
-        self.handle.db.check_open()?;
-        ValueRef::new(&self.handle.db, Arc::clone(&self.version), |version| {
-            read::find(version, self.visible, self.keyspace, key.as_ref())
+        ValueRef::new(&self.handle.db, self.view.version()?, |version| {
+            read::find(version, self.view.seq(), self.keyspace, key.as_ref())
         })
     }
 
@@ -164,8 +160,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn get_reader(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueReader>> {
-        self.handle.db.check_open()?;
-        let view = (Arc::clone(&self.version), self.visible);
+        let view = (self.view.version()?, self.view.seq());
         ValueReader::find(&self.handle, view, self.keyspace, key.as_ref())
     }
 
@@ -185,7 +180,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.find(key.as_ref())?.is_some())
+        self.find(key.as_ref(), |found| Ok(found.is_some()))
     }
 
     /// Hands the value of each key to `with`, with the key's place in `keys`.
@@ -210,11 +205,9 @@ impl Snapshot {
         keys: &[K],
         with: impl FnMut(usize, Option<&[u8]>),
     ) -> Result<()> {
-        // Without keys too.
-        self.handle.db.check_open()?;
-        read::check_keyspace(&self.version, self.keyspace)?;
-        let view = (&*self.version, self.visible);
-        self.handle.db.find_each(view, self.keyspace, keys, with)
+        let version = self.view.pin()?;
+        read::check_keyspace(&version, self.keyspace)?; // without keys too
+        self.handle.db.find_each((&version, self.view.seq()), self.keyspace, keys, with)
     }
 
     /// The values of several keys, in the order of `keys`.
@@ -239,14 +232,9 @@ impl Snapshot {
     }
 
     fn walk(&self, bounds: scan::Bounds, reversed: bool) -> Result<Scan> {
-        self.clone().into_walk(bounds, reversed)
-    }
-
-    /// A walk that the snapshot was made for: it takes what the snapshot holds.
-    pub(super) fn into_walk(self, bounds: scan::Bounds, reversed: bool) -> Result<Scan> {
-        self.handle.db.check_open()?;
-        read::check_keyspace(&self.version, self.keyspace)?;
-        Scan::new(self.handle, (self.version, self.visible), self.keyspace, bounds, reversed)
+        let moment = (self.view.version()?, self.view.seq());
+        let scan = Scan::new(Arc::clone(&self.handle), moment, self.keyspace, bounds, reversed)?;
+        Ok(scan.of(&self.view))
     }
 
     /// The entries of a range in key order.

@@ -193,7 +193,9 @@ impl Transaction {
     /// [`TransactionEnded`](crate::Error::TransactionEnded),
     /// [`TransactionTimeout`](crate::Error::TransactionTimeout),
     /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound), [`Closed`](crate::Error::Closed), what reading from
-    /// disk found wrong.
+    /// disk found wrong; of a serializable transaction, which remembers what it has read,
+    /// [`CommitTooLarge`](crate::Error::CommitTooLarge) if transactions hold a quarter of
+    /// [`max_memory`](crate::LightningDbConfig::max_memory).
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
         self.core.get(self.keyspace, key.as_ref())
     }
@@ -349,7 +351,8 @@ impl Transaction {
     }
 
     /// The entries of a range in key order, those among them that the transaction has written. It shows what there
-    /// was when it was made: what the transaction writes after that, it does not show.
+    /// was when it was made: what the transaction writes after that, it does not show. It may be walked on when the
+    /// transaction has ended.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -504,7 +507,9 @@ impl Transaction {
     }
 
     /// Makes what was written visible, all of it at once, durable as the transaction was told to be. Returns the
-    /// SeqNo behind which others see it; of a transaction without writes, the newest that it could have read.
+    /// SeqNo behind which others see it; of a transaction without writes, the newest that it could have read. Without
+    /// writes it fails only because of what it read [for update](Transaction::get_for_update), or if it has ended, or
+    /// the database was closed. Large values are written to their files before it is known whether there is a conflict.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();

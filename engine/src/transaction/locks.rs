@@ -95,12 +95,20 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Who locks. `id` is unique for each attempt of a transaction, and never used again; `age` is less for an older
+/// Who locks: a transaction, or a plain write, which has no use for locks but to wait for those of transactions. `id` is unique for each attempt of a transaction, and never used again; `age` is less for an older
 /// transaction, and the same for all its attempts, so that one that lost is not the youngest for ever.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Owner {
     pub(crate) id: u64,
     pub(crate) age: u64,
+    pub(crate) plain: bool,
+}
+
+impl Owner {
+    /// A try of a transaction.
+    pub(crate) fn new(id: u64, age: u64) -> Owner {
+        Owner { id, age, plain: false }
+    }
 }
 
 /// Request number n waits for signal n % SIGNALS: few are woken that have nothing to see.
@@ -109,7 +117,7 @@ const SIGNALS: u64 = 16;
 /// The lock table of a database.
 pub(crate) struct Locks {
     env: Arc<dyn Env>,
-    /// Whether the table has anything in it. Changed under its lock.
+    /// Whether the table has anything in it of a transaction. Changed under its lock.
     in_use: AtomicBool,
     table: Mutex<Table>,
     signals: [Arc<Signal>; SIGNALS as usize],
@@ -123,7 +131,7 @@ impl Locks {
         Locks { env: Arc::clone(env), in_use, table, signals }
     }
 
-    /// Whether any lock is held or waited for.
+    /// Whether a transaction holds or waits for any lock. Plain writes take locks only while one does.
     #[inline]
     pub(crate) fn in_use(&self) -> bool {
         self.in_use.load(SeqCst)
@@ -192,10 +200,10 @@ impl Locks {
     /// The one way to the table: tells whether it is in use, and wakes those for whom something was decided.
     fn with_table<T>(&self, act: impl FnOnce(&mut Table) -> T) -> T {
         let mut table = self.table.lock();
-        let was_empty = table.is_empty();
+        let was_in_use = table.is_in_use();
         let done = act(&mut table);
-        if table.is_empty() != was_empty {
-            self.in_use.store(was_empty, SeqCst);
+        if table.is_in_use() != was_in_use {
+            self.in_use.store(!was_in_use, SeqCst);
         }
         let mut decided = std::mem::take(&mut table.decided);
         drop(table);

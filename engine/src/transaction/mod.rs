@@ -3,20 +3,24 @@
 //!
 //! - [`reads`] and [`writes`]: what one transaction has done so far
 //! - [`window`]: what others have committed meanwhile
+//! - [`loads`]: changes that have no SeqNo
 //! - [`locks`]: keys and ranges that others have to wait for
 //!
 //! How they become a commit is in [`crate::db::transact`], and the handle that users hold in
 //! [`crate::handles`].
 
+pub(crate) mod loads;
 pub(crate) mod locks;
 pub(crate) mod reads;
 pub(crate) mod window;
 pub(crate) mod writes;
 
+use self::loads::Loads;
 use crate::{
     error::{Error, Result},
     metrics::Counter,
     sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering::SeqCst},
+    types::SeqNo,
 };
 use std::{
     collections::BTreeMap,
@@ -24,10 +28,13 @@ use std::{
     time::Duration,
 };
 
-/// An open transaction, as the list knows it.
+/// An open transaction or snapshot, as the list knows it.
 pub(crate) trait Expires: Send + Sync {
-    /// Ends the transaction because its time is over: gives back what it holds.
+    /// Ends it because its time is over: gives back what it holds.
     fn expire(&self);
+
+    /// Ends it because what it holds is needed, if that is so: returns whether an old Version is free now.
+    fn give_up(&self) -> bool;
 }
 
 /// The transactions and snapshots that are open.
@@ -38,10 +45,10 @@ pub(crate) struct Transactions {
     /// How many transactions are open, and how many of them may write.
     count: AtomicUsize,
     writers: AtomicUsize,
-    /// Whether there is a conflict window. Changed under the sequencer lock.
+    /// Whether there is a conflict window, and what the last one began behind. Changed under the sequencer lock.
     recording: AtomicBool,
-    /// How many keyspaces were loaded in bulk: changes that have no SeqNo. Changed under the sequencer lock.
-    loads: AtomicU64,
+    floor: AtomicU64,
+    pub(crate) loads: Arc<Loads>,
     /// Somebody looks soon whose time is over. Who begins when nobody does says so.
     watched: AtomicBool,
     /// Bytes of what all of them have read and written.
@@ -54,20 +61,8 @@ pub(crate) struct Transactions {
 struct Open {
     began: Duration,
     deadline: Option<Duration>,
-    /// Of a snapshot there is nothing to end.
-    transaction: Option<Weak<dyn Expires>>,
-}
-
-/// A place in the list of what is open, until it is dropped.
-pub(crate) struct Listed {
-    list: Arc<Transactions>,
-    id: u64,
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        self.list.remove(self.id);
-    }
+    /// The transaction or snapshot.
+    it: Weak<dyn Expires>,
 }
 
 impl Transactions {
@@ -80,7 +75,8 @@ impl Transactions {
             count: AtomicUsize::new(0),
             writers: AtomicUsize::new(0),
             recording: AtomicBool::new(false),
-            loads: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            loads: Arc::default(),
             watched: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
             committed: Counter::default(),
@@ -115,28 +111,21 @@ impl Transactions {
         self.count.fetch_sub(1, SeqCst);
     }
 
-    /// Lists a transaction.
+    /// Lists a transaction or a snapshot.
     pub(crate) fn add(
         &self,
         id: u64,
         began: Duration,
         deadline: Option<Duration>,
-        transaction: Option<Weak<dyn Expires>>,
+        it: Weak<dyn Expires>,
     ) {
-        self.open.lock().insert(id, Open { began, deadline, transaction });
+        self.open.lock().insert(id, Open { began, deadline, it });
         self.added.fetch_add(1, SeqCst);
     }
 
-    /// Takes a transaction out of the list.
+    /// Takes it out of the list.
     pub(crate) fn remove(&self, id: u64) {
         self.open.lock().remove(&id);
-    }
-
-    /// Lists a snapshot until what is returned is dropped.
-    pub(crate) fn list(self: &Arc<Self>, began: Duration) -> Listed {
-        let id = self.next_id();
-        self.add(id, began, None, None);
-        Listed { list: Arc::clone(self), id }
     }
 
     /// How many were listed: it changes when a transaction begins.
@@ -153,7 +142,7 @@ impl Transactions {
         self.watched.load(SeqCst)
     }
 
-    /// Ends the transactions whose time is over. Returns when the next one's will be.
+    /// Ends the transactions and snapshots whose time is over. Returns when the next one's will be.
     pub(crate) fn expire(&self, now: Duration) -> Option<Duration> {
         let mut next = None;
         let over: Vec<_> = {
@@ -166,11 +155,30 @@ impl Transactions {
                 Some(_) => true,
                 None => false,
             });
-            over.filter_map(|open| open.transaction.as_ref()?.upgrade()).collect()
+            over.filter_map(|open| open.it.upgrade()).collect()
         };
         // Not under the lock: each takes its place out of the list.
-        over.iter().for_each(|transaction| transaction.expire());
+        over.iter().for_each(|it| it.expire());
         next
+    }
+
+    /// Ends the oldest of those that hold a Version which nobody needs else, but never the youngest of all. `false`:
+    /// there is none.
+    pub(crate) fn give_up_oldest(&self) -> bool {
+        let mut after = 0;
+        loop {
+            let next = {
+                let open = self.open.lock();
+                let mut rest = open.range(after..);
+                let next = rest.next().filter(|_| rest.next().is_some());
+                next.map(|(id, open)| (*id, open.it.upgrade()))
+            };
+            let Some((id, it)) = next else { return false };
+            if it.is_some_and(|it| it.give_up()) {
+                return true;
+            }
+            after = id + 1;
+        }
     }
 
     /// How many transactions are open.
@@ -192,16 +200,18 @@ impl Transactions {
         self.recording.load(SeqCst)
     }
 
-    pub(crate) fn set_recording(&self, recording: bool) {
-        self.recording.store(recording, SeqCst);
+    /// The conflict window does not know of what was given a SeqNo up to `floor`.
+    pub(crate) fn begin_recording(&self, floor: SeqNo) {
+        self.floor.store(floor.0, SeqCst);
+        self.recording.store(true, SeqCst);
     }
 
-    pub(crate) fn loads(&self) -> u64 {
-        self.loads.load(SeqCst)
+    pub(crate) fn end_recording(&self) {
+        self.recording.store(false, SeqCst);
     }
 
-    pub(crate) fn count_load(&self) {
-        self.loads.fetch_add(1, SeqCst);
+    pub(crate) fn floor(&self) -> SeqNo {
+        SeqNo(self.floor.load(SeqCst))
     }
 
     /// Says that what a transaction holds in memory has grown or shrunk. Refuses what is too much for all of

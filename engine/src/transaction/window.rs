@@ -40,6 +40,8 @@ const SHORT_BYTES: usize = 512;
 pub(crate) struct Footprint {
     bytes: Arc<[u8]>,
     touches: usize,
+    /// How many of them are ranges.
+    ranges: usize,
 }
 
 /// One key or range that a commit touches.
@@ -67,13 +69,15 @@ impl Footprint {
                 &mut long[..]
             }
         };
-        let (mut at, mut touches) = (0, 0);
+        let (mut at, mut touches, mut ranges) = (0, 0, 0);
         for op in ops() {
-            at += Touch::of(op).encode(&mut out[at..]);
+            let touch = Touch::of(op);
+            at += touch.encode(&mut out[at..]);
             touches += 1;
+            ranges += usize::from(matches!(touch, Touch::Range { .. }));
         }
         let bytes = if long.is_empty() { Arc::from(&short[..len]) } else { Arc::from(long) };
-        Footprint { bytes, touches }
+        Footprint { bytes, touches, ranges }
     }
 
     pub(crate) fn touches(&self) -> impl Iterator<Item = Touch<'_>> {
@@ -215,6 +219,12 @@ pub(crate) struct Point<'a> {
     pub(crate) since: SeqNo,
 }
 
+impl Point<'_> {
+    fn lost(&self) -> Lost {
+        Lost { keyspace: self.keyspace, start: self.key.to_vec(), end: None }
+    }
+}
+
 /// A range in which no key must have been touched since some SeqNo.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span<'a> {
@@ -225,6 +235,11 @@ pub(crate) struct Span<'a> {
 }
 
 impl Span<'_> {
+    fn lost(&self) -> Lost {
+        let end = Some(self.end.map(<[u8]>::to_vec));
+        Lost { keyspace: self.keyspace, start: self.start.to_vec(), end }
+    }
+
     fn contains(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
         self.keyspace == keyspace && self.start <= key && self.end.is_none_or(|end| key < end)
     }
@@ -236,7 +251,8 @@ impl Span<'_> {
     }
 }
 
-/// What another commit touched that a transaction counts on.
+/// What a transaction counts on that another commit touched: the key or the whole range, so that whoever locks it
+/// cannot lose it again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Lost {
     pub(crate) keyspace: KeyspaceId,
@@ -257,6 +273,8 @@ pub(crate) struct Checks<'a> {
     pub(crate) lost: Option<Lost>,
     /// The points called something a conflict that the footprints, if they are known, may know better.
     doubtful: bool,
+    /// How often there was too much to look at under the lock.
+    behind: u32,
 }
 
 /// How the newest commits stand to what a transaction counts on.
@@ -276,7 +294,7 @@ impl<'a> Checks<'a> {
         points.sort_unstable_by_key(|point| point.hash);
         let oldest = points.iter().map(|p| p.since).chain(spans.iter().map(|s| s.since)).min();
         let through = oldest.unwrap_or(SeqNo::MAX);
-        Checks { points, spans, through, lost: None, doubtful: false }
+        Checks { points, spans, through, lost: None, doubtful: false, behind: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -294,33 +312,45 @@ impl<'a> Checks<'a> {
         match touch {
             Touch::Key { hash, keyspace, key } => {
                 let from = self.points.partition_point(|point| point.hash < hash);
-                let same = self.points[from..].iter().take_while(|point| point.hash == hash);
-                let point = same.into_iter().any(|point| point.since < seq);
-                let span = || self.spans.iter().any(|s| s.since < seq && s.contains(keyspace, key));
-                (point || span()).then(|| Lost { keyspace, start: key.to_vec(), end: None })
+                let mut same = self.points[from..].iter().take_while(|point| point.hash == hash);
+                let point = same.find(|point| point.since < seq).map(Point::lost);
+                let mut spans = self.spans.iter();
+                let mut span = || spans.find(|s| s.since < seq && s.contains(keyspace, key));
+                point.or_else(|| span().map(Span::lost))
             }
             Touch::Range { keyspace, start, end } => {
                 let touched = Span { keyspace, start, end, since: seq };
                 let mut points = self.points.iter();
-                let point = points.any(|p| p.since < seq && touched.contains(p.keyspace, p.key));
+                let point = points.find(|p| p.since < seq && touched.contains(p.keyspace, p.key));
                 let mut spans = self.spans.iter();
-                let span = spans.any(|s| s.since < seq && s.overlaps(keyspace, start, end));
-                let end = Some(end.map(<[u8]>::to_vec));
-                (point || span).then(|| Lost { keyspace, start: start.to_vec(), end })
+                let mut span = || spans.find(|s| s.since < seq && s.overlaps(keyspace, start, end));
+                point.map(Point::lost).or_else(|| span().map(Span::lost))
             }
         }
     }
 
+    /// How many comparisons a commit takes, about.
+    fn work(&self, footprint: &Footprint) -> usize {
+        footprint.touches * (1 + self.spans.len()) + footprint.ranges * self.points.len()
+    }
+
+    /// Whether something that must hold lies in a keyspace.
+    pub(crate) fn concern(&self, id: KeyspaceId) -> bool {
+        let points = self.points.iter().map(|point| point.keyspace);
+        points.chain(self.spans.iter().map(|span| span.keyspace)).any(|keyspace| keyspace == id)
+    }
+
     fn lose(&mut self, point: Option<usize>) -> Verdict {
-        if let Some(Point { keyspace, key, .. }) = point.map(|at| self.points[at]) {
-            self.lost = Some(Lost { keyspace, start: key.to_vec(), end: None });
-        }
+        self.lost = point.map(|at| self.points[at].lost());
         Verdict::Conflict
     }
 }
 
 /// Commits looked at under the sequencer lock, at most.
 const DELTA: usize = 32;
+/// Comparisons made under it, at most; but twice as many each time that a transaction has caught up with the rest
+/// and was left behind again.
+const DELTA_WORK: usize = 1024;
 
 /// What was written by the newest commits.
 pub(crate) struct Window {
@@ -396,10 +426,18 @@ impl Window {
             return Verdict::Behind;
         }
         // Usually there are none, or few.
-        let newest = self.recent.iter().rev().take(DELTA + 1);
-        let behind = newest.take_while(|(seq, _)| *seq > checks.through).count();
-        if behind > DELTA {
-            return Verdict::Behind;
+        let patience = checks.behind.min(16);
+        let (mut behind, mut work) = (0, 0);
+        for (seq, footprint) in self.recent.iter().rev() {
+            if *seq <= checks.through {
+                break;
+            }
+            (behind, work) = (behind + 1, work + checks.work(footprint));
+            if behind > DELTA << patience || work > DELTA_WORK << patience {
+                crate::sync::sometimes("window: too much to look at under the lock");
+                checks.behind += 1;
+                return Verdict::Behind;
+            }
         }
         let unseen = self.recent.range(self.recent.len() - behind..);
         for (seq, footprint) in unseen {
@@ -466,6 +504,49 @@ impl Backlog {
                 if holds { Verdict::Holds } else { Verdict::Conflict }
             }
         }
+    }
+}
+
+#[cfg(all(test, shuttle))]
+mod shuttle_tests {
+    use super::*;
+    use crate::sync::{Mutex, model::explore};
+    use shuttle::thread;
+
+    /// More keys than there are places in the row: commits go on pushing each other out while others look.
+    const KEYS: u64 = 2 * ROW as u64;
+
+    /// Whoever has held the sequencer lock since a commit was recorded is told of it, or of a newer one.
+    #[test]
+    fn shuttle_points_miss_no_commit_that_was_recorded_before() {
+        explore(|| {
+            let points = Points::new(ROW);
+            let sequencer = Arc::new(Mutex::new([0; KEYS as usize]));
+            let writer = {
+                let (points, sequencer) = (points.clone(), sequencer.clone());
+                thread::spawn(move || {
+                    for n in 1..=3 * KEYS / 2 {
+                        let mut known = sequencer.lock();
+                        points.record(n % KEYS, SeqNo(n));
+                        known[(n % KEYS) as usize] = n;
+                    }
+                })
+            };
+            let readers: Vec<_> = (0..2)
+                .map(|first| {
+                    let (points, sequencer) = (points.clone(), sequencer.clone());
+                    thread::spawn(move || {
+                        for key in [first, first + 9, first + 2] {
+                            let known = sequencer.lock()[key as usize];
+                            let newest = points.newest(key).0;
+                            assert!(newest >= known, "key {key}: {newest}, and {known} was before");
+                        }
+                    })
+                })
+                .collect();
+            readers.into_iter().for_each(|t| t.join().unwrap());
+            writer.join().unwrap();
+        });
     }
 }
 
@@ -557,6 +638,39 @@ mod tests {
         assert!(!holds(vec![point(b"never touched", 9)], vec![]));
         let (_, lost) = verdict(&window, Checks::new(vec![point(b"a", 10)], vec![]), 12);
         assert_eq!(lost, Some(Lost { keyspace: A, start: b"a".to_vec(), end: None }));
+        // What it read is what it lost, not what the other wrote.
+        for (start, end) in [(&b""[..], Some(&b"b"[..])), (b"o", None)] {
+            let (_, lost) = verdict(&window, Checks::new(vec![], vec![span(start, end, 10)]), 12);
+            let end = Some(end.map(<[u8]>::to_vec));
+            assert_eq!(lost, Some(Lost { keyspace: A, start: start.to_vec(), end }));
+        }
+        let (_, lost) = verdict(&window, Checks::new(vec![point(b"n", 10)], vec![]), 12);
+        assert_eq!(lost, Some(Lost { keyspace: A, start: b"n".to_vec(), end: None }));
+    }
+
+    /// Under the lock a commit is only looked at if that is quick; but who catches up and is left behind again and
+    /// again has its turn.
+    #[test]
+    fn much_to_look_at_is_not_looked_at_under_the_lock() {
+        let mut window = window(1024, false);
+        let keys: Vec<_> = (0..200_u32).map(u32::to_be_bytes).collect();
+        let ops: Vec<_> = keys.iter().map(|key| Op::Delete { keyspace: A, key }).collect();
+        window.record(SeqNo(11), footprint(&ops));
+        let few = Checks::new(vec![], vec![span(b"x", Some(b"y"), 10)]);
+        assert_eq!(window.judge(&mut { few }), Verdict::Holds);
+        let bounds: Vec<_> = (0..99_u8).map(|n| ([b'x', n], [b'x', n + 1])).collect();
+        let spans = bounds.iter().map(|(start, end)| span(start, Some(end), 10)).collect();
+        let mut many = Checks::new(vec![], spans);
+        for tries in 0.. {
+            match window.judge(&mut many) {
+                Verdict::Behind => assert!(tries < 16, "it never gets its turn"),
+                other => {
+                    assert_eq!(other, Verdict::Holds);
+                    assert!(tries > 0, "20,000 comparisons under the lock");
+                    break;
+                }
+            }
+        }
     }
 
     /// However little it remembers, it never misses a conflict.

@@ -2,15 +2,18 @@
 //! deleted. It is laid over what the transaction reads, and becomes one commit.
 
 use crate::types::KeyspaceId;
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Included, Unbounded},
+};
 
 /// Memory that a written key costs besides its bytes, about.
 const ENTRY_BYTES: usize = 64;
 
 /// A value, or `None` for a delete.
 pub(crate) type Written = Option<Box<[u8]>>;
-/// A deleted range: start, and end if there is one.
-pub(crate) type Deleted = (Vec<u8>, Option<Vec<u8>>);
+/// Deleted ranges: of each the start, and the end if there is one. None touches another.
+pub(crate) type Deleted = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// The writes of a transaction in all keyspaces.
 #[derive(Default)]
@@ -28,13 +31,13 @@ pub(crate) struct Writes {
 pub(crate) struct InKeyspace {
     /// Written after all of `deleted`, or not within.
     pub(crate) entries: BTreeMap<Box<[u8]>, Written>,
-    /// In order; none touches another.
-    pub(crate) deleted: Vec<Deleted>,
+    pub(crate) deleted: Deleted,
 }
 
+/// What there was in a keyspace before: of a key, or of the deleted range that begins there.
 enum Undo {
     Entry { at: usize, key: Box<[u8]>, before: Option<Written> },
-    Deleted { at: usize, before: Vec<Deleted> },
+    Deleted { at: usize, start: Vec<u8>, before: Option<Option<Vec<u8>>> },
 }
 
 impl Writes {
@@ -73,34 +76,61 @@ impl Writes {
     /// Puts an entry in the place of what there is of a key, or nothing.
     fn replace(&mut self, at: usize, key: Box<[u8]>, entry: Option<Written>) {
         let undo = self.undoable.then(|| key.clone());
-        let key_len = key.len();
-        self.bytes += entry.as_ref().map_or(0, |entry| cost(key_len, entry));
+        self.bytes += entry.as_ref().map_or(0, |entry| cost(&key, entry.as_deref()));
         let entries = &mut self.keyspaces[at].1.entries;
         let before = match entry {
-            Some(entry) => entries.insert(key, entry),
-            None => entries.remove(&key),
+            Some(entry) => {
+                let len = key.len();
+                let before = entries.insert(key, entry);
+                self.bytes -= before.as_ref().map_or(0, |b| len + cost(&[], b.as_deref()));
+                before
+            }
+            None => {
+                let before = entries.remove(&key);
+                self.bytes -= before.as_ref().map_or(0, |b| cost(&key, b.as_deref()));
+                before
+            }
         };
-        self.bytes -= before.as_ref().map_or(0, |before| cost(key_len, before));
         if let Some(key) = undo {
-            self.bytes += key_len + ENTRY_BYTES + before.as_ref().map_or(0, |b| cost(0, b));
-            self.undo.push(Undo::Entry { at, key, before });
+            self.note(Undo::Entry { at, key, before });
         }
+    }
+
+    /// The same for a deleted range.
+    fn replace_deleted(&mut self, at: usize, start: Vec<u8>, range: Option<Option<Vec<u8>>>) {
+        let undo = self.undoable.then(|| start.clone());
+        let len = start.len();
+        self.bytes += range.as_ref().map_or(0, |end| cost(&start, end.as_deref()));
+        let deleted = &mut self.keyspaces[at].1.deleted;
+        let before = match range {
+            Some(end) => deleted.insert(start, end),
+            None => deleted.remove(&start),
+        };
+        self.bytes -= before.as_ref().map_or(0, |end| len + cost(&[], end.as_deref()));
+        if let Some(start) = undo {
+            self.note(Undo::Deleted { at, start, before });
+        }
+    }
+
+    fn note(&mut self, undo: Undo) {
+        self.bytes += undo.cost();
+        self.undo.push(undo);
     }
 
     /// Deletes all keys of a range that is not empty.
     pub(crate) fn delete_range(&mut self, keyspace: KeyspaceId, start: &[u8], end: Option<&[u8]>) {
         let at = self.place_of(keyspace);
-        let bounds = (Bound::Included(start), end.map_or(Bound::Unbounded, Bound::Excluded));
+        let bounds = (Included(start), end.map_or(Unbounded, Excluded));
         let within = self.keyspaces[at].1.entries.range::<[u8], _>(bounds);
         let keys: Vec<_> = within.map(|(key, _)| key.clone()).collect();
         keys.into_iter().for_each(|key| self.replace(at, key, None));
-        let deleted = with_range(&self.keyspaces[at].1.deleted, start, end);
-        let before = std::mem::replace(&mut self.keyspaces[at].1.deleted, deleted);
-        self.bytes += start.len() + end.map_or(0, <[u8]>::len) + ENTRY_BYTES;
-        if self.undoable {
-            self.bytes += before.len() * ENTRY_BYTES;
-            self.undo.push(Undo::Deleted { at, before });
+        let (mut start, mut end) = (start.to_vec(), end.map(<[u8]>::to_vec));
+        for (other, other_end) in touching(&self.keyspaces[at].1.deleted, &start, end.as_deref()) {
+            self.replace_deleted(at, other.clone(), None);
+            start = start.min(other);
+            end = end.zip(other_end).map(|(end, other_end)| end.max(other_end));
         }
+        self.replace_deleted(at, start, Some(end));
     }
 
     /// A place that [`Writes::roll_back`] goes back to.
@@ -115,25 +145,32 @@ impl Writes {
         while self.undo.len() > savepoint
             && let Some(undo) = self.undo.pop()
         {
+            self.bytes -= undo.cost();
             match undo {
-                Undo::Entry { at, key, before } => {
-                    self.bytes -=
-                        key.len() + ENTRY_BYTES + before.as_ref().map_or(0, |b| cost(0, b));
-                    self.replace(at, key, before);
-                }
-                Undo::Deleted { at, before } => {
-                    self.bytes -= before.len() * ENTRY_BYTES;
-                    self.keyspaces[at].1.deleted = before;
-                }
+                Undo::Entry { at, key, before } => self.replace(at, key, before),
+                Undo::Deleted { at, start, before } => self.replace_deleted(at, start, before),
             }
         }
         self.undoable = true;
     }
 }
 
-/// What an entry costs.
-fn cost(key_len: usize, entry: &Written) -> usize {
-    key_len + ENTRY_BYTES + entry.as_ref().map_or(0, |value| value.len())
+impl Undo {
+    fn cost(&self) -> usize {
+        match self {
+            Undo::Entry { key, before, .. } => {
+                cost(key, before.as_ref().and_then(|b| b.as_deref()))
+            }
+            Undo::Deleted { start, before, .. } => {
+                cost(start, before.as_ref().and_then(|end| end.as_deref()))
+            }
+        }
+    }
+}
+
+/// What an entry costs, or a range.
+fn cost(key: &[u8], with: Option<&[u8]>) -> usize {
+    ENTRY_BYTES + key.len() + with.map_or(0, <[u8]>::len)
 }
 
 impl InKeyspace {
@@ -150,33 +187,22 @@ impl InKeyspace {
     }
 }
 
-/// Whether a key lies in one of the ranges, which are in order.
-pub(crate) fn is_deleted(deleted: &[Deleted], key: &[u8]) -> bool {
-    let at = deleted.partition_point(|(start, _)| start[..] <= *key);
-    let last = at.checked_sub(1).map(|at| &deleted[at]);
+/// Whether a key lies in one of the ranges.
+pub(crate) fn is_deleted(deleted: &Deleted, key: &[u8]) -> bool {
+    let last = deleted.range::<[u8], _>((Unbounded, Included(key))).next_back();
     last.is_some_and(|(_, end)| end.as_deref().is_none_or(|end| key < end))
 }
 
-/// The ranges with one more, in order, what touches made one.
-fn with_range(deleted: &[Deleted], start: &[u8], end: Option<&[u8]>) -> Vec<Deleted> {
-    let (mut start, mut end) = (start.to_vec(), end.map(<[u8]>::to_vec));
-    let (mut all, mut behind) = (vec![], vec![]);
-    for (other_start, other_end) in deleted {
-        if other_end.as_ref().is_some_and(|other_end| *other_end < start) {
-            all.push((other_start.clone(), other_end.clone()));
-        } else if end.as_ref().is_some_and(|end| end < other_start) {
-            behind.push((other_start.clone(), other_end.clone()));
-        } else {
-            start = start.min(other_start.clone());
-            end = match (end, other_end) {
-                (Some(end), Some(other_end)) => Some(end.max(other_end.clone())),
-                _ => None,
-            };
-        }
-    }
-    all.push((start, end));
-    all.append(&mut behind);
-    all
+/// The ranges that overlap or adjoin one.
+fn touching(
+    deleted: &Deleted,
+    start: &[u8],
+    end: Option<&[u8]>,
+) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    let before = deleted.range::<[u8], _>((Unbounded, Excluded(start))).next_back();
+    let before = before.filter(|(_, end)| end.as_deref().is_none_or(|end| end >= start));
+    let behind = deleted.range::<[u8], _>((Included(start), end.map_or(Unbounded, Included)));
+    before.into_iter().chain(behind).map(|(start, end)| (start.clone(), end.clone())).collect()
 }
 
 #[cfg(test)]
@@ -212,13 +238,13 @@ mod tests {
 
     #[test]
     fn ranges_that_touch_become_one() {
-        let mut deleted = vec![];
+        let mut writes = Writes::default();
         for (start, end) in [("c", Some("e")), ("a", Some("b")), ("g", None), ("b", Some("c"))] {
-            deleted = with_range(&deleted, start.as_bytes(), end.map(str::as_bytes));
+            writes.delete_range(A, start.as_bytes(), end.map(str::as_bytes));
         }
-        let expected: Vec<Deleted> =
-            vec![(b"a".to_vec(), Some(b"e".to_vec())), (b"g".to_vec(), None)];
-        assert_eq!(deleted, expected);
+        let deleted = writes.of(A).unwrap().deleted.clone();
+        let expected = [(b"a".to_vec(), Some(b"e".to_vec())), (b"g".to_vec(), None)];
+        assert_eq!(deleted, Deleted::from(expected));
         for (key, within) in
             [("", false), ("a", true), ("d", true), ("e", false), ("f", false), ("z", true)]
         {
@@ -245,9 +271,58 @@ mod tests {
         writes.roll_back(outer);
         assert_eq!(get(&writes, "a"), Some(Some(b"1".to_vec())));
         assert_eq!(get(&writes, "d"), None);
-        assert!(writes.bytes() >= before);
+        assert_eq!(writes.bytes(), before);
         put(&mut writes, "a", "5");
         writes.roll_back(outer);
         assert_eq!(get(&writes, "a"), Some(Some(b"1".to_vec())));
+    }
+
+    /// Whatever is written and undone, in whatever order: it is as at the savepoint, and what it costs is known
+    /// to the byte.
+    #[test]
+    fn going_back_is_exact() {
+        let mut state = 1_u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % below
+        };
+        for _ in 0..200 {
+            let mut writes = Writes::default();
+            let mut model: Vec<Option<Option<u64>>> = vec![None; 16];
+            let mut saved = vec![];
+            for _ in 0..40 {
+                let (a, b) = (next(16), next(17));
+                match next(8) {
+                    0..=2 => {
+                        let value = next(1000);
+                        writes.put(A, &[a as u8], Some(&vec![7; value as usize]));
+                        model[a as usize] = Some(Some(value));
+                    }
+                    3 => {
+                        writes.put(A, &[a as u8], None);
+                        model[a as usize] = Some(None);
+                    }
+                    4 | 5 if a < b => {
+                        let end = [b as u8];
+                        writes.delete_range(A, &[a as u8], (b < 16).then_some(&end[..]));
+                        model[a as usize..b as usize].fill(Some(None));
+                    }
+                    6 => saved.push((writes.savepoint(), writes.bytes(), model.clone())),
+                    7 if !saved.is_empty() => {
+                        saved.truncate(1 + next(saved.len() as u64) as usize);
+                        let (savepoint, bytes, then) = saved.last().unwrap();
+                        writes.roll_back(*savepoint);
+                        assert_eq!(writes.bytes(), *bytes);
+                        model.clone_from(then);
+                    }
+                    _ => {}
+                }
+                for (key, expected) in model.iter().enumerate() {
+                    let found = writes.of(A).and_then(|writes| writes.get(&[key as u8]));
+                    let found = found.map(|value| value.map(|bytes| bytes.len() as u64));
+                    assert_eq!(found, *expected, "{key}");
+                }
+            }
+        }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A reader announces in a slot of its own task which Version it is about to use, then checks that it is
 //! still the current one (a hazard pointer). So reading costs no write to memory that tasks share.
-//! Whoever needs a Version for longer takes a counted reference.
+//! Whoever needs a Version for longer takes a counted reference, or holds it in a way that someone else may
+//! end ([`Held`]).
 //!
 //! Replaced Versions are kept in a list until no slot and no reference names them; a background task then
 //! drops them, so that no reader ever pays for freeing a memtable.
@@ -22,6 +23,32 @@ pub(crate) struct VersionCell {
 struct Inner {
     current: Arc<Version>,
     retired: Vec<Arc<Version>>,
+}
+
+/// A Version that is held until its holder lets go of it, or [`VersionCell::let_go`] does. Readers pin it for the
+/// length of a call.
+pub(crate) struct Held {
+    /// Points into `version`; null once it was let go.
+    pointer: AtomicPtr<Version>,
+    version: Mutex<Option<Arc<Version>>>,
+}
+
+impl Held {
+    /// Holds a Version that came from [`VersionCell::load`].
+    pub(crate) fn new(version: Arc<Version>) -> Held {
+        let pointer = AtomicPtr::new(Arc::as_ptr(&version).cast_mut());
+        Held { pointer, version: Mutex::new(Some(version)) }
+    }
+
+    /// A counted reference, if it was not let go.
+    pub(crate) fn counted(&self) -> Option<Arc<Version>> {
+        self.version.lock().clone()
+    }
+
+    /// Whether it was let go.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.pointer.load(SeqCst).is_null()
+    }
 }
 
 /// Tasks beyond this take counted references.
@@ -73,6 +100,35 @@ impl VersionCell {
             }
             version = now;
         }
+    }
+
+    /// Pins a Version that is held, if it was not let go, for the task with this slot number.
+    #[inline]
+    pub(crate) fn pin_held<'a>(&'a self, held: &'a Held, task_slot: usize) -> Option<Pinned<'a>> {
+        let slot = self.slots.get(task_slot).filter(|slot| slot.0.load(SeqCst).is_null());
+        let Some(CachePadded(slot)) = slot else {
+            return held.counted().map(Pinned::Counted);
+        };
+        let version = held.pointer.load(SeqCst);
+        if version.is_null() {
+            return None;
+        }
+        slot.store(version, SeqCst);
+        point("version.pin_held");
+        let pin = SlotPin { slot, version, _not_send: PhantomData };
+        // It goes from there to null, and never to another.
+        (!held.is_gone()).then_some(Pinned::Slot(pin))
+    }
+
+    /// Lets go of a Version, whoever looks at it. Returns whether it was held, and is not the current one: then it
+    /// is freed, with what only it names, by [`VersionCell::collect`] when the calls that look at it have ended.
+    pub(crate) fn let_go(&self, held: &Held) -> bool {
+        // Under the lock under which the references are counted: who finds that this one is gone sees the slots of all
+        // that found it there.
+        let inner = self.inner.lock();
+        held.pointer.store(ptr::null_mut(), SeqCst);
+        let version = held.version.lock().take();
+        version.is_some_and(|version| !Arc::ptr_eq(&version, &inner.current))
     }
 
     /// A counted reference to the current Version.
@@ -146,7 +202,8 @@ impl Deref for Pinned<'_> {
             // `inner.current` or moved to `inner.retired` after that; `collect` drops it only after it
             // found the slot naming something else. All of it is sequentially consistent: the
             // check in `pin` that the Version is still current comes after the slot's store, and a
-            // Version is retired before the slots are read.
+            // Version is retired before the slots are read. In `pin_held` it was held, so that the cell had it
+            // too, and `let_go` says that it is held no longer before its reference is gone.
             Pinned::Slot(pin) => unsafe { &*pin.version },
             Pinned::Counted(version) => version,
         }
@@ -203,6 +260,45 @@ mod shuttle_tests {
             };
             readers.into_iter().for_each(|t| t.join().unwrap());
             writer.join().unwrap();
+            assert_eq!(cell.collect(), 0, "nobody looks any more");
+            assert_eq!(cell.all().len(), 1);
+        });
+    }
+
+    /// A held Version may be let go while others look at it: it lives until they have looked.
+    #[test]
+    fn shuttle_what_is_let_go_is_not_dropped_under_a_pin() {
+        explore(|| {
+            let cell = Arc::new(VersionCell::new(version()));
+            let held = Arc::new(Held::new(cell.load()));
+            cell.install(|_| version());
+            let readers: Vec<_> = (0..2)
+                .map(|slot| {
+                    let (cell, held) = (cell.clone(), held.clone());
+                    thread::spawn(move || {
+                        for _ in 0..2 {
+                            let Some(pinned) = cell.pin_held(&held, slot) else {
+                                assert!(held.is_gone());
+                                return;
+                            };
+                            let memtable = Arc::downgrade(&pinned.active);
+                            point("test");
+                            assert!(memtable.upgrade().is_some(), "dropped under a pin");
+                        }
+                    })
+                })
+                .collect();
+            let ending = {
+                let (cell, held) = (cell.clone(), held.clone());
+                thread::spawn(move || {
+                    assert!(cell.let_go(&held), "it is not the current one");
+                    cell.collect();
+                    assert!(!cell.let_go(&held));
+                })
+            };
+            readers.into_iter().for_each(|t| t.join().unwrap());
+            ending.join().unwrap();
+            assert!(cell.pin_held(&held, 0).is_none());
             assert_eq!(cell.collect(), 0, "nobody looks any more");
             assert_eq!(cell.all().len(), 1);
         });

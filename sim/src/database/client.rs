@@ -396,10 +396,9 @@ impl Client {
         let began = process.model.lock().begin_read();
         let snapshot = process.checked_read("a snapshot", session.db.snapshot())?;
         let spaces = self.spaces();
-        let mut contents = Contents::new();
-        for (_, (keyspace, id)) in &spaces {
-            contents.insert(*id, session.read_space(&snapshot.of(keyspace))?);
-        }
+        let Some(contents) = session.read_spaces(&snapshot, &spaces)? else {
+            return Ok(());
+        };
         let seq = snapshot.seq().0;
         let result = process.model.lock().read_at(seq, &began, &contents);
         process.check(result)?;

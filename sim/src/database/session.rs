@@ -23,6 +23,12 @@ pub(super) const DIR: &str = "/data/db";
 /// Virtual time after which a disk that has space again must be used again.
 pub(super) const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 
+/// The marks of the engine where it ends a snapshot.
+const TOO_OLD: [&str; 2] = [
+    "snapshot: ended because its time is over",
+    "snapshot: ended because of what it holds in memory",
+];
+
 /// A simulated process that uses the database.
 #[derive(Clone)]
 pub(super) struct Process {
@@ -236,6 +242,9 @@ impl Process {
             // It names file and place, and nothing wrong was returned.
             Error::Corruption(_) => world.is_damaged(),
             Error::Closed => self.closing().begun,
+            Error::SnapshotTooOld => TOO_OLD.iter().any(|mark| world.marked(mark) > 0),
+            // Of a plain write: a transaction kept what it writes locked for too long.
+            Error::LockTimeout => world.marked("commit: takes locks") > 0,
             _ => false,
         };
         if !explained {
@@ -312,6 +321,11 @@ impl Process {
             },
             Err(error) => (None, error),
         };
+        if matches!(error, Error::SnapshotTooOld) {
+            self.check_error("read", during, &error)?;
+            self.world().count("reads of snapshots that are too old");
+            return Ok(seen);
+        }
         if !self.is_damage(&error) || matches!(error, Error::Poisoned { .. }) {
             self.checked_read(during, Err(error))?;
         }
@@ -388,6 +402,7 @@ impl Session {
             return Err(Over); // nothing can be said of what is built upon it
         }
         let result = self.model().recovered(seq, contents, self.least);
+        std::mem::take(&mut self.model().admitted).into_iter().for_each(|what| world.count(what));
         self.process.check(result)?;
         let settle = |(name, id)| (name, Space { now: Some(id), ..Space::default() });
         let found: BTreeMap<_, _> = spaces.into_iter().map(settle).collect();
@@ -461,15 +476,21 @@ impl Session {
         }
     }
 
-    /// All entries of a keyspace, read forwards or backwards or both ways at once.
-    pub(super) fn read_space(
+    /// All entries of some keyspaces, read forwards or backwards or both ways at once. `None`: the snapshot was ended.
+    pub(super) fn read_spaces(
         &self,
         snapshot: &Snapshot,
-    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Over> {
-        match self.scan_space(snapshot)? {
-            Scanned::Whole(entries) => Ok(entries),
-            Scanned::Part(_) => Err(Over),
+        spaces: &[(Place, OpenSpace)],
+    ) -> Result<Option<Contents>, Over> {
+        let mut contents = Contents::new();
+        for (_, (keyspace, id)) in spaces {
+            match self.scan_space(&snapshot.of(keyspace))? {
+                Scanned::Whole(entries) => _ = contents.insert(*id, entries),
+                Scanned::Part(seen) if seen.failed.is_some() => return Ok(None),
+                Scanned::Part(_) => return Err(Over),
+            }
         }
+        Ok(Some(contents))
     }
 
     /// The same; of what is damaged, as much as can be read.
@@ -492,6 +513,11 @@ impl Session {
                     process.world().count("reads refused for damage");
                     let all = (Bound::Unbounded, Bound::Unbounded);
                     return Ok(Scanned::Part(scanned(front, back, all, false)));
+                }
+                Err(error @ Error::SnapshotTooOld) => {
+                    process.check_error("read", "a scan", &error)?;
+                    process.world().count("scans of snapshots that are too old");
+                    return Ok(Scanned::Part(Seen { failed: Some(error), ..Seen::default() }));
                 }
                 entry => {
                     let entry = process.checked_read("a scan", entry)?;
@@ -596,15 +622,15 @@ impl Session {
 
     /// What readers see now agrees with the history.
     fn check_all(&self) -> Result<(), Over> {
-        let began = self.model().begin_read();
-        let snapshot = self.process.checked_read("a snapshot", self.db.snapshot())?;
-        let mut contents = Contents::new();
-        for (_, (keyspace, id)) in &self.shared {
-            contents.insert(*id, self.read_space(&snapshot.of(keyspace))?);
+        loop {
+            let began = self.model().begin_read();
+            let snapshot = self.process.checked_read("a snapshot", self.db.snapshot())?;
+            // If it was ended, the next one is younger.
+            if let Some(contents) = self.read_spaces(&snapshot, &self.shared)? {
+                let result = self.model().read_at(snapshot.seq().0, &began, &contents);
+                return self.process.check(result);
+            }
         }
-        let seq = snapshot.seq().0;
-        let result = self.model().read_at(seq, &began, &contents);
-        self.process.check(result)
     }
 
     /// Closes the database, or lets it go.

@@ -384,6 +384,7 @@ fn lost(error: &Error) -> bool {
         || matches!(
             error,
             Error::TransactionTimeout
+                | Error::SnapshotTooOld
                 | Error::TooManyTransactions { .. }
                 | Error::CommitTooLarge { .. }
                 | Error::KeyTooLarge

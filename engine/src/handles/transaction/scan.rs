@@ -41,7 +41,7 @@ pub struct TransactionScan {
     back: Option<Entry>,
     /// The transaction's own entries that were not given out, within the bounds.
     own: VecDeque<(Box<[u8]>, Written)>,
-    deleted: Vec<Deleted>,
+    deleted: Deleted,
     /// The first step goes towards lower keys.
     reversed: bool,
     noted: Option<Noted>,

@@ -81,6 +81,8 @@ enum Phase {
     Committed,
     Aborted,
     TimedOut,
+    /// What it saw was needed.
+    TooOld,
     /// It lost against others.
     Lost,
 }
@@ -103,7 +105,7 @@ pub(crate) struct Attempt {
 impl Attempt {
     pub(crate) fn first(db: &Db) -> Attempt {
         let id = db.transactions.next_id();
-        Attempt { owner: Owner { id, age: id }, locked: false }
+        Attempt { owner: Owner::new(id, id), locked: false }
     }
 }
 
@@ -117,7 +119,7 @@ impl Core {
         }
         // Counted before it looks: what is committed behind what it sees is in the window.
         db.transactions.enter(db.config.max_active_transactions, writes)?;
-        let loads = db.transactions.loads(); // before the view: a load between is a conflict
+        let loads = db.transactions.loads.count(); // before the view: a load between is a conflict
         let view = match db.begin_view(writes) {
             Ok(view) => view,
             Err(error) => {
@@ -141,6 +143,7 @@ impl Core {
     ) -> Arc<Core> {
         let began = db.env.clock().now();
         let timeout = settings.timeout.unwrap_or(db.config.transaction_timeout);
+        let timeout = timeout.min(db.config.version_retention);
         let serializable = settings.isolation == IsolationLevel::Serializable;
         let reads = (serializable && !settings.read_only).then(Arc::default);
         // One that waits for locks looks when it has the first.
@@ -162,7 +165,7 @@ impl Core {
         let core =
             Arc::new(Core { db, owner, settings, deadline, reads, state: Mutex::new(state) });
         let weak: Weak<Core> = Arc::downgrade(&core);
-        core.db().transactions.add(owner.id, began, deadline, Some(weak));
+        core.db().transactions.add(owner.id, began, deadline, weak);
         core
     }
 
@@ -184,6 +187,7 @@ impl Core {
                 Ok(state)
             }
             Phase::TimedOut => Err(Error::TransactionTimeout),
+            Phase::TooOld => Err(Error::SnapshotTooOld),
             Phase::Committed => Err(Error::TransactionEnded { how: "committed" }),
             Phase::Aborted => Err(Error::TransactionEnded { how: "aborted" }),
             Phase::Lost => Err(Error::TransactionEnded { how: "in conflict with others" }),
@@ -227,7 +231,7 @@ impl Core {
         if state.view.is_some() || self.settings.isolation == IsolationLevel::ReadCommitted {
             return false;
         }
-        state.loads = self.db().transactions.loads(); // before the view: a load between is a conflict
+        state.loads = self.db().transactions.loads.count(); // before the view: a load between is a conflict
         state.view = Some(self.db().view());
         true
     }
@@ -239,16 +243,30 @@ impl Core {
         }
         self.fix_view(&mut state);
         if let Some(reads) = &self.reads {
+            self.reserve(&mut state, key.len())?;
             reads.lock().point(keyspace, key);
             self.resize(&mut state)?;
         }
         match &state.view {
             Some((version, visible)) => {
+                if !self.shows(version, keyspace)? {
+                    return Ok(None);
+                }
                 let found = read::find(version, *visible, keyspace, key)?;
                 found.map(|value| value.copied(self.db())).transpose()
             }
             None => self.db().get(keyspace, key),
         }
+    }
+
+    /// Whether a keyspace was there at the moment that the transaction sees. If it was made since, nothing is in it;
+    /// if it was dropped before, that is an error.
+    fn shows(&self, version: &Version, keyspace: KeyspaceId) -> Result<bool> {
+        if read::check_keyspace(version, keyspace).is_ok() {
+            return Ok(true);
+        }
+        crate::sync::sometimes("transaction: looks into a keyspace that is younger");
+        read::check_keyspace(&self.db().pin(), keyspace).map(|()| false)
     }
 
     pub(crate) fn get_batch<K: AsRef<[u8]>>(
@@ -258,16 +276,22 @@ impl Core {
     ) -> Result<Vec<Option<Vec<u8>>>> {
         let mut state = self.open()?;
         if let Some(reads) = &self.reads {
+            self.reserve(&mut state, keys.iter().map(|key| key.as_ref().len()).sum())?;
             let mut reads = reads.lock();
-            keys.iter().for_each(|key| reads.point(keyspace, key.as_ref()));
+            let unwritten = keys.iter().map(K::as_ref).filter(|key| {
+                state.writes.of(keyspace).is_none_or(|writes| writes.get(key).is_none())
+            });
+            unwritten.for_each(|key| reads.point(keyspace, key));
             drop(reads);
             self.resize(&mut state)?;
         }
         let view = self.view(&mut state);
-        read::check_keyspace(&view.0, keyspace)?;
         let mut values = Vec::with_capacity(keys.len());
         let found = |_, value: Option<&[u8]>| values.push(value.map(<[u8]>::to_vec));
-        self.db().find_each((&*view.0, view.1), keyspace, keys, found)?;
+        match self.shows(&view.0, keyspace)? {
+            true => self.db().find_each((&*view.0, view.1), keyspace, keys, found)?,
+            false => values.resize(keys.len(), None),
+        }
         if let Some(writes) = state.writes.of(keyspace) {
             for (key, value) in keys.iter().zip(&mut values) {
                 if let Some(written) = writes.get(key.as_ref()) {
@@ -320,7 +344,9 @@ impl Core {
             && error.is_conflict()
         {
             crate::sync::sometimes("transaction: does not get a lock");
-            self.end(state, Phase::Lost);
+            // Who has waited until its time was over does not try again.
+            let is_late = matches!(error, Error::LockTimeout);
+            self.end(state, if is_late { Phase::TimedOut } else { Phase::Lost });
         }
         locked?;
         self.db().wait_for_sequenced()?;
@@ -332,11 +358,12 @@ impl Core {
     }
 
     /// Ends the transaction if something was changed that it counts on.
-    fn check(&self, state: &mut State, mut checks: Checks<'_>) -> Result<()> {
-        let holds = self.db().check_now(&mut checks);
+    fn check(&self, state: &mut State, checks: Checks<'_>) -> Result<()> {
+        let mut terms = Terms { checks, loads: Some(state.loads), ..Terms::default() };
+        let holds = self.db().check_now(&mut terms);
         if let Err(Error::TransactionConflict) = &holds {
             crate::sync::sometimes("transaction: a lock comes too late");
-            state.lost = checks.lost.take();
+            state.lost = terms.checks.lost.take();
             self.end(state, Phase::Lost);
         }
         holds
@@ -393,8 +420,12 @@ impl Core {
     ) -> Result<TransactionScan> {
         let mut state = self.open()?;
         let view = self.view(&mut state);
-        read::check_keyspace(&view.0, keyspace)?;
-        let base = Scan::new(Arc::clone(handle), view, keyspace, bounds.clone(), false)?;
+        self.shows(&view.0, keyspace)?; // in one that it does not, there is nothing to walk over
+        self.resize(&mut state)?; // what other scans have noted since
+        if self.reads.is_some() {
+            self.reserve(&mut state, size_of_val(&bounds))?;
+        }
+        let base = Scan::of_any(Arc::clone(handle), view, keyspace, bounds.clone(), false);
         let reads = self.reads.clone().map(|reads| (reads, keyspace));
         Ok(TransactionScan::new(base, state.writes.of(keyspace), bounds, reversed, reads))
     }
@@ -460,10 +491,12 @@ impl Core {
         if state.writes.is_empty() {
             // What it read was the truth at one moment, whatever came later; but for what was to stay so.
             let (kept, _) = kept_for_update(&state);
-            let mut checks = Checks::new(kept, vec![]);
-            let holds = if checks.is_empty() { Ok(()) } else { self.db().check_now(&mut checks) };
+            let (checks, loads) = (Checks::new(kept, vec![]), Some(state.loads));
+            let mut terms = Terms { checks, loads, ..Terms::default() };
+            let empty = terms.checks.is_empty();
+            let holds = if empty { Ok(()) } else { self.db().check_now(&mut terms) };
             if let Err(error) = holds {
-                let lost = checks.lost.take();
+                let lost = terms.checks.lost.take();
                 self.end(&mut state, Phase::Lost);
                 return Err((error, lost));
             }
@@ -474,6 +507,7 @@ impl Core {
         let committed = self.commit_writes(&state);
         let phase = match &committed {
             Ok(_) => Phase::Committed,
+            Err((Error::LockTimeout, _)) => Phase::TimedOut,
             Err((error, _)) if error.is_conflict() => Phase::Lost,
             Err(_) => Phase::Aborted,
         };
@@ -496,11 +530,15 @@ impl Core {
             }
         }
         let reads = self.reads.as_ref().map(|reads| reads.lock());
-        let (points, spans) = counted_on(state, reads.as_deref());
-        let serves = self.settings.isolation != IsolationLevel::ReadCommitted;
+        let (points, spans) = counted_on(state, self.settings.pessimistic, reads.as_deref());
+        let (points_kept, is_of_one_moment) = (
+            !state.for_update.is_empty(),
+            self.settings.isolation != IsolationLevel::ReadCommitted,
+        );
         let mut terms = Terms {
             checks: Checks::new(points, spans),
-            loads: serves.then_some(state.loads),
+            loads: (points_kept || is_of_one_moment).then_some(state.loads),
+            writes: Some(&state.writes),
             owner: Some(self.owner),
             deadline: self.deadline,
         };
@@ -551,7 +589,11 @@ fn kept_for_update(state: &State) -> (Vec<Point<'_>>, Vec<Span<'_>>) {
 }
 
 /// What must not have been touched when the transaction commits.
-fn counted_on<'a>(state: &'a State, reads: Option<&'a Reads>) -> (Vec<Point<'a>>, Vec<Span<'a>>) {
+fn counted_on<'a>(
+    state: &'a State,
+    pessimistic: bool,
+    reads: Option<&'a Reads>,
+) -> (Vec<Point<'a>>, Vec<Span<'a>>) {
     let (mut points, mut spans) = kept_for_update(state);
     let Some(since) = state.view.as_ref().map(|(_, seen)| *seen) else {
         return (points, spans);
@@ -561,6 +603,8 @@ fn counted_on<'a>(state: &'a State, reads: Option<&'a Reads>) -> (Vec<Point<'a>>
             points.extend(reads.points(since));
             spans.extend(reads.spans(since));
         }
+        // All that it writes is locked.
+        None if pessimistic => {}
         None => {
             for (keyspace, writes) in state.writes.all() {
                 let deleted = writes.deleted.iter();
@@ -570,8 +614,7 @@ fn counted_on<'a>(state: &'a State, reads: Option<&'a Reads>) -> (Vec<Point<'a>>
                     end: end.as_deref(),
                     since,
                 }));
-                let keys = writes.entries.keys().filter(|key| !state.is_locked(keyspace, key));
-                points.extend(keys.map(|key| Point {
+                points.extend(writes.entries.keys().map(|key| Point {
                     hash: keyspace.hash(key),
                     keyspace,
                     key,
@@ -590,6 +633,17 @@ impl Expires for Core {
             crate::sync::sometimes("transaction: ended because its time is over");
             self.end(&mut state, Phase::TimedOut);
         }
+    }
+
+    fn give_up(&self) -> bool {
+        let Some(mut state) = self.state.try_lock() else { return false };
+        let is_old = |(version, _): &(Arc<Version>, SeqNo)| !self.db().versions.is_current(version);
+        let frees = state.phase == Phase::Open && state.view.as_ref().is_some_and(is_old);
+        if frees {
+            crate::sync::sometimes("transaction: ended because of what it holds in memory");
+            self.end(&mut state, Phase::TooOld);
+        }
+        frees
     }
 }
 
@@ -628,7 +682,7 @@ pub(super) fn run<T, E: From<Error>>(
             Ok(done) => match tx.core().try_commit() {
                 Ok(_) => return Ok(done),
                 // It may have lost within the work, which took no notice.
-                Err((error, found)) if error.is_conflict() || tx.core().has_lost() => {
+                Err((error, found)) if tx.core().has_lost() => {
                     lost.extend(found);
                     lost.extend(tx.core().state.lock().lost.take());
                     E::from(error)
@@ -661,7 +715,7 @@ fn again(
     lost: &BTreeSet<Lost>,
     tried: u32,
 ) -> Result<Attempt> {
-    let owner = Owner { id: db.transactions.next_id(), age: last.owner.age };
+    let owner = Owner::new(db.transactions.next_id(), last.owner.age);
     let timeout = settings.timeout.unwrap_or(db.config.transaction_timeout);
     let deadline = db.env.clock().now().checked_add(timeout);
     if lost.is_empty() {

@@ -52,6 +52,8 @@ pub(super) struct Node {
     pub(super) state: State,
     /// The next that the same owner holds, or waits for; the next node that is not in use.
     pub(super) next: u32,
+    /// Of a plain write.
+    pub(super) plain: bool,
     before: u32,
     after: u32,
 }
@@ -59,7 +61,8 @@ pub(super) struct Node {
 impl Node {
     /// In no list yet.
     pub(super) fn new(number: u64, owner: u64, place: Place, mode: Mode, state: State) -> Node {
-        Node { number, owner, place, mode, state, next: NONE, before: NONE, after: NONE }
+        let (next, before, after) = (NONE, NONE, NONE);
+        Node { number, owner, place, mode, state, next, plain: false, before, after }
     }
 }
 
@@ -67,17 +70,24 @@ impl Node {
 pub(super) struct Nodes {
     nodes: Vec<Node>,
     used: usize,
+    of_transactions: usize,
     /// The first that is not in use.
     free: u32,
 }
 
 impl Default for Nodes {
     fn default() -> Nodes {
-        Nodes { nodes: vec![], used: 0, free: NONE }
+        Nodes { nodes: vec![], used: 0, of_transactions: 0, free: NONE }
     }
 }
 
 impl Nodes {
+    /// How many in use are not of plain writes.
+    pub(super) fn of_transactions(&self) -> usize {
+        self.of_transactions
+    }
+
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.used == 0
     }
@@ -89,6 +99,7 @@ impl Nodes {
 
     pub(super) fn add(&mut self, node: Node) -> u32 {
         self.used += 1;
+        self.of_transactions += usize::from(!node.plain);
         match self.free {
             NONE => {
                 self.nodes.push(node);
@@ -105,6 +116,7 @@ impl Nodes {
     /// Takes a node out of use that is in no list any more.
     pub(super) fn remove(&mut self, id: u32) {
         self.used -= 1;
+        self.of_transactions -= usize::from(!self[id].plain);
         if self.used == 0 && self.nodes.len() > KEPT {
             *self = Nodes::default();
             return;

@@ -16,7 +16,7 @@ fn key(key: &'static str) -> Target<'static> {
 const ALL: Target<'static> = Target::Range(KeyspaceId::DEFAULT, b"", None);
 
 fn owner(id: u64) -> Owner {
-    Owner { id, age: id }
+    Owner::new(id, id)
 }
 
 fn locks() -> Arc<Locks> {

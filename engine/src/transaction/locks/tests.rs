@@ -27,7 +27,7 @@ struct Desk {
 
 impl Desk {
     fn try_ask(&mut self, id: u64, target: Target<'_>, mode: Mode) -> Result<bool> {
-        let asked = self.table.ask(Owner { id, age: id }, target, mode, || false)?;
+        let asked = self.table.ask(Owner::new(id, id), target, mode, || false)?;
         if let Asked::Waits(request) = asked {
             assert!(self.waiting.insert(id, request).is_none());
             return Ok(false);
@@ -73,7 +73,7 @@ impl Desk {
     fn end(mut self) {
         assert!(self.waiting.is_empty());
         (0..20).for_each(|owner| self.table.unlock_all(owner));
-        assert!(self.table.is_empty() && self.table.is_bare());
+        assert!(!self.table.is_in_use() && self.table.is_bare());
     }
 }
 
@@ -148,8 +148,30 @@ fn a_range_of_no_keys_is_nobodys() {
         assert!(desk.ask(2, empty, Exclusive));
     }
     desk.table.unlock_all(1);
-    assert!(desk.table.is_empty());
+    assert!(!desk.table.is_in_use());
     desk.end();
+}
+
+/// Plain writes among themselves need no locks.
+#[test]
+fn a_table_of_plain_writes_is_not_in_use() {
+    let mut table = Table::default();
+    let plain = |id| Owner { plain: true, ..Owner::new(id, id) };
+    let ask = |table: &mut Table, owner, target| {
+        matches!(table.ask(owner, target, Exclusive, || false), Ok(Asked::Granted))
+    };
+    assert!(ask(&mut table, plain(1), key("a")) && !table.is_in_use());
+    assert!(ask(&mut table, Owner::new(2, 2), key("b")) && table.is_in_use());
+    assert!(!ask(&mut table, Owner::new(3, 3), key("a")));
+    table.unlock_all(2);
+    assert!(table.is_in_use(), "one waits");
+    table.unlock_all(1);
+    assert!(table.is_in_use(), "it has the lock now");
+    assert!(ask(&mut table, plain(4), range("x", "~")));
+    table.unlock_all(3);
+    assert!(!table.is_in_use() && !table.is_bare());
+    table.unlock_all(4);
+    assert!(table.is_bare());
 }
 
 #[test]
@@ -287,7 +309,7 @@ fn of_two_upgrades_the_younger_one_loses() {
 #[test]
 fn the_youngest_is_the_one_that_began_last_whatever_its_id() {
     let mut table = Table::default();
-    let (old, young) = (Owner { id: 9, age: 1 }, Owner { id: 8, age: 2 });
+    let (old, young) = (Owner::new(9, 1), Owner::new(8, 2));
     let mut ask = |owner, name| table.ask(owner, key(name), Exclusive, || false);
     assert!(matches!(ask(old, "a"), Ok(Asked::Granted)));
     assert!(matches!(ask(young, "b"), Ok(Asked::Granted)));
@@ -295,7 +317,7 @@ fn the_youngest_is_the_one_that_began_last_whatever_its_id() {
     assert_eq!(circle(ask(young, "a")), [8, 9]);
     table.unlock_all(8);
     // Of the same age, the one with the larger id.
-    let same = Owner { id: 10, age: 1 };
+    let same = Owner::new(10, 1);
     let mut ask = |owner, name| table.ask(owner, key(name), Exclusive, || false);
     assert!(matches!(ask(same, "c"), Ok(Asked::Granted)));
     assert!(matches!(ask(old, "c"), Ok(Asked::Waits(_))));
@@ -375,7 +397,7 @@ fn who_cannot_wait_is_in_no_queue_and_no_circle() {
     let mut desk = Desk::default();
     assert!(desk.ask(1, key("a"), Exclusive) && desk.ask(2, key("b"), Exclusive));
     assert!(!desk.ask(2, key("a"), Exclusive));
-    let late = desk.table.ask(Owner { id: 1, age: 1 }, key("b"), Shared, || true);
+    let late = desk.table.ask(Owner::new(1, 1), key("b"), Shared, || true);
     assert!(matches!(late, Err(Error::LockTimeout)));
     assert!(!desk.granted(2));
     desk.table.unlock_all(1);

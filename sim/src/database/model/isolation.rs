@@ -3,9 +3,26 @@
 //! nothing of that, and judges by what was seen only.
 
 use super::{Answer, Broken, CommitId, Model, Op, SpaceId, broken};
-use crate::isolation::{self, History, KeyRange, Level, Operation, Status, check};
+use crate::isolation::{self, Anomaly, History, KeyRange, Level, Operation, Status, check};
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+macro_rules! names {
+    ($level:literal) => {
+        names!($level: "histories", "contradiction", "value out of thin air", "own write missed", "write cycle",
+            "aborted read", "intermediate read", "circular information", "lost update", "read skew",
+            "read skew of a scan", "no snapshot", "real time", "write skew", "phantom")
+    };
+    ($level:literal: $($name:literal),*) => { [$(concat!("isolation of ", $level, ": ", $name)),*] };
+}
+
+/// What is counted of the transactions of each level: the histories that had some, and those in which an anomaly was
+/// found, in the order of [`Anomaly::ALL`].
+const ADMITTED: [(Level, [&str; 15]); 3] = [
+    (Level::ReadCommitted, names!("ReadCommitted")),
+    (Level::Snapshot, names!("Snapshot")),
+    (Level::Serializable, names!("Serializable")),
+];
 
 /// Histories of more commits are not judged: it would take long.
 const COMMITS_MAX: usize = 5000;
@@ -101,10 +118,34 @@ impl Model {
                 operations,
             });
         }
-        let report = check(&History { transactions, final_state: None });
-        match report.forbidden().is_empty() {
-            true => Ok(()),
-            false => broken("isolation", report.to_string()),
+        let mut history = History { transactions, final_state: None };
+        let report = check(&history);
+        if !report.forbidden().is_empty() {
+            return broken("isolation", report.to_string());
+        }
+        self.tell_what_each_level_admits(&mut history);
+        Ok(())
+    }
+
+    /// Counts for each level what would have been forbidden if its transactions had been serializable, and no others.
+    fn tell_what_each_level_admits(&mut self, history: &mut History) {
+        let levels: Vec<_> = history.transactions.iter().map(|t| (t.level, t.session)).collect();
+        for (level, [histories, names @ ..]) in ADMITTED {
+            let of_level = |(of, session): &(Level, u64)| *of == level && *session != u64::MAX;
+            if !levels.iter().any(of_level) {
+                continue;
+            }
+            self.admitted.push(histories);
+            for (transaction, told) in history.transactions.iter_mut().zip(&levels) {
+                transaction.level = match of_level(told) {
+                    true => Level::Serializable,
+                    false => Level::ReadCommitted,
+                };
+            }
+            let report = check(history);
+            let found = Anomaly::ALL.iter().zip(names);
+            let found = found.filter(|(anomaly, _)| report.forbidden().contains_key(anomaly));
+            self.admitted.extend(found.map(|(_, name)| name));
         }
     }
 

@@ -169,6 +169,8 @@ pub(super) struct Model {
     commits: Vec<Commit>,
     /// Transactions since then.
     pub(super) told: Vec<isolation::Told>,
+    /// What the checker of isolation found that is allowed, to be counted.
+    pub(super) admitted: Vec<&'static str>,
     /// Bulk loads since then.
     loads: Vec<Load>,
     /// Those that recoveries brought back, if damage may take them.

@@ -10,7 +10,7 @@ use std::{
 pub(super) const NEVER: &dyn Fn() -> Result<()> = &|| Ok(());
 
 pub(super) fn owner(id: u64) -> Owner {
-    Owner { id, age: id }
+    Owner::new(id, id)
 }
 
 pub(super) fn locks() -> (Arc<dyn Env>, Poison, Locks) {
@@ -138,7 +138,7 @@ fn another_thread_that_is_younger_loses_a_deadlock() {
 fn threads_exclude_each_other_and_all_come_to_their_end() {
     const THREADS: u64 = 8;
     const KEYS: [&str; 4] = ["a", "b", "c", "d"];
-    let rounds = if cfg!(miri) { 5 } else { 2000 };
+    let rounds = if cfg!(miri) { 5 } else { 500 };
     let (env, _, locks) = locks();
     let counts: [AtomicU64; 4] = Default::default();
     let (added, lost, late) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -180,7 +180,7 @@ fn threads_exclude_each_other_and_all_come_to_their_end() {
                 for _ in 0..rounds {
                     let age = ages.fetch_add(1, Relaxed);
                     loop {
-                        let owner = Owner { id: ids.fetch_add(1, Relaxed), age };
+                        let owner = Owner::new(ids.fetch_add(1, Relaxed), age);
                         let done = attempt(owner, &mut random);
                         locks.unlock_all(owner.id);
                         match done {
