@@ -11,6 +11,7 @@ mod memory;
 mod report;
 mod scans;
 mod settled;
+mod transactions;
 mod waits;
 
 use report::Report;
@@ -29,13 +30,14 @@ pub(crate) struct Bench {
 type Run = fn(&Bench, &mut Report);
 
 fn main() {
-    let all: [(&str, Run); 6] = [
+    let all: [(&str, Run); 7] = [
         ("memory", memory::run),
         ("settled", settled::run),
         ("durable", durable::run),
         ("gets", gets::run),
         ("scans", scans::run),
         ("waits", waits::run),
+        ("transactions", transactions::run),
     ];
     let (dir, only) = (std::env::temp_dir(), String::new());
     let mut bench = Bench { rounds: 5, dir, entries: 1_000_000, only };

@@ -453,12 +453,12 @@ impl Db {
         let mut moved = now();
         let mut begun = 0;
         loop {
-            let expires = self.transactions.expire(self.env.clock().now()).is_some();
-            let before = std::mem::replace(&mut begun, self.transactions.begun());
+            let expires = self.transactions.open.expire(self.env.clock().now()).is_some();
+            let before = std::mem::replace(&mut begun, self.transactions.open.begun());
             let watched = expires || before != begun;
             self.transactions.set_watched(watched);
             let wanted = || {
-                let unwatched = !watched && self.transactions.begun() != begun;
+                let unwatched = !watched && self.transactions.open.begun() != begun;
                 let active = &self.versions.load().active;
                 let writes = self.poison.check().is_ok();
                 let work = writes

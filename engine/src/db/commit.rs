@@ -247,8 +247,10 @@ impl Db {
             if longest > self.config.max_key_size {
                 return Err(Error::KeyTooLarge);
             }
-            // On its way while the log is written. Usually it is this memtable.
-            version.active.prefetch(Memtable::hash(op.keyspace(), key));
+            // On their way while the log is written. Usually it is this memtable.
+            let hash = Memtable::hash(op.keyspace(), key);
+            version.active.prefetch(hash);
+            self.transactions.prefetch(hash);
             need.deletes_only &= !matches!(op, Op::Put { .. } | Op::Blob { .. });
             need.range_deletes |= matches!(op, Op::RangeDelete { .. });
             need.entries += 1;

@@ -226,12 +226,13 @@ impl Db {
             stalls: self.metrics.stalls.get(),
             recovered_commits: self.metrics.recovered_commits.get(),
             pinned_versions: versions.len() as u64 - 1,
-            open_transactions: self.transactions.count() as u64,
+            open_transactions: self.transactions.open.transactions() as u64,
             transactions_committed: self.transactions.committed.get(),
             transactions_aborted: self.transactions.aborted.get(),
             transaction_conflicts: self.transactions.conflicts.get(),
             oldest_snapshot_age: self
                 .transactions
+                .open
                 .oldest()
                 .map(|began| self.env.clock().now().saturating_sub(began)),
             snapshots_ended: self.metrics.snapshots_ended.get(),

@@ -6,7 +6,7 @@ use crate::{
     format::ops::{Op, Ops},
     transaction::{
         locks::{Mode, Owner, Target},
-        window::{Backlog, Checks, Footprint, Points, Verdict, Window},
+        window::{Backlog, Checks, Footprint, Verdict, Window},
         writes::Writes,
     },
     types::{KeyspaceId, SeqNo},
@@ -60,7 +60,7 @@ impl Db {
     pub(crate) fn begin_view(&self, writes: bool) -> Result<(Arc<Version>, SeqNo)> {
         if writes {
             if !self.transactions.is_recording() {
-                self.begin_recording();
+                self.begin_recording()?;
             }
             // What was given its SeqNo before is not in the window.
             self.wait_until_visible(self.transactions.floor())?;
@@ -69,10 +69,10 @@ impl Db {
     }
 
     /// Has a conflict window from now on.
-    fn begin_recording(&self) {
+    fn begin_recording(&self) -> Result<()> {
         let keys = (self.config.memtable_size / BYTES_PER_POINT).min(POINTS_MAX);
         let short = self.env.buggify("transaction: a short window");
-        let points = Points::new(if short { 16 } else { keys });
+        let points = self.transactions.points(if short { 16 } else { keys })?;
         let mut sequencer = self.sequencer.lock();
         if sequencer.window.is_none() {
             crate::sync::sometimes("transaction: the window begins");
@@ -80,6 +80,7 @@ impl Db {
             sequencer.window = Some(Window::new(points, newest, short));
             self.transactions.begin_recording(newest);
         }
+        Ok(())
     }
 
     /// Waits until everything up to a SeqNo is published.

@@ -8,20 +8,26 @@
 use super::Db;
 use crate::{
     error::{Error, Result},
-    transaction::Expires,
+    sync::{AtomicU32, Ordering::Relaxed},
+    transaction::{Expires, open::Open},
     types::SeqNo,
     version::{
         Version,
         cell::{Held, Pinned},
     },
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 /// A moment that is looked at.
 pub(crate) struct View {
     db: Arc<Db>,
-    /// Its number in the list of what is open.
+    /// Its number and its place in the list of what is open.
     id: u64,
+    place: AtomicU32,
     held: Held,
     seq: SeqNo,
 }
@@ -32,15 +38,17 @@ impl View {
         db.check_open()?;
         let (version, seq) = db.view();
         let id = db.transactions.next_id();
-        let view = Arc::new(View { db: Arc::clone(db), id, held: Held::new(version), seq });
+        let place = AtomicU32::new(u32::MAX);
+        let view = Arc::new(View { db: Arc::clone(db), id, place, held: Held::new(version), seq });
         let began = db.env.clock().now();
         let mut retention = db.config.version_retention;
         if db.env.buggify("snapshot: is soon too old") {
             retention = retention.min(Duration::from_millis(100));
         }
         let deadline = began.checked_add(retention);
-        let weak = Arc::downgrade(&view);
-        db.transactions.add(id, began, deadline, weak);
+        let it: Weak<View> = Arc::downgrade(&view);
+        let open = Open { id, began, deadline, it, is_transaction: false };
+        view.place.store(db.transactions.open.add(open, usize::MAX)?, Relaxed);
         if deadline.is_some() && !db.transactions.is_watched() {
             db.background.wake_prepare();
         }
@@ -83,14 +91,14 @@ impl Expires for View {
         if was_held {
             self.db.metrics.snapshots_ended.add(1);
         }
-        self.db.transactions.remove(self.id);
+        self.db.transactions.open.remove(self.place.load(Relaxed), self.id);
         frees
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.db.transactions.remove(self.id);
+        self.db.transactions.open.remove(self.place.load(Relaxed), self.id);
     }
 }
 
@@ -98,7 +106,7 @@ impl Db {
     /// Ends moments, the oldest first, until the memtables that are kept for them alone are not too many.
     pub(crate) fn bound_pinned(&self) {
         let max = self.config.max_memory as u64 / 4;
-        while self.pinned_bytes() > max && self.transactions.give_up_oldest() {
+        while self.pinned_bytes() > max && self.transactions.open.give_up_oldest() {
             crate::sync::sometimes("snapshot: ended because of what it holds in memory");
             self.collect();
         }

@@ -26,7 +26,7 @@ mod signal;
 
 pub(crate) use names::{Names, NamesBefore};
 pub use os::OsEnv;
-pub(crate) use os::memory::Memory;
+pub(crate) use os::memory::{Memory, Words};
 pub(crate) use poison::{Poison, Unfinished};
 pub(crate) use signal::Signal;
 

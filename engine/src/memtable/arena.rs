@@ -21,7 +21,7 @@
 //!   from entry to entry sees them in the order of their SeqNos, up to the first that is not ready.
 
 use crate::{
-    env::Memory,
+    env::{Memory, Words},
     error::{Error, Result},
     sync::{AtomicU32, AtomicU64, CachePadded, Ordering, prefetch},
     types::{KeyspaceId, Kind, SeqKind, SeqNo},
@@ -335,43 +335,32 @@ impl<'a> EntryRef<'a> {
 }
 
 /// The slots of a hash index, each empty or a tag and a place.
-pub(super) struct Slots {
-    memory: Memory,
-    len: usize,
-}
+pub(super) struct Slots(Words);
 
 impl Slots {
     pub(super) fn new(len: usize) -> Result<Slots> {
-        let len = len.max(1);
-        Ok(Slots {
-            memory: Memory::zeroed(len * size_of::<u64>(), "the index of a memtable")?,
-            len,
-        })
+        Words::zeroed(len, "the index of a memtable").map(Slots)
     }
 
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.0.len()
     }
 
     /// The slot numbered `i`, less than `len`.
     #[inline]
     pub(super) fn slot(&self, i: usize) -> Slot<'_> {
-        assert!(i < self.len);
-        // SAFETY: within the memory, aligned since the memory is, zeroed at the beginning, and
-        // only ever accessed as this atomic.
-        Slot(unsafe { &*self.memory.as_ptr().cast::<AtomicU64>().add(i) })
+        Slot(self.0.get(i))
     }
 
     /// Brings the slot numbered `i` near, ahead of its use.
     #[inline]
     pub(super) fn prefetch(&self, i: usize) {
-        let slot: *const AtomicU64 = self.slot(i).0;
-        prefetch(slot.cast());
+        self.0.prefetch(i);
     }
 
     pub(super) fn memory(&self) -> &Memory {
-        &self.memory
+        self.0.memory()
     }
 }
 

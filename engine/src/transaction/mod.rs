@@ -5,28 +5,26 @@
 //! - [`window`]: what others have committed meanwhile
 //! - [`loads`]: changes that have no SeqNo
 //! - [`locks`]: keys and ranges that others have to wait for
+//! - [`open`]: the list of those that are open
 //!
 //! How they become a commit is in [`crate::db::transact`], and the handle that users hold in
 //! [`crate::handles`].
 
 pub(crate) mod loads;
 pub(crate) mod locks;
+pub(crate) mod open;
 pub(crate) mod reads;
 pub(crate) mod window;
 pub(crate) mod writes;
 
-use self::loads::Loads;
+use self::{loads::Loads, open::OpenList, window::Points};
 use crate::{
     error::{Error, Result},
     metrics::Counter,
-    sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, Ordering::SeqCst},
+    sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
     types::SeqNo,
 };
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
 /// An open transaction or snapshot, as the list knows it.
 pub(crate) trait Expires: Send + Sync {
@@ -37,17 +35,18 @@ pub(crate) trait Expires: Send + Sync {
     fn give_up(&self) -> bool;
 }
 
-/// The transactions and snapshots that are open.
+/// What all transactions share.
 pub(crate) struct Transactions {
-    open: Mutex<BTreeMap<u64, Open>>,
+    /// With the snapshots.
+    pub(crate) open: OpenList,
     next: AtomicU64,
-    added: AtomicU64,
-    /// How many transactions are open, and how many of them may write.
-    count: AtomicUsize,
+    /// How many transactions are open that may write.
     writers: AtomicUsize,
     /// Whether there is a conflict window, and what the last one began behind. Changed under the sequencer lock.
     recording: AtomicBool,
     floor: AtomicU64,
+    /// Of all windows that there ever are.
+    points: OnceLock<Arc<Points>>,
     pub(crate) loads: Arc<Loads>,
     /// Somebody looks soon whose time is over. Who begins when nobody does says so.
     watched: AtomicBool,
@@ -58,24 +57,16 @@ pub(crate) struct Transactions {
     pub(crate) conflicts: Counter,
 }
 
-struct Open {
-    began: Duration,
-    deadline: Option<Duration>,
-    /// The transaction or snapshot.
-    it: Weak<dyn Expires>,
-}
-
 impl Transactions {
     /// `first` is the first number given out.
     pub(crate) fn new(first: u64) -> Arc<Transactions> {
         Arc::new(Transactions {
-            open: Mutex::default(),
+            open: OpenList::default(),
             next: AtomicU64::new(first),
-            added: AtomicU64::new(0),
-            count: AtomicUsize::new(0),
             writers: AtomicUsize::new(0),
             recording: AtomicBool::new(false),
             floor: AtomicU64::new(0),
+            points: OnceLock::new(),
             loads: Arc::default(),
             watched: AtomicBool::new(false),
             bytes: AtomicUsize::new(0),
@@ -90,47 +81,14 @@ impl Transactions {
         self.next.fetch_add(1, SeqCst)
     }
 
-    /// Counts one more transaction, if there may be one.
-    pub(crate) fn enter(&self, max: usize, writes: bool) -> Result<()> {
-        if self.count.fetch_add(1, SeqCst) >= max {
-            self.count.fetch_sub(1, SeqCst);
-            crate::sync::sometimes("transaction: there are too many");
-            return Err(Error::TooManyTransactions { max });
-        }
-        if writes {
-            self.writers.fetch_add(1, SeqCst);
-        }
-        Ok(())
+    /// One more may write.
+    pub(crate) fn begin_write(&self) {
+        self.writers.fetch_add(1, SeqCst);
     }
 
-    /// Counts one less.
-    pub(crate) fn leave(&self, writes: bool) {
-        if writes {
-            self.writers.fetch_sub(1, SeqCst);
-        }
-        self.count.fetch_sub(1, SeqCst);
-    }
-
-    /// Lists a transaction or a snapshot.
-    pub(crate) fn add(
-        &self,
-        id: u64,
-        began: Duration,
-        deadline: Option<Duration>,
-        it: Weak<dyn Expires>,
-    ) {
-        self.open.lock().insert(id, Open { began, deadline, it });
-        self.added.fetch_add(1, SeqCst);
-    }
-
-    /// Takes it out of the list.
-    pub(crate) fn remove(&self, id: u64) {
-        self.open.lock().remove(&id);
-    }
-
-    /// How many were listed: it changes when a transaction begins.
-    pub(crate) fn begun(&self) -> u64 {
-        self.added.load(SeqCst)
+    /// One less.
+    pub(crate) fn end_write(&self) {
+        self.writers.fetch_sub(1, SeqCst);
     }
 
     /// Says whether somebody will look soon whose time is over.
@@ -142,58 +100,9 @@ impl Transactions {
         self.watched.load(SeqCst)
     }
 
-    /// Ends the transactions and snapshots whose time is over. Returns when the next one's will be.
-    pub(crate) fn expire(&self, now: Duration) -> Option<Duration> {
-        let mut next = None;
-        let over: Vec<_> = {
-            let open = self.open.lock();
-            let over = open.values().filter(|open| match open.deadline {
-                Some(deadline) if deadline > now => {
-                    next = Some(next.map_or(deadline, |next: Duration| next.min(deadline)));
-                    false
-                }
-                Some(_) => true,
-                None => false,
-            });
-            over.filter_map(|open| open.it.upgrade()).collect()
-        };
-        // Not under the lock: each takes its place out of the list.
-        over.iter().for_each(|it| it.expire());
-        next
-    }
-
-    /// Ends the oldest of those that hold a Version which nobody needs else, but never the youngest of all. `false`:
-    /// there is none.
-    pub(crate) fn give_up_oldest(&self) -> bool {
-        let mut after = 0;
-        loop {
-            let next = {
-                let open = self.open.lock();
-                let mut rest = open.range(after..);
-                let next = rest.next().filter(|_| rest.next().is_some());
-                next.map(|(id, open)| (*id, open.it.upgrade()))
-            };
-            let Some((id, it)) = next else { return false };
-            if it.is_some_and(|it| it.give_up()) {
-                return true;
-            }
-            after = id + 1;
-        }
-    }
-
-    /// How many transactions are open.
-    pub(crate) fn count(&self) -> usize {
-        self.count.load(SeqCst)
-    }
-
     /// How many of them may write.
     pub(crate) fn writers(&self) -> usize {
         self.writers.load(SeqCst)
-    }
-
-    /// When the oldest transaction or snapshot began.
-    pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.open.lock().values().map(|open| open.began).min()
     }
 
     pub(crate) fn is_recording(&self) -> bool {
@@ -204,6 +113,22 @@ impl Transactions {
     pub(crate) fn begin_recording(&self, floor: SeqNo) {
         self.floor.store(floor.0, SeqCst);
         self.recording.store(true, SeqCst);
+    }
+
+    /// The points of this database, about so many if there are none yet.
+    pub(crate) fn points(&self, keys: usize) -> Result<Arc<Points>> {
+        if self.points.get().is_none() {
+            let _ = self.points.set(Points::new(keys)?); // another thread may have been faster
+        }
+        self.points.get().cloned().map_or_else(|| Points::new(keys), Ok)
+    }
+
+    /// Brings near what entering a key with this hash into the window writes, if there is a window.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        if let Some(points) = self.points.get().filter(|_| self.is_recording()) {
+            points.prefetch(hash);
+        }
     }
 
     pub(crate) fn end_recording(&self) {

@@ -15,14 +15,16 @@
 //! below what was forgotten, everything is one.
 
 use crate::{
+    env::Words,
+    error::Result,
     format::ops::{Op, Ops},
     sync::{
-        AtomicU64, CachePadded,
+        AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
     },
     types::{KeyspaceId, SeqNo},
 };
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, ops::Deref, sync::Arc};
 
 /// SeqNos in a row of [`Points`]: a line of the processor's cache.
 const ROW: usize = 8;
@@ -32,16 +34,34 @@ const WIDE: usize = 1024;
 const RECENT_BYTES: usize = 4 << 20;
 /// What a footprint costs besides its bytes, about.
 const RECENT_OVERHEAD: usize = 64;
-/// A footprint that is no longer is made without memory of its own first.
-const SHORT_BYTES: usize = 512;
+/// A footprint that is no longer needs no memory of its own.
+const SHORT_BYTES: usize = 54;
 
 /// What a commit touches: its keys and ranges, without values. Made outside the sequencer lock.
 #[derive(Clone)]
 pub(crate) struct Footprint {
-    bytes: Arc<[u8]>,
-    touches: usize,
+    bytes: Bytes,
+    touches: u32,
     /// How many of them are ranges.
-    ranges: usize,
+    ranges: u32,
+}
+
+#[derive(Clone)]
+enum Bytes {
+    Short(u8, [u8; SHORT_BYTES]),
+    Long(Arc<[u8]>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Short(len, bytes) => &bytes[..*len as usize],
+            Bytes::Long(bytes) => bytes,
+        }
+    }
 }
 
 /// One key or range that a commit touches.
@@ -59,9 +79,9 @@ impl Footprint {
     /// Of operations that were checked.
     pub(crate) fn of(payload: &[u8]) -> Footprint {
         let ops = || Ops::new(payload).flatten();
-        let len: usize = ops().map(|op| Touch::of(op).encoded_len()).sum();
-        let mut short = [0; SHORT_BYTES];
+        let len = ops().map(encoded_len).sum();
         let mut long = vec![];
+        let mut short = [0; SHORT_BYTES];
         let out = match short.get_mut(..len) {
             Some(short) => short,
             None => {
@@ -74,9 +94,12 @@ impl Footprint {
             let touch = Touch::of(op);
             at += touch.encode(&mut out[at..]);
             touches += 1;
-            ranges += usize::from(matches!(touch, Touch::Range { .. }));
+            ranges += u32::from(matches!(touch, Touch::Range { .. }));
         }
-        let bytes = if long.is_empty() { Arc::from(&short[..len]) } else { Arc::from(long) };
+        let bytes = match long.is_empty() {
+            true => Bytes::Short(len as u8, short),
+            false => Bytes::Long(Arc::from(long)),
+        };
         Footprint { bytes, touches, ranges }
     }
 
@@ -89,6 +112,18 @@ impl Footprint {
         })
     }
 }
+
+/// How long an operation is in a footprint.
+fn encoded_len(op: Op<'_>) -> usize {
+    let (key, end) = match op {
+        Op::Put { key, .. } | Op::Blob { key, .. } | Op::Delete { key, .. } => (key, None),
+        Op::RangeDelete { start, end, .. } => (start, end),
+    };
+    TOUCH_BYTES + key.len() + end.map_or(0, <[u8]>::len)
+}
+
+/// Bytes of a touch besides its keys.
+const TOUCH_BYTES: usize = 1 + 8 + 4 + 4 + 4;
 
 impl<'a> Touch<'a> {
     fn of(op: Op<'a>) -> Touch<'a> {
@@ -110,11 +145,6 @@ impl<'a> Touch<'a> {
                 (RANGE_WITHOUT_END, 0, keyspace, start, b"")
             }
         }
-    }
-
-    fn encoded_len(&self) -> usize {
-        let (_, _, _, key, end) = self.parts();
-        1 + 8 + 4 + 4 + 4 + key.len() + end.len()
     }
 
     fn encode(&self, out: &mut [u8]) -> usize {
@@ -155,47 +185,60 @@ impl<'a> Touch<'a> {
 /// For the hash of a key, the newest commit that may have touched the key.
 pub(crate) struct Points {
     /// SeqNo and, in the low byte, a tag of the hash. 0: nothing.
-    rows: Box<[CachePadded<[AtomicU64; ROW]>]>,
+    words: Words,
 }
 
 impl Points {
     /// Of about so many keys, at least one row.
-    pub(crate) fn new(keys: usize) -> Arc<Points> {
+    pub(crate) fn new(keys: usize) -> Result<Arc<Points>> {
         let rows = (keys / ROW).next_power_of_two();
-        Arc::new(Points { rows: (0..rows).map(|_| CachePadded(Default::default())).collect() })
+        let words = Words::zeroed(rows * ROW, "the newest commits of keys")?;
+        words.memory().populate(0, words.memory().len());
+        Ok(Arc::new(Points { words }))
     }
 
     #[inline]
-    fn row(&self, hash: u64) -> &[AtomicU64; ROW] {
-        let at = (hash >> 8) as usize & (self.rows.len() - 1);
-        &self.rows[at].0
+    fn row_at(&self, hash: u64) -> usize {
+        ((hash >> 8) as usize & (self.words.len() / ROW - 1)) * ROW
+    }
+
+    #[inline]
+    fn row(&self, hash: u64) -> impl Iterator<Item = &AtomicU64> {
+        let at = self.row_at(hash);
+        (at..at + ROW).map(|i| self.words.get(i))
+    }
+
+    /// Brings near what recording a hash writes.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.words.prefetch(self.row_at(hash));
     }
 
     /// Only under the sequencer lock, in the order of SeqNos.
     #[inline]
     fn record(&self, hash: u64, seq: SeqNo) {
-        let row = self.row(hash);
-        let (mut at, mut oldest) = (0, u64::MAX);
-        for (i, place) in row.iter().enumerate() {
+        let mut oldest: Option<(u64, &AtomicU64)> = None;
+        for place in self.row(hash) {
             let held = place.load(Relaxed);
             if held != 0 && held as u8 == hash as u8 {
-                at = i;
+                oldest = Some((held, place));
                 break;
             }
-            if held < oldest {
-                (at, oldest) = (i, held);
+            if oldest.is_none_or(|(oldest, _)| held < oldest) {
+                oldest = Some((held, place));
             }
         }
-        row[at].store(seq.0 << 8 | u64::from(hash as u8), Release);
+        if let Some((_, place)) = oldest {
+            place.store(seq.0 << 8 | u64::from(hash as u8), Release);
+        }
     }
 
     /// No commit behind what this returns has touched a key of this hash: of those that the caller knows to
     /// be recorded, because it has held the sequencer lock since.
     #[inline]
     fn newest(&self, hash: u64) -> SeqNo {
-        let row = self.row(hash);
         let mut newest = 0;
-        for place in row {
+        for place in self.row(hash) {
             let held = place.load(Acquire);
             if held as u8 == hash as u8 {
                 newest = newest.max(held >> 8);
@@ -204,7 +247,7 @@ impl Points {
         crate::sync::point("points.newest");
         // Only then: others go on entering commits. What was taken out before it was looked at above was the
         // oldest then, so all that is found here is newer.
-        let oldest = row.iter().map(|place| place.load(Acquire) >> 8).min().unwrap_or(0);
+        let oldest = self.row(hash).map(|place| place.load(Acquire) >> 8).min().unwrap_or(0);
         // What is no longer there is older than everything that is.
         SeqNo(newest.max(oldest))
     }
@@ -331,7 +374,8 @@ impl<'a> Checks<'a> {
 
     /// How many comparisons a commit takes, about.
     fn work(&self, footprint: &Footprint) -> usize {
-        footprint.touches * (1 + self.spans.len()) + footprint.ranges * self.points.len()
+        let (touches, ranges) = (footprint.touches as usize, footprint.ranges as usize);
+        touches * (1 + self.spans.len()) + ranges * self.points.len()
     }
 
     /// Whether something that must hold lies in a keyspace.
@@ -369,7 +413,7 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// A window that knows of no commit up to `floor`. `short`: one that forgets soon, for tests.
+    /// A window that knows of no commit up to `floor`; what the points tell of those does not matter. `short`: one that forgets soon, for tests.
     pub(crate) fn new(points: Arc<Points>, floor: SeqNo, short: bool) -> Window {
         Window {
             points,
@@ -385,7 +429,7 @@ impl Window {
 
     /// Adds a commit, the newest.
     pub(crate) fn record(&mut self, seq: SeqNo, footprint: Footprint) {
-        match footprint.touches > WIDE {
+        match footprint.touches as usize > WIDE {
             true => {
                 crate::sync::sometimes("window: a commit touches many keys");
                 self.wide = seq;
@@ -520,7 +564,7 @@ mod shuttle_tests {
     #[test]
     fn shuttle_points_miss_no_commit_that_was_recorded_before() {
         explore(|| {
-            let points = Points::new(ROW);
+            let points = Points::new(ROW).unwrap();
             let sequencer = Arc::new(Mutex::new([0; KEYS as usize]));
             let writer = {
                 let (points, sequencer) = (points.clone(), sequencer.clone());
@@ -579,7 +623,7 @@ mod tests {
     }
 
     fn window(keys: usize, short: bool) -> Window {
-        Window::new(Points::new(keys), SeqNo(10), short)
+        Window::new(Points::new(keys).unwrap(), SeqNo(10), short)
     }
 
     /// What the window says in the end, however often it has to be asked.

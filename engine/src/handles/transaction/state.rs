@@ -9,10 +9,11 @@ use crate::{
     },
     error::{Error, Result},
     handles::{Handle, Scan, WriteBatch},
-    sync::{Mutex, MutexGuard},
+    sync::{AtomicU32, Mutex, MutexGuard, Ordering::Relaxed},
     transaction::{
         Expires,
         locks::{Owner, Target},
+        open::Open,
         reads::Reads,
         window::{Checks, Lost, Point, Span},
         writes::Writes,
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     deadline: Option<Duration>,
     /// What was read, if it is looked at again when the transaction commits. Scans share it.
     reads: Option<Arc<Mutex<Reads>>>,
+    /// In the list of what is open.
+    place: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -118,16 +121,20 @@ impl Core {
             db.poison.check()?;
         }
         // Counted before it looks: what is committed behind what it sees is in the window.
-        db.transactions.enter(db.config.max_active_transactions, writes)?;
+        if writes {
+            db.transactions.begin_write();
+        }
+        let begun = Core::begin_counted(db, settings, attempt);
+        if begun.is_err() && writes {
+            db.transactions.end_write();
+        }
+        begun
+    }
+
+    fn begin_counted(db: &Arc<Db>, settings: Settings, attempt: &Attempt) -> Result<Arc<Core>> {
         let loads = db.transactions.loads.count(); // before the view: a load between is a conflict
-        let view = match db.begin_view(writes) {
-            Ok(view) => view,
-            Err(error) => {
-                db.transactions.leave(writes);
-                return Err(error);
-            }
-        };
-        let core = Self::listed(Arc::clone(db), settings, attempt, (loads, view));
+        let view = db.begin_view(!settings.read_only)?;
+        let core = Self::listed(Arc::clone(db), settings, attempt, (loads, view))?;
         if core.deadline.is_some() && !core.db().transactions.is_watched() {
             core.db().background.wake_prepare();
         }
@@ -140,7 +147,7 @@ impl Core {
         settings: Settings,
         attempt: &Attempt,
         (loads, view): (u64, (Arc<Version>, SeqNo)),
-    ) -> Arc<Core> {
+    ) -> Result<Arc<Core>> {
         let began = db.env.clock().now();
         let timeout = settings.timeout.unwrap_or(db.config.transaction_timeout);
         let timeout = timeout.min(db.config.version_retention);
@@ -162,11 +169,27 @@ impl Core {
             bytes: 0,
         };
         let (owner, deadline) = (attempt.owner, began.checked_add(timeout));
-        let core =
-            Arc::new(Core { db, owner, settings, deadline, reads, state: Mutex::new(state) });
-        let weak: Weak<Core> = Arc::downgrade(&core);
-        core.db().transactions.add(owner.id, began, deadline, weak);
-        core
+        let place = AtomicU32::new(u32::MAX);
+        let core = Arc::new(Core {
+            db,
+            owner,
+            settings,
+            deadline,
+            reads,
+            place,
+            state: Mutex::new(state),
+        });
+        let it: Weak<Core> = Arc::downgrade(&core);
+        let open = Open { id: owner.id, began, deadline, it, is_transaction: true };
+        let max = core.db().config.max_active_transactions;
+        match core.db().transactions.open.add(open, max) {
+            Ok(place) => core.place.store(place, Relaxed),
+            Err(refused) => {
+                core.state.lock().phase = Phase::Aborted; // there is nothing to give back
+                return Err(refused);
+            }
+        }
+        Ok(core)
     }
 
     fn db(&self) -> &Db {
@@ -490,15 +513,17 @@ impl Core {
         let mut state = state.map_err(|error| (error, None))?;
         if state.writes.is_empty() {
             // What it read was the truth at one moment, whatever came later; but for what was to stay so.
-            let (kept, _) = kept_for_update(&state);
-            let (checks, loads) = (Checks::new(kept, vec![]), Some(state.loads));
-            let mut terms = Terms { checks, loads, ..Terms::default() };
-            let empty = terms.checks.is_empty();
-            let holds = if empty { Ok(()) } else { self.db().check_now(&mut terms) };
-            if let Err(error) = holds {
-                let lost = terms.checks.lost.take();
-                self.end(&mut state, Phase::Lost);
-                return Err((error, lost));
+            if !state.for_update.is_empty() {
+                let (kept, _) = kept_for_update(&state);
+                let (checks, loads) = (Checks::new(kept, vec![]), Some(state.loads));
+                let mut terms = Terms { checks, loads, ..Terms::default() };
+                let empty = terms.checks.is_empty();
+                let holds = if empty { Ok(()) } else { self.db().check_now(&mut terms) };
+                if let Err(error) = holds {
+                    let lost = terms.checks.lost.take();
+                    self.end(&mut state, Phase::Lost);
+                    return Err((error, lost));
+                }
             }
             let seen = self.view(&mut state).1;
             self.end(&mut state, Phase::Committed);
@@ -567,8 +592,10 @@ impl Core {
         if state.locked || self.db().locks.in_use() {
             self.db().locks.unlock_all(self.owner.id);
         }
-        transactions.leave(!self.settings.read_only);
-        transactions.remove(self.owner.id);
+        if !self.settings.read_only {
+            transactions.end_write();
+        }
+        transactions.open.remove(self.place.load(Relaxed), self.owner.id);
         state.view = None;
         (state.writes, state.for_update) = (Writes::default(), BTreeMap::new());
         // Getting smaller is never refused.
