@@ -12,6 +12,10 @@
 //!   which an equal tag may lead, is not in it.
 //!
 //! A page that is not in the set, or does not have the key at that place, is no answer: the read descends.
+//!
+//! That there is no hint is an answer where the tree has nothing that was not put into the table ([`Hinted::has_all`]).
+//! So it is with a tree that was made since the database was opened: all of its entries were put by the merges that
+//! wrote its leaves, before anybody saw it, into this table or one that this was grown from behind that.
 
 use super::{Bytes, Found, spot};
 use crate::{
@@ -90,7 +94,7 @@ impl Leaves {
         (leaves.load(Acquire) & bit != 0).then(|| long.load(Relaxed) & bit != 0)
     }
 
-    fn add(&self, leaf: NodePointer) {
+    pub(crate) fn add(&self, leaf: NodePointer) {
         if let Some(chunk) = self.chunks.get((leaf.page / CHUNK_PAGES) as usize) {
             let none =
                 || Box::new(Chunk([const { [const { AtomicU64::new(0) }; 2] }; CHUNK_WORDS]));
@@ -111,6 +115,18 @@ pub(crate) struct Place {
     is_long: bool,
 }
 
+/// What is known of a key before its tree is looked at.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Clue {
+    /// Nothing.
+    #[default]
+    None,
+    /// The entry may be there.
+    At(Place),
+    /// The tree does not have it.
+    Missing,
+}
+
 /// A page's word of its chunk, and its bit there.
 #[inline]
 fn place_of(page: u64) -> (usize, u64) {
@@ -121,14 +137,22 @@ fn place_of(page: u64) -> (usize, u64) {
 pub(crate) struct Hinted {
     pub(crate) hints: Arc<Hints>,
     pub(crate) leaves: Leaves,
+    /// All entries of the tree were put into `hints`.
+    pub(crate) has_all: bool,
 }
 
 impl Hinted {
-    /// Where the entry with a hash may be.
+    /// Where the entry with a hash may be, if there is one.
     #[inline]
-    pub(crate) fn find(&self, hash: u64) -> Option<Place> {
-        let spot = self.hints.find(hash)?;
-        Some(Place { spot, is_long: self.leaves.is_long(spot.page)? })
+    pub(crate) fn find(&self, hash: u64) -> Clue {
+        match self.hints.find(hash) {
+            Some(spot) => match self.leaves.is_long(spot.page) {
+                Some(is_long) => Clue::At(Place { spot, is_long }),
+                None => Clue::None,
+            },
+            None if self.has_all && self.hints.keeps_all(hash) => Clue::Missing,
+            None => Clue::None,
+        }
     }
 
     /// The value of a key, if that is its place. `in_place` is where the tree is read.
@@ -178,26 +202,28 @@ impl Hinted {
     }
 }
 
-/// Leaves hints to the entries of a leaf that was just written.
+/// Leaves hints to the entries of a leaf that was just written. Returns whether there is one to each.
 pub(crate) fn leave_hints(
     hints: &Hints,
     hash: impl Fn(&[u8]) -> u64,
     leaf: &[u8],
     pointer: NodePointer,
     built: &NodeBuilder,
-) {
+) -> bool {
     let Some(node) = Node::of(leaf) else {
-        return;
+        return false;
     };
     let page_bytes = leaf.len() / usize::from(pointer.pages);
     let hashes: Vec<u64> = built.keys().map(hash).collect();
     // Their places in the table are anywhere: all are looked up before any is waited for.
     hashes.iter().for_each(|hash| hints.prefetch(*hash));
-    for (index, (key, hash)) in built.keys().zip(hashes).enumerate() {
-        if let Some(entry) = node.entry(index) {
-            hints.put(hash, spot(pointer, index, key, entry.value_at, page_bytes));
-        }
+    for (index, (key, hash)) in built.keys().zip(&hashes).enumerate() {
+        let Some(entry) = node.entry(index) else {
+            return false;
+        };
+        hints.put(*hash, spot(pointer, index, key, entry.value_at, page_bytes));
     }
+    hashes.len() == node.len()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub(crate) use crate::format::node::Root;
 use check::Checked;
 pub(crate) use check::check;
 pub(crate) use cursor::TreeCursor;
-pub(crate) use hinted::{Hinted, Leaves, Place, leave_hints};
+pub(crate) use hinted::{Clue, Hinted, Leaves, leave_hints};
 pub(crate) use merge::{Changes, Cut, Merged, TreeMerge};
 
 use crate::{
@@ -70,6 +70,9 @@ pub(crate) trait Nodes {
 
     /// The node is about to be read, from its last entry on if `at_end`. Advice only.
     fn prefetch(&self, _pointer: NodePointer, _at_end: bool) {}
+
+    /// A read is about to go from a lowest branch into its leaf at `index`. Advice only.
+    fn enter_leaf(&self, _branch: Node<'_>, _index: usize, _leaf: NodePointer) {}
 
     /// The error for a node that was verified and still makes no sense.
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error;
@@ -235,6 +238,11 @@ pub(crate) fn descend<'a, N: Nodes + ?Sized>(
             return Ok(None);
         }
         pointer = node.child(index).ok_or_else(|| held.refuse(nodes, index))?;
+        if level == 1 {
+            nodes.enter_leaf(node, index, pointer);
+        }
         level -= 1;
+        // Header, count and heads are asked for at once: each of them waits for the one before otherwise.
+        nodes.prefetch(pointer, false);
     }
 }

@@ -4,22 +4,37 @@
 //! let go or written anew, and two threads that write to one bucket may lose a hint or keep it twice. Whoever
 //! takes a hint looks whether the page is one of the tree's and whether the key stands there
 //! (`btree::Hinted`). Each hint is one atomic word, so that it is never half of one and half of another.
+//!
+//! What is not here is another matter: that is believed, of a key that was put ([`Hints::keeps_all`]). Therefore:
+//! - a place that has a word always has one, and as long as the bucket has lost nothing, one with the same tag
+//! - a bucket says that it has lost something before a word with another tag takes the place of one
+//! - a larger table has, for all that was put into the one before it when it was made, a word or that mark
 
 use crate::{
     env::Memory,
     error::Result,
-    sync::{AtomicU64, Ordering::Relaxed, prefetch},
+    sync::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+        prefetch,
+    },
 };
 
 /// A bucket is one line of the CPU's cache.
 const BUCKET: usize = 8;
 pub(crate) const BUCKET_BYTES: usize = BUCKET * size_of::<u64>();
+const WORD_BITS: usize = u64::BITS as usize;
 
 /// A word: line, index, page, tag, from the lowest bits on. Empty: 0, for no node begins at page 0.
 const LINE_BITS: u32 = 6;
 const INDEX_BITS: u32 = 12;
 const PAGE_BITS: u32 = 28;
 const TAG_SHIFT: u32 = LINE_BITS + INDEX_BITS + PAGE_BITS;
+
+/// A word that only says that there is an entry with its tag.
+const SOMEWHERE: Spot = Spot { page: 0, index: 1, line: 0 };
+/// How often a table may be doubled: each time one bit more of a tag says in which bucket it is, and nothing else.
+const DOUBLINGS_MAX: u32 = 8;
 
 /// The place of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,12 +54,13 @@ impl Spot {
         Spot { page, index, line: line.min((1 << LINE_BITS) - 1) }
     }
 
-    /// `None`: there is no room for such numbers.
-    fn pack(self, hash: u64) -> Option<u64> {
+    /// A word, in which numbers for which there is no room are not told.
+    fn pack(self, hash: u64) -> u64 {
         let fits = self.page >> PAGE_BITS == 0 && self.index >> INDEX_BITS == 0 && self.page > 0;
-        let line = self.line as u64 & ((1 << LINE_BITS) - 1);
-        let word = (self.page << INDEX_BITS | self.index as u64) << LINE_BITS | line;
-        fits.then_some((hash >> TAG_SHIFT) << TAG_SHIFT | word)
+        let spot = if fits { self } else { SOMEWHERE };
+        let line = spot.line as u64 & ((1 << LINE_BITS) - 1);
+        let word = (spot.page << INDEX_BITS | spot.index as u64) << LINE_BITS | line;
+        (hash >> TAG_SHIFT) << TAG_SHIFT | word
     }
 
     fn unpack(word: u64) -> Spot {
@@ -62,31 +78,67 @@ pub(crate) struct Hints {
     memory: Memory,
     /// A power of two.
     buckets: usize,
+    /// A bit for each bucket: it has lost a hint.
+    lossy: Box<[AtomicU64]>,
+    /// How many the first table had of which this one is grown, as a power of two. The bits of a hash that choose
+    /// among so many stand right below the tag; in a larger table the lowest of the tag choose too.
+    first_buckets_log: u32,
 }
 
 impl Hints {
     /// A table of `bytes` bytes, a power of two and at least [`BUCKET_BYTES`].
     pub(crate) fn new(bytes: usize) -> Result<Hints> {
         let buckets = (bytes / BUCKET_BYTES).max(1);
+        Hints::with(buckets, buckets.ilog2().min(TAG_SHIFT))
+    }
+
+    fn with(buckets: usize, first_buckets_log: u32) -> Result<Hints> {
         debug_assert!(buckets.is_power_of_two());
-        Ok(Hints { memory: Memory::zeroed(buckets * BUCKET_BYTES, "a table of hints")?, buckets })
+        let memory = Memory::zeroed(buckets * BUCKET_BYTES, "a table of hints")?;
+        let lossy = (0..buckets.div_ceil(WORD_BITS)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Hints { memory, buckets, lossy, first_buckets_log })
     }
 
     pub(crate) fn bytes(&self) -> usize {
         self.buckets * BUCKET_BYTES
     }
 
-    /// A larger table that has the hints of this one. Which of the buckets that take the place of one a
-    /// hint belongs to it does not tell, so it goes to all.
+    /// A larger table that has the hints of this one.
     pub(crate) fn grown(&self, bytes: usize) -> Result<Hints> {
-        let larger = Hints::new(bytes)?;
-        for bucket in 0..larger.buckets {
-            let old = self.bucket(bucket & (self.buckets - 1));
-            for (from, to) in old.iter().zip(larger.bucket(bucket)) {
-                to.store(from.load(Relaxed), Relaxed);
+        let larger = Hints::with((bytes / BUCKET_BYTES).max(self.buckets), self.first_buckets_log)?;
+        let known = self.buckets.ilog2() - self.first_buckets_log.min(self.buckets.ilog2());
+        let doublings = larger.buckets.ilog2() - self.buckets.ilog2();
+        if known + doublings > DOUBLINGS_MAX {
+            let anew = Hints::new(larger.bytes())?;
+            anew.lossy.iter().for_each(|word| word.store(u64::MAX, Relaxed));
+            return Ok(anew);
+        }
+        for bucket in 0..self.buckets {
+            let into = |n: usize| n << self.buckets.ilog2() | bucket;
+            for word in self.bucket(bucket).each_ref().map(|word| word.load(Acquire)) {
+                if word != 0 {
+                    let chosen = word >> (TAG_SHIFT + known) & ((1 << doublings) - 1);
+                    larger.put_word(into(chosen as usize), word);
+                }
+            }
+            // Behind the words: what is missing among them was taken out behind this mark.
+            if self.is_lossy(bucket) {
+                (0..1 << doublings).for_each(|n| larger.set_lossy(into(n)));
             }
         }
         Ok(larger)
+    }
+
+    #[inline]
+    fn is_lossy(&self, bucket: usize) -> bool {
+        let word = self.lossy.get(bucket / WORD_BITS);
+        word.is_none_or(|word| word.load(Relaxed) >> (bucket % WORD_BITS) & 1 == 1)
+    }
+
+    fn set_lossy(&self, bucket: usize) {
+        if let Some(word) = self.lossy.get(bucket / WORD_BITS) {
+            word.fetch_or(1 << (bucket % WORD_BITS), Relaxed);
+        }
     }
 
     #[inline]
@@ -99,8 +151,13 @@ impl Hints {
     }
 
     #[inline]
+    fn number_of(&self, hash: u64) -> usize {
+        (hash >> (TAG_SHIFT - self.first_buckets_log)) as usize & (self.buckets - 1)
+    }
+
+    #[inline]
     fn bucket_of(&self, hash: u64) -> &[AtomicU64; BUCKET] {
-        self.bucket(hash as usize & (self.buckets - 1))
+        self.bucket(self.number_of(hash))
     }
 
     /// Brings the bucket of a hash near, ahead of its use.
@@ -113,7 +170,8 @@ impl Hints {
     /// Where the entry with this hash may be.
     #[inline]
     pub(crate) fn find(&self, hash: u64) -> Option<Spot> {
-        let words = self.bucket_of(hash).each_ref().map(|word| word.load(Relaxed));
+        // Acquire: see `keeps_all`.
+        let words = self.bucket_of(hash).each_ref().map(|word| word.load(Acquire));
         // All are compared before any is chosen: where in its bucket a hint is, no CPU foretells.
         let mut same = 0_u32;
         for (i, word) in words.iter().enumerate() {
@@ -124,18 +182,38 @@ impl Hints {
         Some(Spot::unpack(*word))
     }
 
+    /// Whether [`Hints::find`], which was called before, had found something if the hash had ever been put, as far as
+    /// the caller knows of it.
+    #[inline]
+    pub(crate) fn keeps_all(&self, hash: u64) -> bool {
+        // Whoever has seen a word in a place that another one was taken from sees the mark.
+        !self.is_lossy(self.number_of(hash))
+    }
+
     /// Remembers where the entry with this hash is, in the place of what was known of it, or of the
     /// oldest hint of its bucket.
+    #[inline]
     pub(crate) fn put(&self, hash: u64, spot: Spot) {
-        let Some(mut word) = spot.pack(hash) else {
-            return;
-        };
-        for place in self.bucket_of(hash) {
-            let was = place.load(Relaxed);
-            place.store(word, Relaxed);
-            if was == 0 || (was ^ hash) >> TAG_SHIFT == 0 {
-                return;
+        self.put_word(self.number_of(hash), spot.pack(hash));
+    }
+
+    fn put_word(&self, number: usize, mut word: u64) {
+        let bucket = self.bucket(number);
+        for place in bucket {
+            let mut was = place.load(Relaxed);
+            // A place that is free, or has what was known of the entry, unless another thread is faster.
+            while was == 0 || (was ^ word) >> TAG_SHIFT == 0 {
+                match place.compare_exchange(was, word, Relaxed, Relaxed) {
+                    Ok(_) => return,
+                    Err(now) => was = now,
+                }
             }
+        }
+        self.set_lossy(number);
+        for place in bucket.iter().rev() {
+            let was = place.load(Relaxed);
+            // Release: behind the mark.
+            place.store(word, Release);
             word = was;
         }
     }
@@ -154,6 +232,9 @@ mod tests {
         tag << TAG_SHIFT
     }
 
+    /// What to add for another bucket of a table that has more than one.
+    const ANOTHER: u64 = 1 << (TAG_SHIFT - 1);
+
     #[test]
     fn what_was_put_is_found_until_others_take_its_place() {
         let hints = Hints::new(BUCKET_BYTES * 4).unwrap();
@@ -169,7 +250,8 @@ mod tests {
         assert_eq!(hints.find(hash(0)), None, "the oldest went");
         (1..9).filter(|n| *n != 3).for_each(|n| assert_eq!(hints.find(hash(n)), Some(spot(n))));
         assert_eq!(hints.find(hash(9)), None);
-        assert_eq!(hints.find(hash(1) + 1), None, "another bucket");
+        assert_eq!(hints.find(hash(1) + ANOTHER), None, "another bucket");
+        assert!(!hints.keeps_all(hash(9)) && hints.keeps_all(hash(9) + ANOTHER));
     }
 
     #[test]
@@ -181,18 +263,36 @@ mod tests {
         hints.put(hash(2), Spot { page: 1 << PAGE_BITS, ..last });
         hints.put(hash(3), Spot { index: 1 << INDEX_BITS, ..last });
         hints.put(hash(4), Spot { page: 0, ..last });
-        (2..5).for_each(|n| assert_eq!(hints.find(hash(n)), None));
+        hints.put(hash(0), Spot { page: 0, ..last });
+        // No hint, but there is an entry.
+        let unknown = [2, 3, 4, 0].map(|n| hints.find(hash(n)));
+        assert_eq!(unknown, [Some(SOMEWHERE); 4]);
         assert_eq!(hints.find(hash(1)), Some(last));
+        assert!(hints.find(hash(5)).is_none() && hints.keeps_all(hash(5)));
     }
 
+    /// For an entry that counts as missing since a table grew.
     #[test]
     fn a_larger_table_has_the_hints_of_the_smaller() {
-        let hints = Hints::new(BUCKET_BYTES * 2).unwrap();
-        let hashes: Vec<u64> = (0..12).map(|n| hash(n + 1) + n).collect();
-        hashes.iter().zip(0..).for_each(|(hash, n)| hints.put(*hash, spot(n)));
-        let larger = hints.grown(BUCKET_BYTES * 8).unwrap();
-        assert_eq!(larger.bytes(), BUCKET_BYTES * 8);
-        hashes.iter().zip(0..).for_each(|(hash, n)| assert_eq!(larger.find(*hash), Some(spot(n))));
+        let random = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut hints = Hints::new(BUCKET_BYTES * 2).unwrap();
+        let (mut put, mut kept) = (0..0, 0);
+        for bytes in [2, 8, 16, 512, 1024, 2048].map(|buckets| BUCKET_BYTES * buckets) {
+            hints = hints.grown(bytes).unwrap();
+            assert_eq!(hints.bytes(), bytes);
+            put.end += bytes as u64 / 50;
+            (put.end - bytes as u64 / 50..put.end).for_each(|n| hints.put(random(n), spot(n)));
+            let missing = put.clone().filter(|n| hints.find(random(*n)).is_none());
+            missing.for_each(|n| assert!(!hints.keeps_all(random(n))));
+            let others = (put.end..2 * put.end).map(random);
+            kept = others.filter(|hash| hints.keeps_all(*hash)).count() as u64;
+        }
+        assert_eq!(kept, 0, "behind the last doublings nothing is known any more");
+        let mut hints = Hints::new(BUCKET_BYTES * 64).unwrap();
+        (0..100).for_each(|n| hints.put(random(n), spot(n)));
+        hints = hints.grown(BUCKET_BYTES * 128).unwrap();
+        (0..100).for_each(|n| assert_eq!(hints.find(random(n)), Some(spot(n))));
+        assert!((100..1000).all(|n| hints.keeps_all(random(n))));
     }
 
     #[test]
@@ -236,6 +336,34 @@ mod shuttle_tests {
                 assert!(is_of(tag, hints.find(tag << TAG_SHIFT)));
             }
             threads.into_iter().for_each(|t| t.join().unwrap());
+        });
+    }
+
+    /// What was put is found, or its bucket says that it may have lost it, in a table that is grown meanwhile too.
+    #[test]
+    fn shuttle_what_was_put_does_not_count_as_missing() {
+        explore(|| {
+            let hints = Arc::new(Hints::new(BUCKET_BYTES).unwrap());
+            let hash = |tag: u64| tag << TAG_SHIFT;
+            let spot = Spot { page: 1, index: 0, line: 0 };
+            (1..7).for_each(|tag| hints.put(hash(tag), spot));
+            let writers: Vec<_> = [[7, 8, 1], [1, 9, 2]]
+                .map(|tags| {
+                    let hints = hints.clone();
+                    thread::spawn(move || {
+                        for tag in tags {
+                            hints.put(hash(tag), spot);
+                            let here = |hints: &Hints, tag: u64| {
+                                hints.find(hash(tag)).is_some() || !hints.keeps_all(hash(tag))
+                            };
+                            (1..7).chain([tag]).for_each(|tag| assert!(here(&hints, tag)));
+                            let larger = hints.grown(2 * BUCKET_BYTES).unwrap();
+                            (1..7).chain([tag]).for_each(|tag| assert!(here(&larger, tag)));
+                        }
+                    })
+                })
+                .into();
+            writers.into_iter().for_each(|t| t.join().unwrap());
         });
     }
 }

@@ -220,7 +220,9 @@ impl Db {
         if old.len() < live.runs.len() {
             crate::sync::sometimes("bulk: runs are newer than what is loaded");
         }
-        let wrote = Wrote { taken, generation, blobs, committed, anew: true };
+        // The table that it left hints in was made for less.
+        let hinted = None;
+        let wrote = Wrote { taken, generation, blobs, committed, anew: true, hinted };
         self.install_merge(&mut manifest, &live, old, &pager, merged, wrote)
     }
 }

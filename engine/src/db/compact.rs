@@ -46,12 +46,15 @@ pub(super) struct Wrote {
     pub(super) committed: SeqNo,
     /// Nothing of the old tree is in the new one.
     pub(super) anew: bool,
+    /// Has a hint to each entry that was written.
+    pub(super) hinted: Option<Arc<Hints>>,
 }
 
 /// Writes nodes, and leaves hints to their entries.
 pub(super) struct Hinting<'a> {
     pub(super) pages: NewPages<'a>,
     pub(super) keyspace: KeyspaceId,
+    /// `None`: an entry has none.
     pub(super) hints: Option<Arc<Hints>>,
 }
 
@@ -60,7 +63,9 @@ impl NewNodes for Hinting<'_> {
         let pointer = self.pages.add(node)?;
         if let Some(hints) = self.hints.as_deref().filter(|_| node.level() == 0) {
             let hash = |key: &[u8]| self.keyspace.hash(key);
-            leave_hints(hints, hash, self.pages.last(pointer), pointer, node);
+            if !leave_hints(hints, hash, self.pages.last(pointer), pointer, node) {
+                self.hints = None;
+            }
         }
         Ok(pointer)
     }
@@ -248,7 +253,7 @@ impl Db {
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
         let (taken, blobs) = (Taken::default(), TreeBlobs::new());
-        let wrote = Wrote { taken, generation: 0, blobs, committed, anew: true };
+        let wrote = Wrote { taken, generation: 0, blobs, committed, anew: true, hinted: None };
         self.install_merge(&mut manifest, keyspace, merging, &pager, merged, wrote)?;
         drop(manifest);
         // As with runs: on a full disk the delete is to make space.
@@ -335,11 +340,12 @@ impl Db {
             pages_max.max(1) as u64,
         )?;
         let blobs = changes.applied(cuts, &self.blobs)?;
-        let taken = new.pages.finish()?;
+        let Hinting { pages, hints: hinted, .. } = new;
+        let taken = pages.finish()?;
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
         let stopped_at = merged.stopped_at.clone();
         let mut manifest = self.manifest.lock();
-        let wrote = Wrote { taken, generation, blobs, committed, anew: false };
+        let wrote = Wrote { taken, generation, blobs, committed, anew: false, hinted };
         self.install_merge(&mut manifest, keyspace, runs, &pager, merged, wrote)?;
         Ok(stopped_at)
     }
@@ -358,7 +364,7 @@ impl Db {
         runs: &[Arc<Sstable>],
         pager: &Arc<Pager>,
         merged: Merged,
-        Wrote { taken, generation, blobs, committed, anew }: Wrote,
+        Wrote { taken, generation, blobs, committed, anew, hinted }: Wrote,
     ) -> Result<()> {
         if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
@@ -405,8 +411,8 @@ impl Db {
         let blobs = Arc::new(blobs);
         let tree = merged.root.map(|root| match &keyspace.tree {
             // What a damaged tree has let go is not known.
-            Some(old) if !anew => Arc::new(old.merged(root, &merged.freed, blobs)),
-            _ => Arc::new(Tree::new(root, pager, blobs)),
+            Some(old) if !anew => Arc::new(old.merged(root, &merged.freed, blobs, hinted.as_ref())),
+            _ => Arc::new(Tree::new(root, pager, blobs, hinted.as_ref())),
         });
         let merging = stopped_at.map(|from| Merging { runs: ids.len(), from: from.into() });
         if merging.is_none() {

@@ -2,7 +2,7 @@
 
 use super::Db;
 use crate::{
-    btree::{self, Place},
+    btree::{self, Clue},
     error::{Error, Result},
     format::blob::BlobPointer,
     sstable::Found,
@@ -109,7 +109,7 @@ impl Db {
             let sought = &mut sought[..keys.len()];
             for (sought, key) in sought.iter_mut().zip(keys) {
                 let key = key.as_ref();
-                *sought = Sought { key, hash: keyspace.hash(key), place: None };
+                *sought = Sought { key, hash: keyspace.hash(key), clue: Clue::None };
                 if lone.is_none() {
                     version.memtables().for_each(|memtable| memtable.prefetch(sought.hash));
                 }
@@ -118,13 +118,13 @@ impl Db {
                 }
             }
             if let Some(tree) = tree {
-                sought.iter_mut().for_each(|sought| sought.place = tree.find_near(sought.hash));
+                sought.iter_mut().for_each(|sought| sought.clue = tree.find_near(sought.hash));
             }
-            for (i, Sought { key, hash, place }) in sought.iter().enumerate() {
+            for (i, Sought { key, hash, clue }) in sought.iter().enumerate() {
                 let found = match lone {
-                    Some(tree) => tree.get_at(*place, *hash, key)?.map(of_tree).transpose()?,
+                    Some(tree) => tree.get_at(*clue, *hash, key)?.map(of_tree).transpose()?,
                     None => find_sought(version, visible, keyspace, *hash, key, |tree| {
-                        tree.get_at(*place, *hash, key)
+                        tree.get_at(*clue, *hash, key)
                     })?,
                 };
                 let at = group * TOGETHER + i;
@@ -144,7 +144,7 @@ struct Sought<'k> {
     key: &'k [u8],
     hash: u64,
     /// Where it may be in the tree.
-    place: Option<Place>,
+    clue: Clue,
 }
 
 /// Refuses a keyspace that is not in the Version: it was dropped.

@@ -80,6 +80,12 @@ impl InPlace {
         }
     }
 
+    /// Whether there is a frame for the node, and the node is not in it.
+    #[inline]
+    pub(crate) fn lacks(&self, pointer: NodePointer) -> bool {
+        self.frames.covers(pointer) && !self.frames.is_filled(pointer.page)
+    }
+
     /// The bytes of a node of a tree that the caller holds, which was found verified here. `None`: it cannot be
     /// read in place.
     #[inline]

@@ -93,6 +93,10 @@ impl Space {
 
 /// With hints of 8 bytes, entries of 128 bytes fill a table.
 const BYTES_PER_HINT_BYTE: u64 = 16;
+/// So many bytes of the file, from a multiple of them on, are read at once where a read needs one of their leaves.
+const BRING_BYTES: u64 = 64 << 10;
+/// The first table of hints has this fraction of the bytes of the largest.
+const HINT_BYTES_GROW: usize = 64;
 /// What is gathered before it is written.
 const WRITE_BYTES: usize = 1 << 20;
 /// A file grows by an eighth, but by no less and no more than this.
@@ -222,7 +226,9 @@ impl Pager {
         }
         let (held, unused) = self.size();
         let wanted = (held.saturating_sub(unused) + more) / BYTES_PER_HINT_BYTE;
-        let wanted = usize::try_from(wanted).unwrap_or(max).max(BUCKET_BYTES).min(max);
+        // A table is doubled a few times only before what is missing in it says nothing.
+        let least = (max / HINT_BYTES_GROW).max(BUCKET_BYTES);
+        let wanted = usize::try_from(wanted).unwrap_or(max).max(least).min(max);
         let wanted = wanted.checked_next_power_of_two().map_or(max, |bytes| bytes.min(max));
         let mut hints = self.hints.lock();
         let larger = match &*hints {
@@ -235,6 +241,11 @@ impl Pager {
             Err(error) => tracing::warn!(%error, "no memory for more hints"),
         }
         hints.clone()
+    }
+
+    /// The newest table of hints, as it is.
+    pub(crate) fn newest_hints(&self) -> Option<Arc<Hints>> {
+        self.hints.lock().clone()
     }
 
     /// The node where it lies, verified when it is first looked at. `None`: it is not read in place.
@@ -271,6 +282,41 @@ impl Pager {
             .map_err(|why| self.refuse(pointer, why))?;
         in_place.set_verified(pointer.page);
         Ok(Some(bytes))
+    }
+
+    /// Fills the frames of a leaf and of its neighbours under the same branch that lie side by side with it in the
+    /// file, and tells of each that is in its frame. What cannot be read, or is damaged, is left to whoever needs it.
+    pub(crate) fn bring(
+        &self,
+        in_place: &InPlace,
+        branch: Node<'_>,
+        index: usize,
+        mut each: impl FnMut(NodePointer),
+    ) {
+        let leaves = side_by_side(branch, index, BRING_BYTES / u64::from(self.meta.page_bytes));
+        let (Some(first), Some(last)) = (leaves.first(), leaves.last()) else {
+            return;
+        };
+        let pages = last.page - first.page + u64::from(last.pages);
+        let all = u16::try_from(pages).map(|pages| NodePointer { pages, ..*first });
+        let Some(bytes) = all.ok().and_then(|all| self.read_pages(all).ok()) else {
+            return;
+        };
+        for leaf in &leaves {
+            let start = (leaf.page - first.page) as usize * self.page_bytes();
+            let node = bytes.get(start..start + usize::from(leaf.pages) * self.page_bytes());
+            let Some(node) = node.filter(|_| in_place.lacks(*leaf)) else {
+                continue;
+            };
+            let verified = Node::verify(node, *leaf, 0, self.meta.identity).is_ok();
+            // Another thread may have been faster, with another node.
+            if verified
+                && self.frames.fill(*leaf, node).is_ok()
+                && in_place.verified(*leaf, 0).is_some()
+            {
+                each(*leaf);
+            }
+        }
     }
 
     pub(crate) fn meta(&self) -> TreeFileMeta {
@@ -398,11 +444,15 @@ impl Pager {
 
     /// The node's bytes, read from the file and verified, whatever is cached.
     pub(crate) fn read_file(&self, pointer: NodePointer, level: u8) -> Result<Arc<[u8]>> {
-        self.check_is_there(pointer)?;
-        let bytes = self.read_bytes(pointer)?;
+        let bytes = self.read_pages(pointer)?;
         Node::verify(&bytes, pointer, level, self.meta.identity)
             .map_err(|why| self.refuse(pointer, why))?;
         Ok(bytes)
+    }
+
+    fn read_pages(&self, pointer: NodePointer) -> Result<Arc<[u8]>> {
+        self.check_is_there(pointer)?;
+        self.read_bytes(pointer)
     }
 
     fn check_is_there(&self, pointer: NodePointer) -> Result<()> {
@@ -488,6 +538,35 @@ impl Pager {
         self.file_pages.store(grown, Release);
         Ok(end - pages)
     }
+}
+
+/// The children of a branch around the one at `index` that follow each other in the file without a gap, among the
+/// `pages` pages that it is one of.
+fn side_by_side(branch: Node<'_>, index: usize, pages: u64) -> Vec<NodePointer> {
+    let Some(middle) = branch.child(index) else {
+        return vec![];
+    };
+    let is_near = |leaf: &NodePointer| leaf.page / pages.max(1) == middle.page / pages.max(1);
+    let end_of = |leaf: &NodePointer| leaf.page.saturating_add(leaf.pages.into());
+    let mut leaves = vec![middle];
+    let mut first = middle;
+    for before in (0..index).rev().map_while(|index| branch.child(index)) {
+        if end_of(&before) != first.page || !is_near(&before) {
+            break;
+        }
+        leaves.push(before);
+        first = before;
+    }
+    leaves.reverse();
+    let mut end = end_of(&middle);
+    for after in (index + 1..branch.len()).map_while(|index| branch.child(index)) {
+        if after.page != end || !is_near(&after) {
+            break;
+        }
+        leaves.push(after);
+        end = end_of(&after);
+    }
+    leaves
 }
 
 fn header_of(meta: TreeFileMeta, uuid: [u8; 16]) -> FileHeader {

@@ -8,10 +8,14 @@ pub(crate) mod manifest;
 
 use crate::{
     blob::Blob,
-    btree::{self, Bytes, Hinted, Leaves, Nodes, Place, Root},
+    btree::{self, Bytes, Clue, Hinted, Leaves, Nodes, Root},
+    cache::hints::Hints,
     config::{Compression, StorageKind},
     error::{Error, Result},
-    format::{block::Refused, node::NodePointer},
+    format::{
+        block::Refused,
+        node::{Node, NodePointer},
+    },
     memtable::Memtable,
     metrics::Counter,
     pager::{InPlace, Pager},
@@ -109,14 +113,30 @@ pub(crate) struct Tree {
 pub(crate) type TreeBlobs = BTreeMap<Vec<u8>, Arc<Blob>>;
 
 impl Tree {
-    /// A tree, of which nothing was read yet.
-    pub(crate) fn new(root: Root, pager: &Arc<Pager>, blobs: Arc<TreeBlobs>) -> Tree {
-        Tree::with(root, pager, blobs, |in_place| Leaves::new(in_place.pages()))
+    /// A tree, of which nothing was read yet. `hinted` is a table that has a hint to each of its entries, if one has.
+    pub(crate) fn new(
+        root: Root,
+        pager: &Arc<Pager>,
+        blobs: Arc<TreeBlobs>,
+        hinted: Option<&Arc<Hints>>,
+    ) -> Tree {
+        Tree::with(root, pager, blobs, hinted, |in_place| Leaves::new(in_place.pages()))
     }
 
-    /// What a merge made of this tree that let go of the nodes `freed`.
-    pub(crate) fn merged(&self, root: Root, freed: &[NodePointer], blobs: Arc<TreeBlobs>) -> Tree {
-        Tree::with(root, &self.pager, blobs, |in_place| match &self.hinted {
+    /// What a merge made of this tree that let go of the nodes `freed`. `hinted` is a table that has a hint to each
+    /// entry of the leaves that it wrote, if one has; it was taken from the pager while there was this tree.
+    pub(crate) fn merged(
+        &self,
+        root: Root,
+        freed: &[NodePointer],
+        blobs: Arc<TreeBlobs>,
+        hinted: Option<&Arc<Hints>>,
+    ) -> Tree {
+        // The table that has all of this tree was the newest when the tree was made: the merge's is the same, or grown
+        // from it.
+        let had_all = self.hinted.as_ref().is_some_and(|hinted| hinted.has_all);
+        let hinted = hinted.filter(|_| had_all);
+        Tree::with(root, &self.pager, blobs, hinted, |in_place| match &self.hinted {
             Some(hinted) => {
                 let kept = in_place.common_pages(&self.in_place);
                 hinted.leaves.without(freed, kept, in_place.pages())
@@ -129,10 +149,19 @@ impl Tree {
         root: Root,
         pager: &Arc<Pager>,
         blobs: Arc<TreeBlobs>,
+        hinted: Option<&Arc<Hints>>,
         leaves: impl FnOnce(&InPlace) -> Leaves,
     ) -> Tree {
-        let (in_place, hints) = (pager.in_place(), pager.hints(0));
-        let hinted = hints.map(|hints| Hinted { hints, leaves: leaves(&in_place) });
+        let in_place = pager.in_place();
+        let hints = match hinted {
+            Some(_) => pager.newest_hints(),
+            None => pager.hints(0),
+        };
+        let hinted = hints.map(|hints| {
+            // A larger table that has come meanwhile may lack what was put late.
+            let has_all = hinted.is_some_and(|hinted| Arc::ptr_eq(hinted, &hints));
+            Hinted { hints, leaves: leaves(&in_place), has_all }
+        });
         Tree { root, pager: Arc::clone(pager), in_place, hinted, blobs }
     }
 
@@ -144,13 +173,28 @@ impl Tree {
         }
     }
 
-    /// Where the hint for a hash leads to, which is brought near.
+    /// What the hints say of a hash; where they lead to is brought near.
     #[inline]
-    pub(crate) fn find_near(&self, hash: u64) -> Option<Place> {
-        let hinted = self.hinted.as_ref()?;
-        let place = hinted.find(hash)?;
-        hinted.prefetch(&self.in_place, place);
-        Some(place)
+    pub(crate) fn find_near(&self, hash: u64) -> Clue {
+        let Some(hinted) = &self.hinted else {
+            return Clue::None;
+        };
+        let clue = hinted.find(hash);
+        if let Clue::At(place) = clue {
+            hinted.prefetch(&self.in_place, place);
+        }
+        clue
+    }
+
+    /// Leaves of a lowest branch into which a read goes that are not at hand are brought there together, as they most
+    /// often lie side by side in the file.
+    #[cold]
+    fn bring(&self, branch: Node<'_>, index: usize) {
+        self.pager.bring(&self.in_place, branch, index, |leaf| {
+            if let Some(hinted) = &self.hinted {
+                hinted.leaves.add(leaf);
+            }
+        });
     }
 
     /// The value of a key; `hash` is that of keyspace and key.
@@ -159,18 +203,22 @@ impl Tree {
         self.get_at(self.find_near(hash), hash, key)
     }
 
-    /// The value of a key, which may be at `place`.
+    /// The value of a key of which the hints of this tree say `clue`.
     #[inline]
     pub(crate) fn get_at(
         &self,
-        place: Option<Place>,
+        clue: Clue,
         hash: u64,
         key: &[u8],
     ) -> Result<Option<btree::Found<'_>>> {
-        if let (Some(hinted), Some(place)) = (&self.hinted, place)
-            && let Some(found) = hinted.get(&self.in_place, place, key)
-        {
-            return Ok(Some(found));
+        match (&self.hinted, clue) {
+            (_, Clue::Missing) => return Ok(None),
+            (Some(hinted), Clue::At(place)) => {
+                if let Some(found) = hinted.get(&self.in_place, place, key) {
+                    return Ok(Some(found));
+                }
+            }
+            _ => {}
         }
         self.descend(hash, key)
     }
@@ -203,6 +251,13 @@ impl Nodes for Tree {
     #[inline]
     fn prefetch(&self, pointer: NodePointer, at_end: bool) {
         self.in_place.prefetch(pointer, at_end);
+    }
+
+    #[inline]
+    fn enter_leaf(&self, branch: Node<'_>, index: usize, leaf: NodePointer) {
+        if self.in_place.lacks(leaf) {
+            self.bring(branch, index);
+        }
     }
 
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {

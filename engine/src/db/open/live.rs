@@ -106,5 +106,5 @@ fn tree_of(
     let held = keyspace.blobs.iter().map(|(key, pointer)| Ok((key.clone(), blobs.hold(*pointer)?)));
     let held = held.collect::<Result<_>>()?;
     let root = keyspace.root.zip(pager);
-    Ok(root.map(|(root, pager)| Arc::new(Tree::new(root, pager, Arc::new(held)))))
+    Ok(root.map(|(root, pager)| Arc::new(Tree::new(root, pager, Arc::new(held), None))))
 }
