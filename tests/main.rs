@@ -11,6 +11,7 @@ mod faulty;
 mod files;
 mod full_disk;
 mod golden;
+mod hints;
 mod injected;
 mod kill;
 mod kinds;

@@ -306,7 +306,7 @@ mod tests {
 #[cfg(all(test, shuttle))]
 mod shuttle_tests {
     use super::*;
-    use crate::sync::model::explore;
+    use crate::sync::{Mutex, model::explore};
     use shuttle::thread;
     use std::sync::Arc;
 
@@ -364,6 +364,43 @@ mod shuttle_tests {
                 })
                 .into();
             writers.into_iter().for_each(|t| t.join().unwrap());
+        });
+    }
+
+    /// What a merge put is in the newest table, or in none that counts as whole: another thread may make a larger one
+    /// before, while or after it puts.
+    #[test]
+    fn shuttle_what_is_put_late_does_not_count_as_missing_in_a_larger_table() {
+        explore(|| {
+            let hash = |tag: u64| tag << TAG_SHIFT;
+            let newest = Arc::new(Mutex::new(Arc::new(Hints::new(BUCKET_BYTES).unwrap())));
+            let grower = thread::spawn({
+                let newest = newest.clone();
+                move || {
+                    for bytes in [2, 4].map(|buckets| buckets * BUCKET_BYTES) {
+                        let mut newest = newest.lock();
+                        *newest = Arc::new(newest.grown(bytes).unwrap());
+                    }
+                }
+            });
+            let merge = |tags: std::ops::Range<u64>, had_all: bool| {
+                let mine = Arc::clone(&newest.lock());
+                tags.for_each(|tag| mine.put(hash(tag), Spot { page: 1, index: 0, line: 0 }));
+                had_all && Arc::ptr_eq(&mine, &newest.lock())
+            };
+            let first = merge(1..5, true);
+            let second = merge(5..12, first);
+            let here = |hints: &Hints, tag: u64| {
+                hints.find(hash(tag)).is_some() || !hints.keeps_all(hash(tag))
+            };
+            let check = || {
+                let newest = Arc::clone(&newest.lock());
+                assert!(!first || (1..5).all(|tag| here(&newest, tag)));
+                assert!(!second || (1..12).all(|tag| here(&newest, tag)));
+            };
+            check();
+            grower.join().unwrap();
+            check();
         });
     }
 }

@@ -237,7 +237,12 @@ impl Pager {
             None => Hints::new(wanted),
         };
         match larger {
-            Ok(larger) => *hints = Some(Arc::new(larger)),
+            Ok(larger) => {
+                if hints.is_some() {
+                    crate::sync::sometimes("pager: the table of hints grows");
+                }
+                *hints = Some(Arc::new(larger));
+            }
             Err(error) => tracing::warn!(%error, "no memory for more hints"),
         }
         hints.clone()
@@ -546,8 +551,13 @@ fn side_by_side(branch: Node<'_>, index: usize, pages: u64) -> Vec<NodePointer> 
     let Some(middle) = branch.child(index) else {
         return vec![];
     };
-    let is_near = |leaf: &NodePointer| leaf.page / pages.max(1) == middle.page / pages.max(1);
     let end_of = |leaf: &NodePointer| leaf.page.saturating_add(leaf.pages.into());
+    let part_of = |page: u64| page / pages.max(1);
+    // With its last page too: what is large is read by whoever needs it.
+    let is_near = |leaf: &NodePointer| {
+        let last = end_of(leaf).saturating_sub(1);
+        [leaf.page, last].iter().all(|page| part_of(*page) == part_of(middle.page))
+    };
     let mut leaves = vec![middle];
     let mut first = middle;
     for before in (0..index).rev().map_while(|index| branch.child(index)) {

@@ -171,3 +171,37 @@ fn a_node_comes_into_its_frame_when_it_is_written_or_verified() {
     assert!(why.contains("checksum") && why.contains(&(node.page * 4096).to_string()), "{why}");
     assert!(pager.in_place().verified(node, 0).is_none());
 }
+
+/// For a small read that brings a large neighbour into memory.
+#[test]
+fn leaves_are_brought_together_within_the_same_part_of_the_file_only() {
+    let leaf = |page: u64, pages: u16| NodePointer { page, pages, generation: 1 };
+    // Behind 17 there is a gap, 19 is too long for the part that ends at 32, and 99 is elsewhere.
+    let leaves =
+        [leaf(15, 1), leaf(16, 1), leaf(17, 1), leaf(19, 9000), leaf(99, 1), leaf(9019, 4)];
+    let mut branch = NodeBuilder::new(1);
+    for (n, leaf) in leaves.iter().enumerate() {
+        branch.add_child(&[b'a' + n as u8], *leaf, &[]);
+    }
+    let mut bytes = vec![];
+    branch.encode(4096, &mut bytes);
+    let branch = Node::of(&bytes).expect("a node");
+    let near = |index: usize| side_by_side(branch, index, 16);
+    assert_eq!(near(0), leaves[..1], "another part");
+    assert_eq!(near(1), leaves[1..3]);
+    assert_eq!(near(2), leaves[1..3]);
+    assert_eq!(near(3), leaves[3..4], "what is asked for is read, however long");
+    assert_eq!(near(5), leaves[5..]);
+    assert_eq!(near(6), []);
+
+    let mut branch = NodeBuilder::new(1);
+    let leaves = [leaf(32, 1), leaf(33, 14), leaf(47, 1), leaf(48, 2), leaf(50, 15)];
+    for (n, leaf) in leaves.iter().enumerate() {
+        branch.add_child(&[b'a' + n as u8], *leaf, &[]);
+    }
+    let mut bytes = vec![];
+    branch.encode(4096, &mut bytes);
+    let branch = Node::of(&bytes).expect("a node");
+    assert_eq!(side_by_side(branch, 0, 16), leaves[..3]);
+    assert_eq!(side_by_side(branch, 3, 16), leaves[3..4], "the next one reaches into another part");
+}

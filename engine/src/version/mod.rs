@@ -160,6 +160,9 @@ impl Tree {
         let hinted = hints.map(|hints| {
             // A larger table that has come meanwhile may lack what was put late.
             let has_all = hinted.is_some_and(|hinted| Arc::ptr_eq(hinted, &hints));
+            if hinted.is_some() && !has_all {
+                crate::sync::sometimes("tree: the table of hints grew while it was made");
+            }
             Hinted { hints, leaves: leaves(&in_place), has_all }
         });
         Tree { root, pager: Arc::clone(pager), in_place, hinted, blobs }
