@@ -2,7 +2,7 @@
 //! does nothing unless a variable names what to do. What the child says stands on lines of its
 //! own, each written by one call, so that a kill never leaves half of one to be believed.
 
-use crate::{full_disk, injected, kill};
+use crate::{feed, full_disk, injected, kill};
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
@@ -29,6 +29,7 @@ fn child() {
     match role.as_str() {
         "count" => kill::count(&dir, &argument),
         "create" => kill::create(&dir),
+        "follow" => feed::follow(&dir),
         "fill" => full_disk::fill(&dir, &argument),
         "injected" => injected::write(&dir),
         "few files" => full_disk::write_with_few_files(&dir),

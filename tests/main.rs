@@ -8,6 +8,7 @@ mod child;
 mod damage;
 mod errors;
 mod faulty;
+mod feed;
 mod files;
 mod full_disk;
 mod golden;

@@ -188,6 +188,10 @@ pub struct LightningDbConfig {
     /// Whether commits of more than 4 KiB are compressed in the log, with LZ4, where that saves an eighth: for slow
     /// disks and for values that compress well. It takes the writer's time. Default: `false`.
     pub wal_compression: bool,
+    /// Bytes of log segments, at most, that are kept for subscriptions which have not read them, beyond those that
+    /// recovery needs. What has to go is lost to the subscription: it gets [`Lagged`](crate::Error::Lagged). On a
+    /// full disk all of them go. Nothing is kept without a subscription. Default: 1 GiB.
+    pub wal_retention: u64,
     /// Longest key in bytes, at most 65,535. Default: 1024.
     pub max_key_size: usize,
     /// A value of more bytes goes to a file of its own, a *blob*, which is synced before the put is logged;
@@ -254,6 +258,7 @@ impl Default for LightningDbConfig {
             wal_sync_interval: Duration::from_millis(10),
             wal_segment_size: 64 << 20,
             wal_compression: false,
+            wal_retention: 1 << 30,
             max_key_size: 1024,
             blob_threshold: 1 << 20,
             enable_paranoia_checks: false,

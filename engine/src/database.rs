@@ -12,7 +12,9 @@ use crate::{
     },
     env::{Env, OsEnv},
     error::{Error, Result},
-    handles::{Handle, KeyRange, Keyspace, Scan, Snapshot, ValueReader, ValueRef, WriteBatch},
+    handles::{
+        Handle, KeyRange, Keyspace, Scan, Snapshot, Subscription, ValueReader, ValueRef, WriteBatch,
+    },
     types::{KeyspaceId, SeqNo},
 };
 use std::{fmt, io::Read, path::Path, sync::Arc};
@@ -568,6 +570,27 @@ impl Database {
     /// As [`Keyspace::put_batch`].
     pub fn commit(&self, mut batch: WriteBatch, durability: Durability) -> Result<SeqNo> {
         self.handle().db.commit(batch.encoded()?, durability)
+    }
+
+    /// The commits to a keyspace whose last SeqNo is not below `from`, and all that follow, as they become durable.
+    /// See [`Subscription`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig, SeqNo};
+    /// # let db = Database::create(&path, LightningDbConfig::durable())?;
+    /// let users = db.keyspace("users")?;
+    /// let mut commits = db.subscribe(&users, SeqNo(1))?;
+    /// users.put("1", "Ada")?;
+    /// assert_eq!(commits.next(None)?.map(|committed| committed.seq()), Some(SeqNo(1)));
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::subscribe`].
+    pub fn subscribe(&self, keyspace: &Keyspace, from: SeqNo) -> Result<Subscription> {
+        keyspace.subscribe(from)
     }
 
     /// The current state, as a view that stays. See [`Snapshot`].

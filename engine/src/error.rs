@@ -1,5 +1,6 @@
 //! What can go wrong, grouped by what the caller can do about it.
 
+use crate::types::SeqNo;
 use std::{io, path::PathBuf, sync::Arc};
 
 /// The result of every fallible call of this crate.
@@ -107,6 +108,18 @@ pub enum Error {
         key: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// A subscription wants what the log does not hold any more, or what never was in it: a bulk load. It has to
+    /// begin anew, from a snapshot.
+    #[error(
+        "the change feed cannot go on from sequence number {wanted}: \
+         the log holds only what comes from {oldest} on"
+    )]
+    Lagged {
+        /// What the subscription would have gone on with.
+        wanted: SeqNo,
+        /// From here on a subscription is possible, unless more is let go of meanwhile.
+        oldest: SeqNo,
     },
     /// Bytes on disk are not what was written. Nothing wrong was returned.
     #[error(transparent)]

@@ -52,12 +52,13 @@ pub use config::{
 pub use database::Database;
 pub use db::{
     check::{CheckProgress, IntegrityReport, TreeReport},
+    feed::{CommittedBatch, Operation},
     stats::{DatabaseStats, KeyspaceStats},
 };
 pub use error::{Corruption, Error, Result};
 pub use handles::{
-    IsolationLevel, KeyRange, Keyspace, KeyspaceOptions, Savepoint, Scan, Snapshot, Transaction,
-    TransactionBuilder, TransactionId, TransactionOptions, TransactionScan, ValueReader, ValueRef,
-    WriteBatch,
+    FeedPosition, IsolationLevel, KeyRange, Keyspace, KeyspaceOptions, Savepoint, Scan, Snapshot,
+    Subscription, Transaction, TransactionBuilder, TransactionId, TransactionOptions,
+    TransactionScan, ValueReader, ValueRef, WriteBatch,
 };
 pub use types::SeqNo;

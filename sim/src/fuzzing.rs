@@ -129,6 +129,7 @@ impl Input<'_> {
             btree: self.chance(3),
             page_bytes: 4 << 10, // what the corpus was made with
             blob_bytes: None,
+            retention_bytes: None,
             log_compression: false,
             shared_keyspaces: self.below(3) as usize,
         }

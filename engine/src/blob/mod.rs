@@ -150,6 +150,14 @@ impl Blobs {
         Ok(blob)
     }
 
+    /// The same, if somebody still names it.
+    pub(crate) fn held(&self, pointer: BlobPointer) -> Option<Arc<Blob>> {
+        let known = self.known.lock();
+        let found =
+            known.get(&pointer.file_id).filter(|known| known.identity == pointer.identity)?;
+        found.blob.upgrade()
+    }
+
     /// Checks that the files of all blobs held are `there`, and gives up the others that are. For opening.
     pub(crate) fn settle_files(&self, there: &BTreeSet<FileId>) -> Result<Vec<FileId>> {
         let known = self.known.lock();

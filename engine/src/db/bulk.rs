@@ -221,9 +221,11 @@ impl Db {
             crate::sync::sometimes("bulk: runs are newer than what is loaded");
         }
         // The table that it left hints in was made for less.
-        let hinted = None;
-        let wrote = Wrote { taken, generation, blobs, committed, anew: true, hinted };
-        self.install_merge(&mut manifest, &live, old, &pager, merged, wrote)
+        let (hinted, loaded) = (None, true);
+        let wrote = Wrote { taken, generation, blobs, committed, anew: true, hinted, loaded };
+        self.install_merge(&mut manifest, &live, old, &pager, merged, wrote)?;
+        self.is_loaded(keyspace.id);
+        Ok(())
     }
 }
 

@@ -26,6 +26,7 @@ impl Db {
         };
         self.locks.wake();
         self.published_moved.notify();
+        self.wal.wake_followers();
         self.published_moved.wait(|| {
             let done = self.published.is_complete_below(ticket);
             (done || self.poison.check().is_err()).then_some(())
@@ -61,6 +62,8 @@ impl Db {
         self.published.complete(slot.ticket, seq.0 - 1);
         self.sync_through(slot.end)?;
         let mut manifest = self.manifest.lock();
-        manifest.append(&[Change::Clean(true), self.next_file()])
+        let mut changes = self.loads.settled(manifest.state());
+        changes.extend([Change::Clean(true), self.next_file()]);
+        manifest.append(&changes)
     }
 }

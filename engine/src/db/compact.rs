@@ -48,6 +48,8 @@ pub(super) struct Wrote {
     pub(super) anew: bool,
     /// Has a hint to each entry that was written.
     pub(super) hinted: Option<Arc<Hints>>,
+    /// It holds what never was in the log.
+    pub(super) loaded: bool,
 }
 
 /// Writes nodes, and leaves hints to their entries.
@@ -253,7 +255,8 @@ impl Db {
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
         let (taken, blobs) = (Taken::default(), TreeBlobs::new());
-        let wrote = Wrote { taken, generation: 0, blobs, committed, anew: true, hinted: None };
+        let (anew, hinted, loaded) = (true, None, false);
+        let wrote = Wrote { taken, generation: 0, blobs, committed, anew, hinted, loaded };
         self.install_merge(&mut manifest, keyspace, merging, &pager, merged, wrote)?;
         drop(manifest);
         // As with runs: on a full disk the delete is to make space.
@@ -345,7 +348,8 @@ impl Db {
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);
         let stopped_at = merged.stopped_at.clone();
         let mut manifest = self.manifest.lock();
-        let wrote = Wrote { taken, generation, blobs, committed, anew: false, hinted };
+        let (anew, loaded) = (false, false);
+        let wrote = Wrote { taken, generation, blobs, committed, anew, hinted, loaded };
         self.install_merge(&mut manifest, keyspace, runs, &pager, merged, wrote)?;
         Ok(stopped_at)
     }
@@ -364,7 +368,7 @@ impl Db {
         runs: &[Arc<Sstable>],
         pager: &Arc<Pager>,
         merged: Merged,
-        Wrote { taken, generation, blobs, committed, anew, hinted }: Wrote,
+        Wrote { taken, generation, blobs, committed, anew, hinted, loaded }: Wrote,
     ) -> Result<()> {
         if !manifest.state().keyspaces.contains_key(&keyspace.id) {
             crate::sync::sometimes("compact: the keyspace was dropped meanwhile");
@@ -398,6 +402,7 @@ impl Db {
             freed: freed.clone(),
         }));
         changes.extend([Change::Committed(committed), self.next_file()]);
+        changes.extend(loaded.then_some(Change::Loaded(keyspace.id, SeqNo::MAX)));
         if let Err(error) = manifest.append(&changes) {
             crate::sync::sometimes("compact: the edit fails");
             // An edit that failed may be durable all the same, and a load under way would write over them.

@@ -128,6 +128,7 @@ impl Db {
         drop(manifest);
         self.background.add_obsolete(keyspace.runs.iter().cloned());
         self.background.wake_all();
+        self.wal.wake_followers();
         Ok(())
     }
 }

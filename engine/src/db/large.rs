@@ -132,7 +132,7 @@ impl Db {
         }
     }
 
-    fn commit_ops(
+    pub(super) fn commit_ops(
         &self,
         ops: &[Op<'_>],
         blobs: &[Arc<Blob>],

@@ -6,6 +6,7 @@
 //! - [`transact`]: what the commit of a transaction is bound to
 //! - [`bulk`]: sorted entries straight into a tree
 //! - [`read`] and [`scan`]: the one list of places to look
+//! - [`feed`]: what was committed, again and in order
 //! - [`keyspaces`]: creating and dropping them
 //! - [`background`]: flushing, syncing, preparing; what waits and what wakes
 //! - [`collect`]: freeing what nobody looks at any more
@@ -21,6 +22,7 @@ pub(crate) mod close;
 mod collect;
 pub(crate) mod commit;
 pub(crate) mod compact;
+pub(crate) mod feed;
 mod hand_down;
 pub(crate) mod keyspaces;
 pub(crate) mod large;
@@ -76,6 +78,7 @@ pub(crate) struct Db {
     pub(crate) file_ids: Arc<AtomicU64>,
     pub(crate) blocks: Arc<SharedBlocks>,
     pub(crate) blobs: Blobs,
+    pub(crate) loads: feed::Loads,
     /// The file of the trees, once something was merged into one.
     pub(crate) trees: Mutex<Option<Arc<Pager>>>,
     /// How many merges into trees this process has begun.

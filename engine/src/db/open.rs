@@ -15,7 +15,12 @@
 mod directory;
 mod live;
 
-use super::{Db, Sequencer, Target, background::Background, commit::insert};
+use super::{
+    Db, Sequencer, Target,
+    background::Background,
+    commit::insert,
+    feed::{self, Loads},
+};
 use crate::{
     blob::{Blob, Blobs, blob_id},
     codec::decompress_payload,
@@ -303,6 +308,7 @@ impl Opening {
         // Looking ends, writing begins.
         let mut state = State { clean: false, ..manifest.state().clone() };
         state.next_file = FileId(next_file);
+        state.keyspaces.values_mut().for_each(|k| feed::settle_load(k, recovered.next_seq));
         if recovered.suffix.is_empty() {
             // All that is in the log is durable where it is.
             crate::sync::sometimes("open: nothing to copy");
@@ -317,6 +323,7 @@ impl Opening {
         let segments = self.split_segments(segments, &manifest, &recovered)?;
         let number = manifest.number();
         let wal = self.wal(uuid, &file_ids, &recovered, segments, number, &published);
+        wal.continues_pieces(ended_at(&manifest.state().log, recovered.durable));
         let mut sequencer = self.sequencer(&recovered);
         match self.begin_log(&wal, &mut sequencer, &recovered, &published) {
             Ok(piece) => {
@@ -553,6 +560,7 @@ impl Opening {
             max,
             memtable_bytes: LOG_OF_MEMTABLE * first.max(self.config.memtable_size as u64),
             written: self.config.wal_sync_mode == WalSyncMode::Sync,
+            held_bytes: self.config.wal_retention,
         };
         let start = LogStart {
             epoch: recovered.epoch,
@@ -703,6 +711,7 @@ impl Opening {
             published,
             published_moved,
             versions: VersionCell::new(version),
+            loads: Loads::of(manifest.state()),
             manifest: Mutex::new(manifest),
             file_ids,
             blocks,

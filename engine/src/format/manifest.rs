@@ -72,6 +72,9 @@ pub(crate) enum Change {
     TreeBlobs(KeyspaceId, BlobChange),
     /// The pages of the trees' file from here on, all of them free, count as never used: it becomes shorter.
     TreeEnd(u64),
+    /// The keyspace was bulk-loaded, past the log. A copy of it that was made at a SeqNo up to this one may lack
+    /// that; `SeqNo::MAX`: whichever was made before the next opening.
+    Loaded(KeyspaceId, SeqNo),
 }
 
 /// Which entries of a keyspace's tree point to blobs, and which do not any more.
@@ -159,6 +162,11 @@ impl Change {
             Change::TreeEnd(end) => {
                 body.extend_from_slice(&end.to_le_bytes());
                 17
+            }
+            Change::Loaded(id, seq) => {
+                body.extend_from_slice(&id.0.to_le_bytes());
+                body.extend_from_slice(&seq.0.to_le_bytes());
+                18
             }
             Change::NextFile(file) => {
                 body.extend_from_slice(&file.0.to_le_bytes());
@@ -287,6 +295,7 @@ impl Change {
             }),
             14 => Change::Committed(SeqNo(d.u64()?)),
             17 => Change::TreeEnd(d.u64()?),
+            18 => Change::Loaded(KeyspaceId(d.u32()?), SeqNo(d.u64()?)),
             16 => {
                 let (keyspace, count) = (KeyspaceId(d.u32()?), d.varint()?);
                 let mut change = BlobChange::default();
@@ -423,6 +432,8 @@ pub(crate) struct KeyspaceState {
     pub(crate) merged_down: Option<MergedDown>,
     /// Those that entries of the tree point to, by the entries' keys. Shared: states are copied.
     pub(crate) blobs: Arc<BTreeMap<Vec<u8>, BlobPointer>>,
+    /// See [`Change::Loaded`].
+    pub(crate) loaded: Option<SeqNo>,
 }
 
 /// More bytes of keys and pointers of blobs than this are refused: a whole state must fit an edit.
@@ -461,7 +472,8 @@ impl State {
                 }
                 let (tables, root, merged_down) = (BTreeMap::new(), None, None);
                 let (meta, blobs) = (meta.clone(), Arc::default());
-                let state = KeyspaceState { meta, tables, root, merged_down, blobs };
+                let loaded = None;
+                let state = KeyspaceState { meta, tables, root, merged_down, blobs, loaded };
                 let id = state.meta.id;
                 if self.keyspaces.insert(id, state).is_some() {
                     return Err(format!("keyspace {id} added twice"));
@@ -499,6 +511,7 @@ impl State {
             }
             Change::Committed(seq) => self.committed = self.committed.max(*seq),
             Change::TreeEnd(end) => self.trees.cut(*end)?,
+            Change::Loaded(keyspace, seq) => self.keyspace(*keyspace)?.loaded = Some(*seq),
             Change::NextFile(file) => self.next_file = self.next_file.max(*file),
             Change::NextKeyspace(id) => self.next_keyspace = self.next_keyspace.max(*id),
             Change::Clean(clean) => self.clean = *clean,
@@ -553,6 +566,7 @@ impl State {
                 let come = keyspace.blobs.iter().map(|(key, blob)| (key.clone(), *blob)).collect();
                 changes.push(Change::TreeBlobs(*id, BlobChange { gone: vec![], come }));
             }
+            changes.extend(keyspace.loaded.map(|seq| Change::Loaded(*id, seq)));
             if let Some(merge) = &keyspace.merged_down {
                 changes.push(Change::MergedDown(*id, merge.clone()));
             }
@@ -687,6 +701,7 @@ mod tests {
             Change::Tree(KeyspaceId(5), None),
             blobs(&[], &["a", "b"]),
             blobs(&["a"], &["c"]),
+            Change::Loaded(KeyspaceId(0), SeqNo(7)),
             Change::Log(vec![LogPiece { end: Some(Lsn(8)), ..piece }, piece]),
             Change::Flushed(SeqNo(9)),
             Change::Committed(SeqNo(12)),

@@ -1,8 +1,8 @@
 //! A set of keys of its own within a database.
 
 use super::{
-    Handle, KeyRange, Scan, Snapshot, ValueReader, ValueRef, WriteBatch, range::owned,
-    snapshot::half_open,
+    Handle, KeyRange, Scan, Snapshot, Subscription, ValueReader, ValueRef, WriteBatch,
+    range::owned, snapshot::half_open,
 };
 use crate::{
     config::{Compression, Durability, MAX_VALUE_BYTES, StorageKind},
@@ -17,7 +17,7 @@ use crate::{
         ops::Op,
         record::{RECORD_HEADER_BYTES, record_bytes},
     },
-    types::KeyspaceId,
+    types::{KeyspaceId, SeqNo},
 };
 use std::{fmt, io::Read, sync::Arc};
 
@@ -688,6 +688,31 @@ impl Keyspace {
     /// As [`get`](Keyspace::get).
     pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         self.iter()?.next_back().transpose()
+    }
+
+    /// The commits to this keyspace whose last SeqNo is not below `from`, and all that follow. See
+    /// [`Subscription`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("db");
+    /// # use lightning_db::{Database, LightningDbConfig, SeqNo};
+    /// # let db = Database::create(&path, LightningDbConfig::durable())?;
+    /// let users = db.keyspace("users")?;
+    /// users.put("1", "Ada")?;
+    /// users.put("2", "Grace")?;
+    /// let mut commits = users.subscribe(SeqNo(2))?;
+    /// assert_eq!(commits.try_next()?.map(|committed| committed.seq()), Some(SeqNo(2)));
+    /// assert_eq!(commits.try_next()?, None);
+    /// # Ok::<(), lightning_db::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Lagged`](crate::Error::Lagged) if the log does not hold them any more, or the keyspace was bulk-loaded since;
+    /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) if it was dropped; what reading from disk found wrong;
+    /// [`Closed`](crate::Error::Closed).
+    pub fn subscribe(&self, from: SeqNo) -> Result<Subscription> {
+        Subscription::new(self, from)
     }
 
     /// How what is written here comes into the tree.

@@ -6,6 +6,7 @@ mod range;
 mod reader;
 mod scan;
 mod snapshot;
+mod subscription;
 mod transaction;
 mod value;
 
@@ -15,6 +16,7 @@ pub use range::KeyRange;
 pub use reader::ValueReader;
 pub use scan::Scan;
 pub use snapshot::Snapshot;
+pub use subscription::{FeedPosition, Subscription};
 pub use transaction::{
     IsolationLevel, Savepoint, Transaction, TransactionBuilder, TransactionId, TransactionOptions,
     TransactionScan,

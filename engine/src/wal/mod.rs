@@ -9,8 +9,10 @@
 //!   filled, and syncs the segments in order: a block with durable records is never written again
 //! - besides the segments in use there is always one that nothing needs, so that a database
 //!   can be opened on a full disk
+//! - what recovery does not need any more is kept for those who follow the log, up to a limit ([`follow`])
 //! - after a failed write or sync nothing more is made durable: [`Poison`]
 
+pub(crate) mod follow;
 pub(crate) mod replay;
 pub(crate) mod segment;
 #[cfg(all(test, shuttle))]
@@ -20,12 +22,17 @@ pub(crate) mod tail;
 pub(crate) use segment::Segment;
 pub(crate) use tail::{LogSlot, Padded, Tail};
 
+use follow::Pins;
+
 use crate::{
     env::{Env, Names, Poison, Signal},
     error::{Error, Result},
-    format::record::{
-        BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SWITCH_BYTES, SegmentHeader,
-        Switch, record_bytes,
+    format::{
+        manifest::LogPiece,
+        record::{
+            BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SWITCH_BYTES,
+            SegmentHeader, Switch, record_bytes,
+        },
     },
     sync::{
         AtomicBool, AtomicU32, AtomicU64, InOrder, Mutex, MutexGuard,
@@ -47,6 +54,8 @@ pub(crate) struct SegmentPlan {
     pub(crate) written: bool,
     /// Bytes of log that one memtable may need. One that needs more is flushed though it is not full.
     pub(crate) memtable_bytes: u64,
+    /// Bytes of segments, at most, that are kept for those who follow the log, besides those that recovery needs.
+    pub(crate) held_bytes: u64,
 }
 
 pub(crate) struct Wal {
@@ -86,6 +95,11 @@ struct Segments {
     live: VecDeque<Arc<Segment>>,
     /// Prepared to follow the last live one, in order.
     ready: VecDeque<Arc<Segment>>,
+    /// What recovery does not need any more and somebody who follows the log does, oldest first.
+    held: VecDeque<Arc<Segment>>,
+    pins: Pins,
+    /// What the log consisted of when the database was opened.
+    ended: Vec<LogPiece>,
     /// Files that nothing needs.
     idle: Vec<Arc<Segment>>,
     /// Where the log goes on if no segment is live.
@@ -211,6 +225,9 @@ impl Wal {
                 continues: start.continues,
                 live: start.live.into_iter().map(Arc::new).collect(),
                 ready: VecDeque::new(),
+                held: VecDeque::new(),
+                pins: Pins::default(),
+                ended: vec![],
                 idle: start.idle.into_iter().map(Arc::new).collect(),
                 base: start.base,
                 next_bytes: plan.first,
@@ -531,7 +548,12 @@ impl Wal {
         }
         match self.create_one(header) {
             Err(full @ Error::NoSpace { .. }) => {
-                let idle = self.take_idle(|s| s.header.capacity >= least).ok_or(full)?;
+                let fits = |s: &Segment| s.header.capacity >= least;
+                let idle = self.take_idle(fits).or_else(|| {
+                    self.let_go_of_held();
+                    self.take_idle(fits)
+                });
+                let idle = idle.ok_or(full)?;
                 crate::sync::sometimes("log: recycles one of another size on a full disk");
                 let capacity = idle.header.capacity;
                 self.recycle(&idle, SegmentHeader { capacity, ..header })
@@ -649,8 +671,9 @@ impl Wal {
                 break;
             };
             crate::sync::sometimes("log: a segment is no longer needed");
-            segments.idle.push(segment);
+            segments.held.push_back(segment);
         }
+        segments.let_go_unheld(self.plan.held_bytes);
         drop(segments);
         self.remove_surplus();
     }
@@ -661,8 +684,9 @@ impl Wal {
         self.remove_idle(if self.plan.written { self.plan.memtable_bytes } else { 0 });
     }
 
-    /// Removes files that nothing needs but one, as somebody lacks space.
+    /// Removes files that nothing needs but one, as somebody lacks space, and those that only followers of the log do.
     pub(crate) fn remove_all_idle(&self) {
+        self.let_go_of_held();
         self.remove_idle(0);
     }
 
@@ -701,7 +725,7 @@ impl Wal {
     /// Bytes of all segment files.
     pub(crate) fn file_bytes(&self) -> u64 {
         let s = self.segments.lock();
-        let all = s.live.iter().chain(&s.ready).chain(&s.idle);
+        let all = s.held.iter().chain(&s.live).chain(&s.ready).chain(&s.idle);
         all.map(|s| s.header.capacity + BLOCK_BYTES).sum()
     }
 

@@ -19,7 +19,7 @@ use crate::{
     },
     types::{EditNo, FileId, Lsn},
 };
-use std::path::Path;
+use std::{borrow::Borrow, path::Path};
 
 /// A segment file whose header is valid and of this database.
 pub(crate) struct FoundSegment {
@@ -74,6 +74,11 @@ impl FoundSegment {
         })
     }
 
+    /// A segment of the log that is being written.
+    pub(super) fn of(segment: &Segment) -> FoundSegment {
+        FoundSegment { file: segment.file().clone(), id: segment.id, header: segment.header }
+    }
+
     /// Where it stands among the segments: of two headers for one file, the greater is the newer.
     pub(crate) fn place(&self) -> (u64, Lsn) {
         (self.header.epoch, self.header.first)
@@ -123,45 +128,63 @@ pub(crate) struct Found<'a> {
 }
 
 /// The records of one segment, which is read a piece at a time.
-struct Records<'a> {
-    segment: &'a FoundSegment,
+pub(super) struct Records<S> {
+    pub(super) segment: S,
+    /// Nothing is read from here on, counted from the segment's first position.
+    limit: u64,
+    /// How much is read at a time, at least.
+    ahead: u64,
     /// What was read last, and where it begins, counted from the segment's first position.
     piece: Vec<u8>,
     from: u64,
 }
 
-/// How much of a segment is read at a time, at least.
-const READ_BYTES: u64 = 1 << 20;
+/// How much of a segment is read at a time, at least, where it is read as a whole.
+pub(super) const READ_BYTES: u64 = 1 << 20;
 
-impl<'a> Records<'a> {
-    fn new(segment: &'a FoundSegment) -> Records<'a> {
-        Records { segment, piece: vec![], from: 0 }
+impl<'a> Records<&'a FoundSegment> {
+    fn new(segment: &'a FoundSegment) -> Records<&'a FoundSegment> {
+        Records::up_to(segment, segment.end(), READ_BYTES)
+    }
+}
+
+impl<S: Borrow<FoundSegment>> Records<S> {
+    /// Of a segment that may be written behind `end`.
+    pub(super) fn up_to(segment: S, end: Lsn, ahead: u64) -> Records<S> {
+        let mut records = Records { segment, limit: 0, ahead, piece: vec![], from: 0 };
+        records.extend(end);
+        records
+    }
+
+    /// What lies below `end` does not change any more.
+    pub(super) fn extend(&mut self, end: Lsn) {
+        let header = &self.segment.borrow().header;
+        self.limit = end.0.saturating_sub(header.first.0).min(header.capacity);
     }
 
     /// `len` bytes at `lsn`, or fewer at the end of the segment.
     fn bytes(&mut self, lsn: Lsn, len: u64) -> Result<&[u8]> {
-        let capacity = self.segment.header.capacity;
-        let Some(at) = lsn.0.checked_sub(self.segment.header.first.0).filter(|at| *at < capacity)
-        else {
+        let (segment, limit) = (self.segment.borrow(), self.limit);
+        let Some(at) = lsn.0.checked_sub(segment.header.first.0).filter(|at| *at < limit) else {
             return Ok(&[]);
         };
-        let end = at.saturating_add(len).min(capacity);
+        let end = at.saturating_add(len).min(limit);
         if at < self.from || end > self.from + self.piece.len() as u64 {
-            let to = end.max(at.saturating_add(READ_BYTES).min(capacity));
+            let to = end.max(at.saturating_add(self.ahead).min(limit));
             let mut piece = std::mem::take(&mut self.piece);
             piece.resize((to - at) as usize, 0);
-            self.segment.file.read_exact_at(&mut piece, BLOCK_BYTES + at)?;
+            segment.file.read_exact_at(&mut piece, BLOCK_BYTES + at)?;
             (self.piece, self.from) = (piece, at);
         }
         Ok(&self.piece[(at - self.from) as usize..(end - self.from) as usize])
     }
 
     fn header(&mut self, lsn: Lsn) -> Result<Option<RecordHeader>> {
-        let salt = self.segment.header.salt;
+        let salt = self.segment.borrow().header.salt;
         Ok(RecordHeader::decode(self.bytes(lsn, RECORD_HEADER_BYTES as u64)?, salt, lsn))
     }
 
-    fn payload(&mut self, record: &RecordHeader) -> Result<&[u8]> {
+    pub(super) fn payload(&mut self, record: &RecordHeader) -> Result<&[u8]> {
         self.bytes(Lsn(record.lsn.0 + RECORD_HEADER_BYTES as u64), record.payload_len.into())
     }
 
@@ -178,7 +201,7 @@ impl<'a> Records<'a> {
 
     /// The record that follows one that ended at `end`: there, or behind padding at the next block.
     /// The first record of a piece may say of another gap, if it stands where the piece begins.
-    fn following(&mut self, end: Lsn, first: bool) -> Result<Option<RecordHeader>> {
+    pub(super) fn following(&mut self, end: Lsn, first: bool) -> Result<Option<RecordHeader>> {
         for lsn in [end, block_end(end)] {
             if let Some(record) = self.at(lsn)?
                 && (first && lsn == end || u64::from(record.gap) == lsn.0 - end.0)
@@ -207,8 +230,9 @@ impl<'a> Records<'a> {
         from: Lsn,
         wanted: impl Fn(&RecordHeader) -> bool,
     ) -> Result<Option<RecordHeader>> {
-        let start = from.max(self.segment.header.first).0.next_multiple_of(RECORD_ALIGN);
-        for lsn in (start..self.segment.end().0).step_by(RECORD_ALIGN as usize) {
+        let (first, end) = (self.segment.borrow().header.first, self.segment.borrow().end());
+        let start = from.max(first).0.next_multiple_of(RECORD_ALIGN);
+        for lsn in (start..end.0).step_by(RECORD_ALIGN as usize) {
             if let Some(record) = self.header(Lsn(lsn))?.filter(&wanted) {
                 return Ok(Some(record));
             }
@@ -286,7 +310,7 @@ pub(crate) fn replay(
     }
 }
 
-fn offset(segment: &FoundSegment, lsn: Lsn) -> u64 {
+pub(super) fn offset(segment: &FoundSegment, lsn: Lsn) -> u64 {
     BLOCK_BYTES + lsn.0.saturating_sub(segment.header.first.0)
 }
 
@@ -318,7 +342,7 @@ fn named<'a>(
 /// stay until the log is ended in the manifest, so that it is missed only if it was damaged.
 fn torn_or_corrupt(
     piece: &LogPiece,
-    mut records: Records<'_>,
+    mut records: Records<&FoundSegment>,
     segments: &[FoundSegment],
     end: Lsn,
 ) -> Result<Option<u64>> {

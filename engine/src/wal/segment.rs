@@ -166,6 +166,10 @@ impl Segment {
         self.file.sync_data()
     }
 
+    pub(super) fn file(&self) -> &NamedFile {
+        &self.file
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.file.path
     }

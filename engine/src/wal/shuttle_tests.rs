@@ -25,7 +25,7 @@ impl Log {
         let (live, idle, durable_edit) = (vec![], vec![], EditNo(1));
         let start = LogStart { epoch: 1, continues: base, base, live, idle, durable_edit };
         let (first, max) = (16 * BLOCK_BYTES, 16 * BLOCK_BYTES);
-        let plan = SegmentPlan { first, max, written: true, memtable_bytes: max };
+        let plan = SegmentPlan { first, max, written: true, memtable_bytes: max, held_bytes: 0 };
         let ids = Arc::new(AtomicU64::new(1));
         let (names, uuid) = (Names::new(&any, "/log".into()), [7; 16]);
         let wal = Wal::new(&any, names, uuid, poison.clone(), ids, published.clone(), plan, start);

@@ -236,6 +236,7 @@ impl Alone {
                 self.transaction(tx, steps, *abort)
             }
             Operation::Keyspace => self.own_keyspace(),
+            Operation::Follow { .. } => Ok(()), // that takes a model which knows SeqNos
             Operation::Checkpoint => told("checkpoint", self.db.checkpoint()),
             Operation::Compact => told("compact", self.db.compact()),
             Operation::StorageKind { space, btree } => {
@@ -448,6 +449,7 @@ mod tests {
             btree: false,
             page_bytes: 4 << 10,
             blob_bytes: None,
+            retention_bytes: None,
             log_compression: false,
             shared_keyspaces: 0,
         }

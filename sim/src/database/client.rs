@@ -1,6 +1,7 @@
 //! One client: a thread that writes and reads, and checks what it reads.
 
 use super::{
+    follow::Following,
     model::{CommitId, Contents, Op, difference},
     operation::{Durable, Operation, Place, Range, Read, Value, Write, key_bytes},
     pieces::Pieces,
@@ -25,6 +26,7 @@ pub(super) struct Client {
     /// A keyspace that this client alone writes, creates and drops.
     pub(super) own: Option<OpenSpace>,
     held: Vec<Held>,
+    pub(super) following: Vec<Following>,
 }
 
 /// A snapshot, the keyspaces that it was read in, and what they held.
@@ -39,7 +41,7 @@ type Ask<'a> = Box<dyn FnOnce() -> Result<Option<u64>> + 'a>;
 
 impl Client {
     pub(super) fn new(session: Arc<Session>, number: u64) -> Client {
-        Client { session, number, own: None, held: vec![] }
+        Client { session, number, own: None, held: vec![], following: vec![] }
     }
 
     /// Does one operation after another; ends early when there is no point in going on.
@@ -102,6 +104,9 @@ impl Client {
                     abort: *abort,
                     runs: *runs,
                 }),
+            Operation::Follow { space, again, commits, nanos } => {
+                self.follow(*space, *again, *commits, Duration::from_nanos(*nanos))
+            }
             Operation::Keyspace => self.keyspace(),
             Operation::Checkpoint => self.make_durable("a checkpoint", Database::checkpoint),
             Operation::Compact => self.make_durable("a compaction", Database::compact),
@@ -493,7 +498,7 @@ impl Client {
     }
 
     /// A call after which all is durable that was acknowledged before.
-    fn make_durable(
+    pub(super) fn make_durable(
         &self,
         what: &'static str,
         call: impl Fn(&Database) -> lightning_db::Result<()>,
@@ -563,6 +568,7 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::BulkLoad { .. } => "verb bulk_load",
         Operation::Transaction { runs: true, .. } => "verb run",
         Operation::Transaction { .. } => "verb transaction",
+        Operation::Follow { .. } => "verb subscribe",
         Operation::Keyspace => "verb keyspace, drop_keyspace",
         Operation::Checkpoint => "verb checkpoint",
         Operation::Compact => "verb compact",

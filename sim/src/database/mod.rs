@@ -9,6 +9,7 @@ mod client;
 mod closed;
 mod emptied;
 mod files;
+mod follow;
 mod load;
 mod model;
 pub mod operation;

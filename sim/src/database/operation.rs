@@ -142,6 +142,25 @@ pub(super) fn inside(bounds: &Bounds, key: &[u8]) -> bool {
     RangeBounds::<[u8]>::contains(&(as_ref(&bounds.0), as_ref(&bounds.1)), key)
 }
 
+/// The range as the database keeps it.
+pub(super) fn as_half_open((start, end): Bounds) -> (Vec<u8>, Option<Vec<u8>>) {
+    let behind = |mut key: Vec<u8>| {
+        key.push(0);
+        key
+    };
+    let start = match start {
+        Bound::Unbounded => vec![],
+        Bound::Included(key) => key,
+        Bound::Excluded(key) => behind(key),
+    };
+    let end = match end {
+        Bound::Unbounded => None,
+        Bound::Excluded(key) => Some(key),
+        Bound::Included(key) => Some(behind(key)),
+    };
+    (start, end)
+}
+
 fn as_ref(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     match bound {
         Bound::Unbounded => Bound::Unbounded,
@@ -439,6 +458,19 @@ pub enum Operation {
         /// It is run as a closure, again while others come between.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         runs: bool,
+    },
+    /// Takes commits to a keyspace from a subscription, which goes on from where the client was before.
+    Follow {
+        /// Where.
+        space: Place,
+        /// By `subscribe` anew, though there is a subscription.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
+        /// How many commits, at most.
+        commits: u64,
+        /// How long each is waited for.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        nanos: u64,
     },
     /// Creates the client's own keyspace, or drops it.
     Keyspace,

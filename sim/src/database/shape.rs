@@ -55,6 +55,9 @@ pub struct Settings {
     /// `blob_threshold`; the default where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blob_bytes: Option<u64>,
+    /// `wal_retention`; the default, which no run reaches, where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<u64>,
     /// Keyspaces are created as `StorageKind::BTree`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub btree: bool,
@@ -88,6 +91,7 @@ impl Settings {
             btree: false,
             page_bytes: page_bytes_min(),
             blob_bytes: None,
+            retention_bytes: None,
             log_compression: false,
             memory_bytes: dice.pick(&[2 << 20, 8 << 20, 64 << 20]),
             shared_keyspaces: dice.below(3) as usize,
@@ -111,6 +115,7 @@ impl Settings {
     }
 
     pub(super) fn config(&self) -> LightningDbConfig {
+        let default = LightningDbConfig::default();
         LightningDbConfig {
             memtable_size: self.memtable_bytes as usize,
             wal_segment_size: self.segment_bytes,
@@ -129,7 +134,8 @@ impl Settings {
             max_memory: self.memory_bytes as usize,
             blob_threshold: self.blob_threshold(),
             wal_compression: self.log_compression,
-            ..LightningDbConfig::default()
+            wal_retention: self.retention_bytes.unwrap_or(default.wal_retention),
+            ..default
         }
     }
 }
@@ -151,6 +157,7 @@ pub(super) struct Mix {
     pub(super) storage: u64,
     pub(super) load: u64,
     pub(super) transaction: u64,
+    pub(super) follow: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -202,6 +209,7 @@ impl Shape {
                 storage: 0,
                 load: Dice::new(seed, "loads", 0).pick(&[0, 0, 1, 4]),
                 transaction: Dice::new(seed, "transactions", 0).pick(&[0, 0, 5, 20, 60]),
+                follow: Dice::new(seed, "feeds", 0).pick(&[0, 0, 3, 10]),
             },
             batch: dice.pick(&[1, 3, 10]),
             deletes: dice.pick(&[0.0, 0.1, 0.4]),
@@ -222,6 +230,8 @@ impl Shape {
         let threshold = blobs.pick(&[64, 200, 1000]);
         let has_blobs = blobs.chance(0.4);
         shape.settings.log_compression = Dice::new(seed, "log compression", 0).chance(0.3);
+        shape.settings.retention_bytes =
+            Dice::new(seed, "retention", 0).pick(&[None, None, Some(0), Some(64 << 10)]);
         let aim = Aim::draw(seed, true);
         let has_blobs = has_blobs || aim.damaged == Some(".blob");
         shape.settings.blob_bytes = has_blobs.then_some(threshold);

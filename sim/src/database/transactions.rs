@@ -7,7 +7,9 @@ use super::{
         Broken, CommitId, Model, Op, ReadBegan, SpaceId,
         isolation::{Told, key_range, version},
     },
-    operation::{Bounds, Durable, Ends, Level, Place, Read, Step, Walk, key_bytes, within},
+    operation::{
+        Bounds, Durable, Ends, Level, Place, Read, Step, Walk, as_half_open, key_bytes, within,
+    },
     session::{OpenSpace, Over},
     verbs::{Got, Seen, bounds, half_open, prefixed, scanned},
 };
@@ -474,25 +476,6 @@ fn committed_right(
         return Err(Broken { invariant: "first-committer", message });
     }
     Ok(())
-}
-
-/// The range as the database keeps it.
-fn as_half_open((start, end): Bounds) -> Deleted {
-    let behind = |mut key: Vec<u8>| {
-        key.push(0);
-        key
-    };
-    let start = match start {
-        Bound::Unbounded => vec![],
-        Bound::Included(key) => key,
-        Bound::Excluded(key) => behind(key),
-    };
-    let end = match end {
-        Bound::Unbounded => None,
-        Bound::Excluded(key) => Some(key),
-        Bound::Included(key) => Some(behind(key)),
-    };
-    (start, end)
 }
 
 /// Does a read by a transaction's verb for it, or the one that is next to it.

@@ -169,7 +169,7 @@ impl<'a> Drawing<'a> {
     fn operation(&mut self) -> Operation {
         type Kind<'k> = fn(&mut Drawing<'k>) -> Operation;
         let mix = &self.shape.mix;
-        let kinds: [(u64, Kind<'a>); 13] = [
+        let kinds: [(u64, Kind<'a>); 14] = [
             (mix.commit, Drawing::commit),
             (mix.single, Drawing::single),
             (mix.read, |d| Operation::Read { space: d.space(), read: d.read() }),
@@ -189,6 +189,7 @@ impl<'a> Drawing<'a> {
             }),
             (mix.load, Drawing::load),
             (mix.transaction, Drawing::transaction),
+            (mix.follow, Drawing::follow),
         ];
         let mut at = self.dice.below(kinds.iter().map(|(weight, _)| weight).sum());
         for (weight, kind) in kinds {
@@ -215,6 +216,15 @@ impl<'a> Drawing<'a> {
             durability: self.durability(),
             abort: self.dice.chance(0.1),
             runs: self.dice.chance(0.4),
+        }
+    }
+
+    fn follow(&mut self) -> Operation {
+        Operation::Follow {
+            space: self.space(),
+            again: self.dice.chance(0.2),
+            commits: self.dice.skewed(1..64),
+            nanos: if self.dice.chance(0.6) { self.dice.skewed(1_000..20_000_000) } else { 0 },
         }
     }
 

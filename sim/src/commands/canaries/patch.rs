@@ -4,7 +4,7 @@ use super::{Class, PATCHES, told};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// How a bug may show beside a broken promise with a number.
-const SYMPTOMS: [&str; 13] = [
+const SYMPTOMS: [&str; 14] = [
     "panic",
     "hang",
     "spins",
@@ -18,6 +18,7 @@ const SYMPTOMS: [&str; 13] = [
     "serializable",
     "for-update",
     "isolation",
+    "feed",
 ];
 
 /// A planted bug, as the header of its patch describes it.

@@ -91,6 +91,7 @@ impl Model {
     ) -> LoadId {
         let ops = entries.into_iter().map(|(key, value)| Op::Put(space, key, value)).collect();
         self.loads.push(Load { ops, place: None, answer: Answer::InFlight });
+        self.feeds.load_begins(space);
         self.loads.len() - 1
     }
 
@@ -103,6 +104,9 @@ impl Model {
     pub(in super::super) fn load_done(&mut self, id: LoadId) {
         let moment = self.moment();
         self.loads[id].answer = Answer::Done(moment);
+        if let Some(op) = self.loads[id].ops.first() {
+            self.feeds.load_is_in(op.space());
+        }
         self.durable(self.loads[id].place.unwrap_or(0));
         // It stands in front of what was reached.
         self.reached = self.base.clone();

@@ -7,6 +7,7 @@
 //! commit up to its SeqNo, none above, and in the gaps between those the commits whose answer
 //! was never heard. Values are unique, so that there is one way to fill the gaps or none.
 
+mod feeds;
 pub(super) mod isolation;
 mod kinds;
 mod loads;
@@ -50,6 +51,11 @@ impl Op {
                 entries.retain(|key, _| !inside(bounds, key));
             }
         }
+    }
+
+    fn space(&self) -> SpaceId {
+        let (Op::Put(space, ..) | Op::Delete(space, _) | Op::DeleteRange(space, _)) = self;
+        *space
     }
 
     /// What the operation makes of a key: a value, nothing (`Some(None)`), or no difference.
@@ -116,6 +122,8 @@ struct Settled {
 
 /// The number of a commit in the model.
 pub(super) type CommitId = usize;
+use feeds::Feeds;
+pub(super) use feeds::From;
 pub(super) use loads::LoadId;
 use loads::{Load, Loads};
 
@@ -206,6 +214,8 @@ pub(super) struct Model {
     pub(super) tables_left: Option<Vec<String>>,
     /// The database was closed in order when this was the newest SeqNo, and not opened since.
     pub(super) closed_at: Option<u64>,
+    /// What subscriptions yielded, and where those who follow are.
+    feeds: Feeds,
     /// The session refuses writes since this moment.
     poisoned: Option<u64>,
     /// A database was created for sure: it can be opened from now on.
@@ -322,7 +332,7 @@ impl Model {
                 ),
             );
         }
-        Ok(())
+        self.check_followed(id, last_seq)
     }
 
     pub(super) fn refuse(&mut self, id: CommitId) {
@@ -392,6 +402,7 @@ impl Model {
         self.judge_isolation()?;
         if seq < self.base.seq {
             self.go_back(seq, &read, false)?;
+            self.feeds.forget(seq);
             self.begin_anew(seq, read, &[]);
             return Ok(());
         }
@@ -402,6 +413,7 @@ impl Model {
             Err(broken) if least == Least::Promised => return Err(broken),
             Err(_) => {
                 self.go_back(seq, &read, true)?;
+                self.feeds.forget(seq);
                 self.begin_anew(seq, read, &[]);
                 return Ok(());
             }
@@ -418,6 +430,11 @@ impl Model {
                     self.describe(id)
                 ),
             );
+        }
+        if least == Least::Promised {
+            self.feeds.settle(seq, &self.commits);
+        } else {
+            self.feeds.forget(seq);
         }
         if self.may_go_back {
             let commits = std::mem::take(&mut self.commits);
