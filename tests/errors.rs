@@ -82,7 +82,8 @@ fn newer_formats_are_unsupported_not_corrupt() {
     let files = make(&path);
     // Offset and value of a byte of the file header: see docs/formats/file-header.md.
     let changes = [
-        ("format version", 8, 1),
+        ("format version", 8, 0),
+        ("format version", 8, 2),
         ("format version", 11, 1),
         ("features", 64, 4),
         ("features", 72, 1),

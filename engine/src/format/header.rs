@@ -3,8 +3,10 @@
 use super::bytes::Decoder;
 use crate::types::FileId;
 
-/// The version that new files carry. Version 0 may still change.
-pub(crate) const FORMAT_VERSION: u32 = 0;
+/// The version that new files carry.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The oldest one that can be read. What came before could change at any time.
+const FORMAT_VERSION_MIN: u32 = 1;
 pub(crate) const HEADER_BYTES: usize = 88;
 const CHECKSUM_CRC32: u8 = 1;
 
@@ -110,9 +112,9 @@ impl FileHeader {
         }
         // The checksum vouches for what follows: these bytes were meant.
         let unsupported = |what: String| Some(Err(HeaderError::Unsupported(what)));
-        if version > FORMAT_VERSION {
+        if !(FORMAT_VERSION_MIN..=FORMAT_VERSION).contains(&version) {
             return unsupported(format!(
-                "format version {version}, this one reads {FORMAT_VERSION}"
+                "format version {version}, this one reads {FORMAT_VERSION_MIN} to {FORMAT_VERSION}"
             ));
         }
         // Files are opened for writing as well as reading, so both masks bind us.
