@@ -11,6 +11,9 @@ use lightning_faults::Dice;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+/// Keys that transactions of all clients meet at.
+const HOT_KEYS: u64 = 4;
+
 /// What one client does in a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -208,7 +211,10 @@ impl<'a> Drawing<'a> {
             Level::Serializable,
             Level::Serializable,
         ]);
-        let steps = (0..1 + self.dice.below(8)).map(|_| self.step()).collect();
+        let steps = match self.dice.chance(0.6) {
+            true => self.trap(),
+            false => (0..1 + self.dice.below(8)).map(|_| self.step()).collect(),
+        };
         Operation::Transaction {
             level,
             pessimistic: self.dice.chance(0.3),
@@ -226,6 +232,46 @@ impl<'a> Drawing<'a> {
             commits: self.dice.skewed(1..64),
             nanos: if self.dice.chance(0.6) { self.dice.skewed(1_000..20_000_000) } else { 0 },
         }
+    }
+
+    /// What shows whether transactions are kept apart, among keys that all clients use.
+    fn trap(&mut self) -> Vec<Step> {
+        let space = match self.shape.settings.shared_keyspaces {
+            0 => Place::Default,
+            _ => Place::Shared1,
+        };
+        let keys = self.shape.keys.clamp(1, HOT_KEYS);
+        let (one, other) = (self.dice.below(keys), self.dice.below(keys));
+        let get = |key| Step::Read { space, read: Read::Get(key) };
+        let kind = self.dice.below(6);
+        let mut put = |key| Step::Put { space, key, value: self.value() };
+        let mut steps = match kind {
+            // A counter.
+            0 => vec![get(one), put(one)],
+            // Each writes what the other reads.
+            1 => vec![get(one), get(other), put(one)],
+            // A transfer.
+            2 => vec![get(one), get(other), put(one), put(other)],
+            // A key among those that another looks for.
+            3 => {
+                let range = Range { start: Edge::Unbounded, end: Edge::Included(one) };
+                vec![Step::Read { space, read: Read::ForEach(range) }, put(other)]
+            }
+            // A list that grows.
+            4 => {
+                let range = Range { start: Edge::Included(one), end: Edge::Unbounded };
+                vec![get(other), Step::Read { space, read: Read::ForEach(range) }, put(other)]
+            }
+            // A reader.
+            _ => vec![get(one), get(other), get(one), get(other)],
+        };
+        // Time for others to come between.
+        for _ in 0..self.dice.below(3) {
+            let at = 1 + self.dice.below(steps.len() as u64 - 1);
+            let nanos = self.dice.skewed(1_000..1_000_000);
+            steps.insert(at as usize, Step::Sleep { nanos });
+        }
+        steps
     }
 
     fn step(&mut self) -> Step {
