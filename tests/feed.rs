@@ -308,7 +308,8 @@ fn a_segment_that_is_used_again_while_it_is_looked_for_is_not_taken_for_damage()
 #[test]
 fn who_has_read_all_of_what_is_gone_goes_on() -> Result<()> {
     let scratch = Scratch::in_memory();
-    let config = LightningDbConfig { memtable_size: 1 << 20, wal_retention: 0, ..config() };
+    let (memtable_size, max_memory) = (1 << 20, 8 << 20);
+    let config = LightningDbConfig { memtable_size, max_memory, wal_retention: 0, ..config() };
     let db = Database::create(scratch.db(), config)?;
     let space = db.keyspace("default")?;
     let mut commits = space.subscribe(SeqNo(1))?;

@@ -365,9 +365,7 @@ impl Client {
             }
             _ => {}
         }
-        if script.level != Level::ReadCommitted {
-            done.noted.push(noted);
-        }
+        done.noted.push(noted);
         Ok(())
     }
 }
