@@ -594,9 +594,7 @@ impl Db {
                 }
             };
             if let Err(error) = done {
-                if matches!(error, Error::NoSpace { .. }) {
-                    self.wal.remove_all_idle();
-                }
+                self.wal.make_space_if_full(&error);
                 background.failed("flush", error);
                 let stopped = || background.stopped().then_some(());
                 background.ended.wait_for(RETRY, stopped);

@@ -88,6 +88,7 @@ impl Db {
             // What it wrote takes space.
             loaded.blobs.clear();
             self.remove_dead_blobs();
+            self.wal.make_space_if_full(&error);
             self.background.wake_prepare();
             self.background.ask_for_space();
             return Err(loaded.failed.take().unwrap_or_else(|| error.into()));

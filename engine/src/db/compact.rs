@@ -137,9 +137,7 @@ impl Db {
             };
             background.end_merging();
             if let Err(error) = done {
-                if matches!(error, Error::NoSpace { .. }) {
-                    self.wal.remove_all_idle();
-                }
+                self.wal.make_space_if_full(&error);
                 match work {
                     Work::TidyUp(_) => background.space_refused(error),
                     _ => background.failed("merge of runs", error),

@@ -13,7 +13,7 @@ use crate::{
         pages::PageSet,
     },
     types::KeyspaceId,
-    version::KeyspaceVersion,
+    version::{KeyspaceVersion, manifest::Manifest},
 };
 use std::sync::Arc;
 
@@ -21,6 +21,11 @@ use std::sync::Arc;
 const NAME_BYTES_MAX: usize = 255;
 
 impl Db {
+    /// Makes an edit durable. On a full disk it fails, and lets go of log, so that there may be space the next time.
+    fn append(&self, manifest: &mut Manifest, changes: &[Change]) -> Result<()> {
+        manifest.append(changes).inspect_err(|error| self.wal.make_space_if_full(error))
+    }
+
     /// The keyspace with this name, created if there is none.
     pub(crate) fn open_keyspace(
         &self,
@@ -47,7 +52,7 @@ impl Db {
         let storage_kind = storage_kind.unwrap_or(self.config.storage_kind);
         let meta =
             KeyspaceMeta { id, name: name.into(), compression, storage_kind, created_micros };
-        manifest.append(&[Change::AddKeyspace(meta), self.next_file()])?;
+        self.append(&mut manifest, &[Change::AddKeyspace(meta), self.next_file()])?;
         self.wal.set_durable_edit(manifest.number());
         let (runs, tree, merging) = (vec![], None, None);
         let name = name.into();
@@ -75,7 +80,7 @@ impl Db {
         if self.storage_kind(id)? == kind {
             return Ok(());
         }
-        manifest.append(&[Change::StorageKind(id, kind), self.next_file()])?;
+        self.append(&mut manifest, &[Change::StorageKind(id, kind), self.next_file()])?;
         self.wal.set_durable_edit(manifest.number());
         crate::sync::sometimes("keyspaces: one changes its kind");
         self.versions.install(|version| version.with_storage_kind(id, kind));
@@ -113,7 +118,7 @@ impl Db {
                 freed: freed.clone(),
             }));
         }
-        manifest.append(&changes)?;
+        self.append(&mut manifest, &changes)?;
         self.wal.set_durable_edit(manifest.number());
         crate::sync::sometimes("keyspaces: one is dropped");
         // It has no SeqNo: a commit is sequenced before, or finds that it is gone.

@@ -114,6 +114,10 @@ impl Follower {
     pub(crate) fn next(&mut self, wal: &Wal, durable: Lsn) -> Result<Next> {
         loop {
             if self.at >= durable {
+                if self.here.is_none() {
+                    crate::sync::sometimes("follow: has read a segment to its end");
+                    wal.move_pin(self); // the next one may not come for long
+                }
                 return Ok(Next::Nothing);
             }
             let Some(here) = &mut self.here else {

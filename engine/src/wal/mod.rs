@@ -540,7 +540,7 @@ impl Wal {
     }
 
     /// Makes a segment out of a file that nothing needs, or out of a new one. When the disk is full,
-    /// a file of another size is taken, as long as it has `least` bytes.
+    /// a file of another size is taken, as long as it has `least` bytes, or else the space of smaller ones.
     fn prepare_one(&self, header: SegmentHeader, least: u64) -> Result<Segment> {
         if let Some(idle) = self.take_idle(|s| s.header.capacity == header.capacity) {
             crate::sync::sometimes("log: recycles a segment");
@@ -553,7 +553,14 @@ impl Wal {
                     self.let_go_of_held();
                     self.take_idle(fits)
                 });
-                let idle = idle.ok_or(full)?;
+                let Some(idle) = idle else {
+                    if !self.remove_idle(0) {
+                        return Err(full);
+                    }
+                    crate::sync::sometimes("log: takes the space of small ones on a full disk");
+                    let capacity = least.next_multiple_of(BLOCK_BYTES);
+                    return self.create_one(SegmentHeader { capacity, ..header });
+                };
                 crate::sync::sometimes("log: recycles one of another size on a full disk");
                 let capacity = idle.header.capacity;
                 self.recycle(&idle, SegmentHeader { capacity, ..header })
@@ -690,15 +697,23 @@ impl Wal {
         self.remove_idle(0);
     }
 
+    /// The same, if the disk is full.
+    pub(crate) fn make_space_if_full(&self, error: &Error) {
+        if matches!(error, Error::NoSpace { .. }) {
+            self.remove_all_idle();
+        }
+    }
+
     /// Removes files that nothing needs but one, and so many bytes of those that the log can go on in as they are:
-    /// where commits wait for the disk they save writing new ones.
-    fn remove_idle(&self, kept_bytes: u64) {
+    /// where commits wait for the disk they save writing new ones. Returns whether there were any.
+    fn remove_idle(&self, kept_bytes: u64) -> bool {
+        let mut any = false;
         loop {
             let surplus = {
                 let segments = &mut *self.segments.lock();
                 // Without two ready ones, an idle file is what the next opening may need.
                 if segments.idle.len() <= IDLE_SEGMENTS || segments.ready.len() < READY_SEGMENTS {
-                    return;
+                    return any;
                 }
                 let (wanted, mut bytes) = (segments.next_bytes, 0);
                 let mut is_kept = |s: &Arc<Segment>| {
@@ -707,11 +722,12 @@ impl Wal {
                 };
                 match segments.idle.iter().position(|s| !is_kept(s)) {
                     Some(at) => segments.idle.remove(at),
-                    None => return,
+                    None => return any,
                 }
             };
             crate::sync::sometimes("log: removes a surplus segment");
             self.give_up(&surplus);
+            any = true;
         }
     }
 
