@@ -199,16 +199,17 @@ impl Follower {
     }
 
     /// There is no record where one is durable: it was let go of, or is damaged.
-    fn unreadable(&self, wal: &Wal) -> Result<Next> {
+    fn unreadable(&mut self, wal: &Wal) -> Result<Next> {
         if !wal.is_pinned(self.pin) {
             crate::sync::sometimes("follow: a segment is recycled while it is read");
             return Ok(Next::Gone);
         }
-        match &self.here {
+        // Taken, so that the next call reads the file again.
+        match self.here.take() {
             Some(Here { records: Records { segment, .. }, .. }) => {
                 let (at, wanted) = (self.at, format!("a log record at LSN {}", self.at));
                 let found = "none, though more is known durable";
-                Err(segment.file.corruption(offset(segment, at), wanted, found))
+                Err(segment.file.corruption(offset(&segment, at), wanted, found))
             }
             None => Ok(Next::Nothing),
         }
