@@ -2,6 +2,7 @@
 //! nobody reads, or somebody goes on behind a gap and is not told.
 
 mod copies;
+mod resumed;
 mod space;
 
 pub(crate) use copies::follow;

@@ -169,6 +169,13 @@ struct Load {
     seq: Option<SeqNo>,
 }
 
+impl Load {
+    /// Up to which SeqNo copies are not of what the keyspace is now, if one is that goes on at `from`.
+    fn outdates(&self, from: SeqNo) -> Option<SeqNo> {
+        self.seq.filter(|seq| from.0 <= seq.0.saturating_add(1))
+    }
+}
+
 impl Loads {
     pub(super) fn of(state: &State) -> Loads {
         let loads = state.keyspaces.iter().map(|(id, k)| (*id, Load { count: 0, seq: k.loaded }));
@@ -203,6 +210,9 @@ pub(crate) struct Feed {
     name: Arc<str>,
     /// Commits that end below were yielded, or are not wanted.
     from: SeqNo,
+    /// Where another feed goes on. Less than `from` once the keyspace was loaded or dropped: what was passed over since
+    /// does not count, so that nobody goes on there without the load, or with a new keyspace of the name.
+    position: SeqNo,
     follower: Follower,
     /// How many loads the keyspace had.
     loads: u64,
@@ -211,8 +221,8 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    pub(crate) fn from(&self) -> SeqNo {
-        self.from
+    pub(crate) fn position(&self) -> SeqNo {
+        self.position
     }
 }
 
@@ -239,12 +249,12 @@ impl Db {
         if !self.has_keyspace(keyspace) {
             return Err(Error::KeyspaceNotFound { name: name.to_string() });
         }
-        if load.seq.is_some_and(|seq| from.0 <= seq.0.saturating_add(1)) {
-            return Err(self.loaded_since(keyspace, from));
+        if let Some(outdated) = load.outdates(from) {
+            return Err(self.outdated(keyspace, outdated, from));
         }
         let follower = self.follower_from(from)?;
         let (name, loads) = (Arc::clone(name), load.count);
-        Ok(Feed { keyspace, name, from, follower, loads, ended: None })
+        Ok(Feed { keyspace, name, from, position: from, follower, loads, ended: None })
     }
 
     /// Somebody who follows the log from this SeqNo on.
@@ -279,38 +289,51 @@ impl Db {
         let deadline = patience.map(|patience| clock.now().saturating_add(patience));
         loop {
             self.check_open()?;
-            let wanted = feed.from;
             // Before the log is read: what was committed before is in it.
             let is_gone = !self.has_keyspace(feed.keyspace);
-            let poisoned = self.poison.check();
+            // All of it is to be yielded, and nobody else may make it durable any more.
+            let synced = if is_gone { self.sync() } else { Ok(()) };
+            let poisoned = self.poison.check().and(synced);
             let until = self.wal.durable();
             point("feed.read");
-            let advance = self.advance(feed, until).map_err(|error| self.end_feed(feed, error))?;
+            let advanced = self.advance(feed, until);
             // Behind it: a load that comes later knows of a SeqNo that is not below what is yielded now, so that
             // nobody goes on from there without the load.
             point("feed.loads");
-            if self.loads.newest(feed.keyspace).count != feed.loads {
-                let error = self.loaded_since(feed.keyspace, wanted);
+            let load = self.loads.newest(feed.keyspace);
+            if load.count != feed.loads {
+                let outdated = load.seq.unwrap_or_default();
+                let error = self.outdated(feed.keyspace, outdated, feed.position);
                 return Err(self.end_feed(feed, error));
             }
+            // Behind it, too: a keyspace of the same name that comes later knows of such a SeqNo.
+            let of_keyspace = matches!(&advanced, Ok(Advance::Committed(_)));
+            if of_keyspace || self.has_keyspace(feed.keyspace) {
+                feed.position = feed.from;
+            }
+            let advance = advanced.map_err(|error| self.end_feed(feed, error))?;
             if let Advance::Committed(batch) = advance {
                 return Ok(Some(batch));
             }
-            if is_gone {
+            poisoned?;
+            if is_gone && matches!(advance, Advance::Durable) {
                 let error = Error::KeyspaceNotFound { name: feed.name.to_string() };
                 return Err(self.end_feed(feed, error));
             }
-            poisoned?;
             let left = deadline.map(|deadline| deadline.saturating_sub(clock.now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(None);
             }
-            self.wait_for_more(feed, &advance, left.unwrap_or(Duration::from_secs(3600)));
+            self.wait_for_more(feed, &advance, is_gone, left.unwrap_or(Duration::from_secs(3600)));
         }
     }
 
     /// Remembers an error behind which nothing can come. Then nothing is kept for the feed either.
     fn end_feed(&self, feed: &mut Feed, error: Error) -> Error {
+        let error = match error {
+            Error::Lagged { oldest, .. } => Error::Lagged { wanted: feed.position, oldest },
+            other => other,
+        };
         if matches!(error, Error::Lagged { .. } | Error::KeyspaceNotFound { .. }) {
             self.wal.end_follow(&feed.follower);
             feed.ended = Some(error.clone());
@@ -399,11 +422,11 @@ impl Db {
         Ok(Operation::Put { key, value: value? })
     }
 
-    fn wait_for_more(&self, feed: &Feed, advance: &Advance, patience: Duration) {
+    fn wait_for_more(&self, feed: &Feed, advance: &Advance, is_gone: bool, patience: Duration) {
         let is_over = || {
             self.closing.load(SeqCst)
                 || self.poison.check().is_err()
-                || !self.has_keyspace(feed.keyspace)
+                || !is_gone && !self.has_keyspace(feed.keyspace)
                 || self.loads.newest(feed.keyspace).count != feed.loads
         };
         match advance {
@@ -423,23 +446,24 @@ impl Db {
     pub(super) fn is_loaded(&self, keyspace: KeyspaceId) {
         let mut loads = self.loads.0.lock();
         let load = loads.entry(keyspace).or_default();
+        load.count += 1;
         // Snapshots up to here may be of a Version without it.
-        *load = Load { count: load.count + 1, seq: Some(self.visible()) };
+        load.seq = Some(self.visible());
         drop(loads);
         self.wal.wake_followers();
     }
 
-    /// That a subscription cannot go on because of a bulk load. Sees to it that one can from a new snapshot on.
+    /// That a subscription cannot go on because copies up to a SeqNo are not of what the keyspace is now. Sees to it
+    /// that one can from a new snapshot on.
     #[cold]
-    fn loaded_since(&self, keyspace: KeyspaceId, wanted: SeqNo) -> Error {
-        let loaded = self.loads.newest(keyspace).seq.unwrap_or_default();
-        if self.visible() <= loaded {
+    fn outdated(&self, keyspace: KeyspaceId, outdated: SeqNo, wanted: SeqNo) -> Error {
+        if self.visible() <= outdated {
             crate::sync::sometimes("feed: uses up the SeqNo behind a load");
             if let Err(error) = self.commit_nothing(keyspace) {
                 return error;
             }
         }
-        Error::Lagged { wanted, oldest: SeqNo(loaded.0 + 2) }
+        Error::Lagged { wanted, oldest: SeqNo(outdated.0 + 2) }
     }
 
     /// A commit that changes nothing: it deletes a range that holds no key.

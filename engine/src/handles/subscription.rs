@@ -56,7 +56,7 @@ impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Subscription")
             .field("keyspace", &self.keyspace.name)
-            .field("position", &self.feed.from())
+            .field("position", &self.feed.position())
             .finish_non_exhaustive()
     }
 }
@@ -85,8 +85,10 @@ impl Subscription {
     ///
     /// # Errors
     /// [`Lagged`](Error::Lagged) and [`KeyspaceNotFound`](Error::KeyspaceNotFound), if the keyspace was dropped, are
-    /// the end. [`Poisoned`](Error::Poisoned) comes behind all that is durable, [`Closed`](Error::Closed) at once.
-    /// What reading from disk found wrong; the next call tries it again.
+    /// the end; the latter comes behind all that was committed before. [`Poisoned`](Error::Poisoned) comes in the place of
+    /// waiting for more: if something became durable just then, the next call yields it. [`Closed`](Error::Closed) comes
+    /// at once. What reading from disk found wrong; the next call reads it again. After a bulk load what
+    /// [`Keyspace::put`] may return, as a commit uses up a SeqNo then.
     pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<CommittedBatch>> {
         self.keyspace.handle.db.next_commit(&mut self.feed, timeout)
     }
@@ -112,7 +114,7 @@ impl Subscription {
     }
 
     /// Where to subscribe to go on from here: behind all that was yielded, and behind commits to other keyspaces that
-    /// were passed over.
+    /// were passed over while the keyspace was there and not loaded.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -127,7 +129,7 @@ impl Subscription {
     /// # Ok::<(), lightning_db::Error>(())
     /// ```
     pub fn position(&self) -> SeqNo {
-        self.feed.from()
+        self.feed.position()
     }
 }
 
