@@ -126,7 +126,8 @@ impl CommittedBatch {
         self.wall_time
     }
 
-    /// What it did to the keyspace, in order. At least one operation.
+    /// What it did to the keyspace, in order. At least one operation; deletes of ranges in which no key can be are left
+    /// out.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
@@ -394,7 +395,7 @@ impl Db {
             let wanted = format!("{} operations in the log", record.operations);
             return Err(feed.follower.corrupt(record, wanted, "other bytes".into()));
         };
-        let ours = ops.into_iter().filter(|op| op.keyspace() == keyspace);
+        let ours = ops.into_iter().filter(|op| op.keyspace() == keyspace && !is_of_no_key(op));
         ours.map(|op| self.operation(op)).collect()
     }
 
@@ -472,4 +473,9 @@ impl Db {
         let terms = &mut Terms::default();
         self.commit_ops(&[op], &[], Durability::Default, terms).map(|_| ())
     }
+}
+
+/// Whether it deletes a range that holds no key.
+fn is_of_no_key(op: &Op<'_>) -> bool {
+    matches!(op, Op::RangeDelete { start, end: Some(end), .. } if start >= end)
 }

@@ -135,7 +135,7 @@ impl Model {
         let mut known =
             told.chain(self.feeds.past.range(from..end).map(|(last, ops)| (*last, ops)));
         let is_here = |(last, ops): &(u64, &Vec<Op>)| {
-            (from..end).contains(last) && ops.iter().any(|op| op.space() == space)
+            (from..end).contains(last) && ops.iter().any(|op| op.space() == space && is_shown(op))
         };
         let mut yielded = self.feeds.yielded.range((space, from)..(space, end));
         let left_out = known.find(is_here).map(|(last, _)| last);
@@ -193,7 +193,9 @@ impl Model {
         let spaces: BTreeSet<_> = ops.iter().map(Op::space).collect();
         for space in spaces {
             let others = self.feeds.yielded.get(&(space, last));
-            if self.feeds.has_passed(space, last) || others.is_some_and(|o| !does(ops, space, o)) {
+            let left_out = self.feeds.has_passed(space, last)
+                && ops.iter().any(|op| op.space() == space && is_shown(op));
+            if left_out || others.is_some_and(|o| !does(ops, space, o)) {
                 let message = format!(
                     "{} ends at SeqNo {last}, where a subscription to keyspace {space} yielded {others:?}",
                     self.describe(id)
@@ -207,8 +209,15 @@ impl Model {
 
 /// Whether operations do this to a keyspace.
 fn does(ops: &[Op], space: SpaceId, yielded: &[Operation]) -> bool {
-    let ops = ops.iter().filter(|op| op.space() == space);
+    let ops = ops.iter().filter(|op| op.space() == space && is_shown(op));
     ops.clone().count() == yielded.len() && ops.zip(yielded).all(|(op, yielded)| fits(op, yielded))
+}
+
+/// Whether a subscription yields the operation: not if its range can have no key.
+fn is_shown(op: &Op) -> bool {
+    let Op::DeleteRange(_, bounds) = op else { return true };
+    let (start, end) = as_half_open(bounds.clone());
+    end.is_none_or(|end| start < end)
 }
 
 fn fits(op: &Op, yielded: &Operation) -> bool {
