@@ -109,16 +109,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// A subscription wants what the log does not hold any more, or what never was in it: a bulk load. It has to
-    /// begin anew, from a snapshot.
-    #[error(
-        "the change feed cannot go on from sequence number {wanted}: \
-         the log holds only what comes from {oldest} on"
-    )]
+    /// A subscription wants what the log does not hold any more, or what never was in it: a bulk load. Or it is ahead
+    /// of the database, which has lost commits that it counts on. It has to begin anew, from a snapshot.
+    #[error("the change feed cannot go on from sequence number {wanted}: {}", why_lagged(*wanted, *oldest))]
     Lagged {
         /// What the subscription would have gone on with.
         wanted: SeqNo,
-        /// From here on a subscription is possible, unless more is let go of meanwhile.
+        /// From here on a subscription is possible, unless more is let go of meanwhile. Below `wanted` if that is
+        /// ahead of the database: then it is the SeqNo that is given next.
         oldest: SeqNo,
     },
     /// Bytes on disk are not what was written. Nothing wrong was returned.
@@ -323,6 +321,16 @@ impl Error {
             Error::Poisoned { cause } => Arc::unwrap_or_clone(cause),
             other => other,
         }
+    }
+}
+
+/// Why a change feed cannot go on.
+fn why_lagged(wanted: SeqNo, oldest: SeqNo) -> String {
+    match wanted > oldest {
+        true => {
+            format!("the next one to be given is {oldest}, so commits that it counts on are lost")
+        }
+        false => format!("the log holds only what comes from {oldest} on"),
     }
 }
 

@@ -28,6 +28,25 @@ fn who_was_told_of_a_load_goes_nowhere_without_it() -> Result<()> {
 }
 
 #[test]
+fn who_is_ahead_of_the_database_is_told() -> Result<()> {
+    let scratch = Scratch::in_memory();
+    let db = Database::create(scratch.db(), unsynced())?;
+    let space = db.keyspace("default")?;
+    db.put("a", "1")?;
+    space.subscribe(SeqNo(2))?;
+    for ahead in [3, 100, u64::MAX] {
+        let error = space.subscribe(SeqNo(ahead)).unwrap_err();
+        assert_eq!(lag(&error), (ahead, 2));
+        let told = format!(
+            "the change feed cannot go on from sequence number {ahead}: the next one to be given is 2, so \
+             commits that it counts on are lost"
+        );
+        assert_eq!(error.to_string(), told);
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_acknowledged_while_the_keyspace_is_dropped_is_yielded() -> Result<()> {
     let scratch = Scratch::in_memory();
     let meanwhile = Arc::new(Mutex::new(None::<Keyspace>));

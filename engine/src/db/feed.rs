@@ -262,10 +262,16 @@ impl Db {
     fn follower_from(&self, from: SeqNo) -> Result<Follower> {
         let next_seq = {
             let sequencer = self.sequencer.lock();
-            if from >= sequencer.next_seq {
+            let next_seq = sequencer.next_seq;
+            if from > next_seq {
+                // It counts on commits that are not there: this is another database, or has lost them.
+                crate::sync::sometimes("feed: somebody is ahead of the database");
+                return Err(Error::Lagged { wanted: from, oldest: next_seq });
+            }
+            if from == next_seq {
                 return Ok(self.wal.follow(sequencer.tail.last_end()));
             }
-            sequencer.next_seq
+            next_seq
         };
         match self.wal.follow_from(from, next_seq)? {
             Found::Here(follower) => Ok(follower),
