@@ -6,7 +6,8 @@
 //!
 //! Loads have no SeqNo, so copies of a keyspace from before one and from behind it may name the same. Nobody goes on
 //! at the SeqNo that follows the newest one of then, and if it comes to that, an empty commit uses it up: the next
-//! snapshot is of a later one.
+//! snapshot is of a later one. The same holds for dropping a keyspace and creating one of the same name, but for those
+//! who begin with the first SeqNo: they have nothing yet.
 
 use super::{Db, transact::Terms};
 use crate::{
@@ -158,29 +159,39 @@ impl CommittedBatch {
     }
 }
 
-/// Bulk loads, of which the log knows nothing.
+/// What happened to keyspaces past the log: bulk loads, and that they were created.
 pub(crate) struct Loads(Mutex<BTreeMap<KeyspaceId, Load>>);
 
-/// The newest one of a keyspace.
+/// The newest load of a keyspace.
 #[derive(Clone, Copy, Default)]
 struct Load {
     /// How many there were since opening.
     count: u64,
     /// Copies up to this SeqNo may lack it.
     seq: Option<SeqNo>,
+    /// Copies up to this SeqNo may be of an earlier keyspace with this one's name.
+    created: Option<SeqNo>,
 }
 
 impl Load {
     /// Up to which SeqNo copies are not of what the keyspace is now, if one is that goes on at `from`.
     fn outdates(&self, from: SeqNo) -> Option<SeqNo> {
-        self.seq.filter(|seq| from.0 <= seq.0.saturating_add(1))
+        // Who begins with the first SeqNo has no copy yet.
+        let created = self.created.filter(|_| from > SeqNo(1));
+        self.seq.max(created).filter(|seq| from.0 <= seq.0.saturating_add(1))
     }
 }
 
 impl Loads {
     pub(super) fn of(state: &State) -> Loads {
-        let loads = state.keyspaces.iter().map(|(id, k)| (*id, Load { count: 0, seq: k.loaded }));
+        let load = |k: &KeyspaceState| Load { count: 0, seq: k.loaded, created: k.created };
+        let loads = state.keyspaces.iter().map(|(id, keyspace)| (*id, load(keyspace)));
         Loads(Mutex::new(loads.collect()))
+    }
+
+    /// A keyspace is created, and commits to it come behind this SeqNo. Called before it is there.
+    pub(super) fn created(&self, keyspace: KeyspaceId, seq: SeqNo) {
+        self.0.lock().entry(keyspace).or_default().created = Some(seq);
     }
 
     fn newest(&self, keyspace: KeyspaceId) -> Load {
@@ -197,12 +208,14 @@ impl Loads {
 }
 
 /// What is known of a load that was made before an opening, and that no edit has told since: copies up to all that was
-/// found may lack it.
+/// found may lack it. And a keyspace may have been created behind commits that were lost: their SeqNos are given again.
 pub(super) fn settle_load(keyspace: &mut KeyspaceState, next_seq: SeqNo) {
+    let newest = SeqNo(next_seq.0.saturating_sub(1));
     if keyspace.loaded == Some(SeqNo::MAX) {
         crate::sync::sometimes("open: a load whose SeqNo was not told");
-        keyspace.loaded = Some(SeqNo(next_seq.0.saturating_sub(1)));
     }
+    keyspace.loaded = keyspace.loaded.map(|seq| seq.min(newest));
+    keyspace.created = keyspace.created.map(|seq| seq.min(newest));
 }
 
 /// A subscription, as the database knows it.

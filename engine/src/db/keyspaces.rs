@@ -9,16 +9,21 @@ use crate::{
     config::{Compression, StorageKind},
     error::{Error, Result},
     format::{
-        manifest::{Change, KeyspaceMeta, PageChange},
+        manifest::{Change, KeyspaceMeta, PageChange, State},
         pages::PageSet,
     },
-    types::KeyspaceId,
+    types::{KeyspaceId, SeqNo},
     version::{KeyspaceVersion, manifest::Manifest},
 };
 use std::sync::Arc;
 
 /// Longest name of a keyspace, in bytes.
 const NAME_BYTES_MAX: usize = 255;
+
+/// Whether there were ever other keyspaces: ids are given one after the other, and never again.
+fn has_dropped(state: &State) -> bool {
+    (state.keyspaces.len() as u64) < u64::from(state.next_keyspace.0)
+}
 
 impl Db {
     /// Makes an edit durable. On a full disk it fails, and lets go of log, so that there may be space the next time.
@@ -52,8 +57,17 @@ impl Db {
         let storage_kind = storage_kind.unwrap_or(self.config.storage_kind);
         let meta =
             KeyspaceMeta { id, name: name.into(), compression, storage_kind, created_micros };
-        self.append(&mut manifest, &[Change::AddKeyspace(meta), self.next_file()])?;
+        // Whatever is known of an earlier one with this name is not of this one.
+        let created = SeqNo(self.sequencer.lock().next_seq.0 - 1);
+        let created = has_dropped(manifest.state()).then_some(created);
+        let mut changes = vec![Change::AddKeyspace(meta), self.next_file()];
+        changes.extend(created.map(|seq| Change::Created(id, seq)));
+        self.append(&mut manifest, &changes)?;
         self.wal.set_durable_edit(manifest.number());
+        if let Some(seq) = created {
+            crate::sync::sometimes("keyspaces: one is created after one was dropped");
+            self.loads.created(id, seq);
+        }
         let (runs, tree, merging) = (vec![], None, None);
         let name = name.into();
         let reads = Arc::default();

@@ -75,6 +75,8 @@ pub(crate) enum Change {
     /// The keyspace was bulk-loaded, past the log. A copy of it that was made at a SeqNo up to this one may lack
     /// that; `SeqNo::MAX`: whichever was made before the next opening.
     Loaded(KeyspaceId, SeqNo),
+    /// A copy that was made at a SeqNo up to this one may be of an earlier keyspace with this one's name.
+    Created(KeyspaceId, SeqNo),
 }
 
 /// Which entries of a keyspace's tree point to blobs, and which do not any more.
@@ -167,6 +169,11 @@ impl Change {
                 body.extend_from_slice(&id.0.to_le_bytes());
                 body.extend_from_slice(&seq.0.to_le_bytes());
                 18
+            }
+            Change::Created(id, seq) => {
+                body.extend_from_slice(&id.0.to_le_bytes());
+                body.extend_from_slice(&seq.0.to_le_bytes());
+                128
             }
             Change::NextFile(file) => {
                 body.extend_from_slice(&file.0.to_le_bytes());
@@ -296,6 +303,7 @@ impl Change {
             14 => Change::Committed(SeqNo(d.u64()?)),
             17 => Change::TreeEnd(d.u64()?),
             18 => Change::Loaded(KeyspaceId(d.u32()?), SeqNo(d.u64()?)),
+            128 => Change::Created(KeyspaceId(d.u32()?), SeqNo(d.u64()?)),
             16 => {
                 let (keyspace, count) = (KeyspaceId(d.u32()?), d.varint()?);
                 let mut change = BlobChange::default();
@@ -308,7 +316,7 @@ impl Change {
                 }
                 Change::TreeBlobs(keyspace, change)
             }
-            FIRST_OPTIONAL_TAG.. => return Some(None),
+            _ if tag >= FIRST_OPTIONAL_TAG => return Some(None),
             _ => return None,
         };
         d.is_empty().then_some(Some(change))
@@ -434,6 +442,8 @@ pub(crate) struct KeyspaceState {
     pub(crate) blobs: Arc<BTreeMap<Vec<u8>, BlobPointer>>,
     /// See [`Change::Loaded`].
     pub(crate) loaded: Option<SeqNo>,
+    /// See [`Change::Created`].
+    pub(crate) created: Option<SeqNo>,
 }
 
 /// More bytes of keys and pointers of blobs than this are refused: a whole state must fit an edit.
@@ -472,8 +482,9 @@ impl State {
                 }
                 let (tables, root, merged_down) = (BTreeMap::new(), None, None);
                 let (meta, blobs) = (meta.clone(), Arc::default());
-                let loaded = None;
-                let state = KeyspaceState { meta, tables, root, merged_down, blobs, loaded };
+                let (loaded, created) = (None, None);
+                let state =
+                    KeyspaceState { meta, tables, root, merged_down, blobs, loaded, created };
                 let id = state.meta.id;
                 if self.keyspaces.insert(id, state).is_some() {
                     return Err(format!("keyspace {id} added twice"));
@@ -512,6 +523,7 @@ impl State {
             Change::Committed(seq) => self.committed = self.committed.max(*seq),
             Change::TreeEnd(end) => self.trees.cut(*end)?,
             Change::Loaded(keyspace, seq) => self.keyspace(*keyspace)?.loaded = Some(*seq),
+            Change::Created(keyspace, seq) => self.keyspace(*keyspace)?.created = Some(*seq),
             Change::NextFile(file) => self.next_file = self.next_file.max(*file),
             Change::NextKeyspace(id) => self.next_keyspace = self.next_keyspace.max(*id),
             Change::Clean(clean) => self.clean = *clean,
@@ -567,6 +579,7 @@ impl State {
                 changes.push(Change::TreeBlobs(*id, BlobChange { gone: vec![], come }));
             }
             changes.extend(keyspace.loaded.map(|seq| Change::Loaded(*id, seq)));
+            changes.extend(keyspace.created.map(|seq| Change::Created(*id, seq)));
             if let Some(merge) = &keyspace.merged_down {
                 changes.push(Change::MergedDown(*id, merge.clone()));
             }
@@ -702,6 +715,7 @@ mod tests {
             blobs(&[], &["a", "b"]),
             blobs(&["a"], &["c"]),
             Change::Loaded(KeyspaceId(0), SeqNo(7)),
+            Change::Created(KeyspaceId(0), SeqNo(6)),
             Change::Log(vec![LogPiece { end: Some(Lsn(8)), ..piece }, piece]),
             Change::Flushed(SeqNo(9)),
             Change::Committed(SeqNo(12)),

@@ -33,6 +33,9 @@ impl Client {
             self.following.retain(|following| following.space != space.1);
         }
         if !self.following.iter().any(|following| following.space == space.1) {
+            if self.own.as_ref().is_some_and(|(_, id)| *id == space.1) {
+                self.check_earlier(&space)?;
+            }
             let Some(commits) = self.subscribe(&space)? else { return Ok(()) };
             self.following.push(Following { commits, space: space.1 });
         }
@@ -58,6 +61,28 @@ impl Client {
         Ok(())
     }
 
+    /// Nobody goes on in a keyspace with a copy of an earlier one that had its name.
+    fn check_earlier(&self, (keyspace, space): &OpenSpace) -> Result<(), Over> {
+        let shared: Vec<_> = self.session.shared.iter().map(|(_, (_, id))| *id).collect();
+        let process = &self.session.process;
+        let earlier = process.model.lock().earlier_positions(self.number, *space);
+        let earlier =
+            earlier.into_iter().filter(|(of, _)| !shared.contains(of)).map(|(_, from)| from).max();
+        let Some(from) = earlier else { return Ok(()) };
+        match self.perhaps_committing(*space, true, || keyspace.subscribe(SeqNo(from)))? {
+            Ok(_) => {
+                let what = format!("keyspace {space} is followed from {from}, as an earlier one");
+                process.world().violate("feed", what);
+                Err(Over)
+            }
+            Err(Error::Lagged { .. }) => {
+                process.world().count("feeds of an earlier keyspace refused");
+                Ok(())
+            }
+            Err(error) => process.check_error("feed", "a subscription", &error),
+        }
+    }
+
     fn subscribe(&mut self, (keyspace, space): &OpenSpace) -> Result<Option<Subscription>, Over> {
         let follower = (self.number, *space);
         let from = self.session.process.model.lock().follows_from(follower);
@@ -81,7 +106,9 @@ impl Client {
         };
         let closed = self.session.process.closing().done;
         let loads = self.session.process.model.lock().loads_in(*space);
-        let answer = self.perhaps_committing(*space, || keyspace.subscribe(SeqNo(from)))?;
+        // Who is at the first SeqNo has no copy that may be of an earlier keyspace of the name.
+        let may = from > 1 || self.session.process.model.lock().may_be_loaded(*space);
+        let answer = self.perhaps_committing(*space, may, || keyspace.subscribe(SeqNo(from)))?;
         let process = &self.session.process;
         process.world().record("subscribe", &[from, u64::from(answer.is_ok())], || {
             format!("keyspace {space} from {from}: {:?}", answer.as_ref().map(drop))
@@ -107,7 +134,9 @@ impl Client {
         let from = following.commits.position().0;
         let loads = self.session.process.model.lock().loads_in(space);
         let closed = self.session.process.closing().done;
-        let answer = self.perhaps_committing(space, || following.commits.next(Some(patience)))?;
+        let may = self.session.process.model.lock().may_be_loaded(space);
+        let next = || following.commits.next(Some(patience));
+        let answer = self.perhaps_committing(space, may, next)?;
         let process = &self.session.process;
         let to = following.commits.position().0;
         process.world().record("follow", &[from, to], || {
@@ -143,10 +172,11 @@ impl Client {
         Ok(next.is_some())
     }
 
-    /// Does what uses up a SeqNo if it is refused because of a bulk load.
+    /// Does what `may` use up a SeqNo, if it is refused because of a bulk load or of an earlier keyspace of the name.
     fn perhaps_committing<T>(
         &self,
         space: SpaceId,
+        may: bool,
         call: impl FnOnce() -> Result<T>,
     ) -> Result<Result<T>, Over> {
         let process = &self.session.process;
@@ -157,7 +187,7 @@ impl Client {
         let commit: Option<CommitId> = {
             let mut model = process.model.lock();
             let sync = process.syncs_by_default();
-            model.may_be_loaded(space).then(|| model.submit(nothing(), sync))
+            may.then(|| model.submit(nothing(), sync))
         };
         process.world().take_told();
         let answer = call();

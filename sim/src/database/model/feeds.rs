@@ -2,7 +2,8 @@
 //! nothing that a crash takes back.
 
 use super::{
-    super::operation::as_half_open, Answer, Broken, Commit, CommitId, Model, Op, SpaceId, broken,
+    super::operation::as_half_open, Answer, Broken, Commit, CommitId, DEFAULT_SPACE, Model, Op,
+    SpaceId, broken,
 };
 use lightning_db::Operation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +83,21 @@ impl Model {
     /// From where a follower goes on.
     pub(in super::super) fn follows_from(&self, follower: Follower) -> From {
         self.feeds.at.get(&follower).copied().unwrap_or(From::Seq(1))
+    }
+
+    /// Where a client goes on in other keyspaces, if it has anything of what they hold.
+    pub(in super::super) fn earlier_positions(
+        &self,
+        client: u64,
+        now: SpaceId,
+    ) -> Vec<(SpaceId, u64)> {
+        let of_client =
+            self.feeds.at.iter().filter(|((of, space), _)| *of == client && *space != now);
+        let positions = of_client.filter_map(|((_, space), from)| match from {
+            From::Seq(from) if *from > 1 && *space != DEFAULT_SPACE => Some((*space, *from)),
+            _ => None,
+        });
+        positions.collect()
     }
 
     /// A follower begins with a snapshot, and so behind all loads that are in.
