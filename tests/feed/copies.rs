@@ -54,6 +54,27 @@ fn what_is_applied_twice_is_applied_once() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn the_largest_commit_is_applied_by_a_copy_of_the_same_configuration() -> Result<()> {
+    let scratch = Scratch::in_memory();
+    let db = Database::create(scratch.db(), config())?;
+    let copy = Database::create(scratch.path().join("copy"), config())?;
+    let mut len = 300 << 10;
+    while let Err(error) = db.put("key", vec![7; len]) {
+        assert!(matches!(error, Error::CommitTooLarge { .. }), "{error}");
+        len -= 1;
+    }
+    db.checkpoint()?;
+    let largest = db.keyspace("default")?.subscribe(SeqNo(1))?.try_next()?.unwrap();
+    let target = copy.keyspace("default")?;
+    let position = FeedPosition::new(&target, "position");
+    assert!(position.apply(&largest, &target)?);
+    assert!(!position.apply(&largest, &target)?);
+    assert_eq!(copy.get("key")?.map(|value| value.len()), Some(len));
+    assert_eq!(position.get()?, Some(largest.seq()));
+    Ok(())
+}
+
 /// Writers, and somebody who reads beside them.
 #[test]
 fn it_keeps_up_with_many_writers() -> Result<()> {

@@ -84,10 +84,10 @@ pub enum Operation {
         /// The first key behind it, unless it has no end.
         end: Option<Vec<u8>>,
     },
-    /// The key was set to a value that had a file of its own, and the file is gone: a later commit, which is durable
-    /// and will be yielded, overwrote or deleted it, or the keyspace was dropped or loaded, which ends the
-    /// subscription. Who leaves the key as it is until then misses one of its values, and never has one that it did
-    /// not have.
+    /// The key was set to a value that had a file of its own, and the file is gone: a later operation, of this commit or
+    /// of another one that is durable and will be yielded, overwrote or deleted it, or the keyspace was dropped or loaded,
+    /// which ends the subscription. Who leaves the key as it is until then misses one of its values, and never has one
+    /// that it did not have.
     Superseded {
         /// The key.
         key: Vec<u8>,

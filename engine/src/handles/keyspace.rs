@@ -708,9 +708,12 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// [`Lagged`](crate::Error::Lagged) if the log does not hold them any more, or the keyspace was bulk-loaded since;
+    /// [`Lagged`](crate::Error::Lagged) if the log does not hold them any more, the keyspace was bulk-loaded since or
+    /// is not the one that had this name then, or `from` is behind the SeqNo that is given next;
     /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound) if it was dropped; what reading from disk found wrong;
-    /// [`Closed`](crate::Error::Closed).
+    /// [`Closed`](crate::Error::Closed). Before it is refused because of a load or of another keyspace, a commit may use
+    /// up a SeqNo: then also what [`put`](Keyspace::put) may return, such as [`NoSpace`](crate::Error::NoSpace),
+    /// [`Poisoned`](crate::Error::Poisoned) or [`LockTimeout`](crate::Error::LockTimeout).
     pub fn subscribe(&self, from: SeqNo) -> Result<Subscription> {
         Subscription::new(self, from)
     }

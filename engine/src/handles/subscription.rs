@@ -23,7 +23,13 @@ use std::{fmt, ops::Bound, sync::Arc, time::Duration};
 /// that are not durable yet. So before the copy is to outlive a crash of this database, call
 /// [`checkpoint`](crate::Database::checkpoint) once: otherwise the copy may hold what the crash took back, and goes on
 /// behind it. All this is so too after a [bulk load](Keyspace::bulk_load) of the keyspace, which does not pass through the
-/// log; after a crash perhaps once more than needed, as it is not known then which copies have it.
+/// log; after a crash perhaps once more than needed, as it is not known then which copies have it. And after the keyspace
+/// was dropped, and one of the same name created: only who begins with the first SeqNo, and so has no copy yet, may go on
+/// as if it had always been the same one.
+///
+/// Whoever wants to go on behind what the database has ever given a SeqNo is told `Lagged`, too. It counts on commits that
+/// are not there: the database has lost its newest ones in a crash, or is an older copy, or another one. That shows only
+/// until as many others have been made.
 ///
 /// It keeps the database open while it lives, and memory for the largest commit that it has read, 1 MiB at least. Every
 /// subscription reads all of the log, commits to other keyspaces too. When the database is closed, it ends with
@@ -147,7 +153,11 @@ impl Drop for Subscription {
 ///
 /// Commits to other keyspaces do not move it. If there are many between two to this one, the log may lose what comes
 /// behind the position though nothing was missed: [`set`](FeedPosition::set) it to the SeqNo before
-/// [`Subscription::position`] from time to time.
+/// [`Subscription::position`] from time to time, but only once everything that was yielded is applied, and not after
+/// an error.
+///
+/// It is the position in a keyspace, not in a name: if the keyspace was dropped and created again, whoever goes on from
+/// here is told [`Lagged`](Error::Lagged).
 ///
 /// ```
 /// # let dir = tempfile::tempdir().unwrap();
@@ -239,6 +249,9 @@ impl FeedPosition {
     /// Brings what a commit did into `target` and the position behind it, in one commit, unless the position is there
     /// already. Returns whether it did. A key whose value is [gone](Operation::Superseded) is left as it is.
     ///
+    /// A commit that is as large as one may be leaves no room for the position, which then follows in another one. A
+    /// crash between the two changes nothing: what the commit did is done again.
+    ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
     /// # use lightning_db::{Database, FeedPosition, LightningDbConfig, SeqNo};
@@ -259,7 +272,8 @@ impl FeedPosition {
     ///
     /// # Errors
     /// As [`Keyspace::put_batch`]; [`InvalidArgument`](Error::InvalidArgument) if the target is of another database
-    /// than the position.
+    /// than the position. [`CommitTooLarge`](Error::CommitTooLarge) stays so until the copy is opened with a larger
+    /// [`max_memory`](crate::LightningDbConfig::max_memory), as large as the source's.
     pub fn apply(&self, committed: &CommittedBatch, target: &Keyspace) -> Result<bool> {
         if !Arc::ptr_eq(&self.keyspace.handle, &target.handle) {
             let why = "it is of another database than the position".into();
@@ -268,21 +282,36 @@ impl FeedPosition {
         if self.get()?.is_some_and(|done| done >= committed.seq()) {
             return Ok(false);
         }
-        let mut batch = WriteBatch::new();
-        for operation in committed.operations() {
-            match operation {
-                Operation::Put { key, value } => batch.put_in(target, key, value),
-                Operation::Delete { key } => batch.delete_in(target, key),
-                Operation::DeleteRange { start, end } => {
-                    let end = end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-                    batch.delete_range_in(target, (Bound::Included(start), end))
-                }
-                Operation::Superseded { .. } => &mut batch,
-            };
-        }
+        let db = &self.keyspace.handle.db;
+        let mut batch = batch_of(committed, target);
         // Last: the operations may be on the keyspace of the position.
         batch.put_in(&self.keyspace, &self.key, committed.seq().0.to_be_bytes());
-        self.keyspace.handle.db.commit(batch.encoded()?, Durability::Default)?;
+        match db.commit(batch.encoded()?, Durability::Default) {
+            Err(Error::CommitTooLarge { .. }) => {
+                drop(batch);
+                let mut alone = batch_of(committed, target);
+                db.commit(alone.encoded()?, Durability::Default)?;
+                self.set(committed.seq())?;
+            }
+            done => drop(done?),
+        }
         Ok(true)
     }
+}
+
+/// What a commit did, to be done to a copy.
+fn batch_of(committed: &CommittedBatch, target: &Keyspace) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    for operation in committed.operations() {
+        match operation {
+            Operation::Put { key, value } => batch.put_in(target, key, value),
+            Operation::Delete { key } => batch.delete_in(target, key),
+            Operation::DeleteRange { start, end } => {
+                let end = end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                batch.delete_range_in(target, (Bound::Included(start), end))
+            }
+            Operation::Superseded { .. } => &mut batch,
+        };
+    }
+    batch
 }
