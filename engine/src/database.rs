@@ -1,6 +1,8 @@
 //! The public verbs, thin: what they do is in [`crate::db`] and [`crate::handles`].
 
 mod atomically;
+#[cfg(test)]
+mod tests;
 mod transactions;
 mod whole;
 

@@ -14,8 +14,9 @@
 //! A page that is not in the set, or does not have the key at that place, is no answer: the read descends.
 //!
 //! That there is no hint is an answer where the tree has nothing that was not put into the table ([`Hinted::has_all`]).
-//! So it is with a tree that was made since the database was opened: all of its entries were put by the merges that
-//! wrote its leaves, before anybody saw it, into this table or one that this was grown from behind that.
+//! So it is with a tree that merges alone have made since the database was opened, if no load made the table larger
+//! meanwhile: all of its entries were put by the merges that wrote its leaves, before anybody saw it, into this table or
+//! one that this was grown from behind that.
 
 use super::{Bytes, Found, spot};
 use crate::{
@@ -203,8 +204,9 @@ impl Hinted {
 }
 
 /// Leaves hints to the entries of a leaf that was just written. Returns whether there is one to each.
+/// `put` does it.
 pub(crate) fn leave_hints(
-    hints: &Hints,
+    (hints, put): (&Hints, impl Fn(&Hints, u64, Spot)),
     hash: impl Fn(&[u8]) -> u64,
     leaf: &[u8],
     pointer: NodePointer,
@@ -221,7 +223,7 @@ pub(crate) fn leave_hints(
         let Some(entry) = node.entry(index) else {
             return false;
         };
-        hints.put(*hash, spot(pointer, index, key, entry.value_at, page_bytes));
+        put(hints, *hash, spot(pointer, index, key, entry.value_at, page_bytes));
     }
     hashes.len() == node.len()
 }
@@ -272,6 +274,7 @@ mod shuttle_tests {
     use super::*;
     use crate::{cache::hints::BUCKET_BYTES, sync::Mutex, sync::model::explore};
     use shuttle::thread;
+    use std::sync::Weak;
 
     const KEY: u64 = 7;
     /// Pages of the model's file. No node begins at the first.
@@ -329,13 +332,13 @@ mod shuttle_tests {
                     thread::spawn(move || (0..3).for_each(|_| model.get()))
                 })
                 .collect();
-            let mut older: Vec<Arc<Tree>> = vec![];
+            let mut older: Vec<(Weak<Tree>, usize)> = vec![];
             for value in 2..5 {
                 // A page is written again once nobody holds a tree that has it.
-                older.retain(|tree| Arc::strong_count(tree) > 1);
+                older.retain(|(tree, _)| tree.strong_count() > 0);
                 let old = Arc::clone(&model.current.lock());
                 let free =
-                    |page: &usize| *page != old.page && older.iter().all(|tree| tree.page != *page);
+                    |page: &usize| *page != old.page && older.iter().all(|(_, held)| held != page);
                 let Some(page) = (1..PAGES).find(free) else {
                     continue;
                 };
@@ -343,7 +346,7 @@ mod shuttle_tests {
                 let freed = NodePointer { page: old.page as u64, pages: 1, generation: 1 };
                 let leaves = old.leaves.without(&[freed], PAGES as u64, PAGES as u64);
                 *model.current.lock() = Arc::new(Tree { page, value, leaves });
-                older.push(old);
+                older.push((Arc::downgrade(&old), old.page));
             }
             readers.into_iter().for_each(|t| t.join().unwrap());
         });

@@ -14,7 +14,7 @@ use crate::{
     env::Memory,
     error::Result,
     sync::{
-        AtomicU64,
+        AtomicU64, AtomicUsize,
         Ordering::{Acquire, Relaxed, Release},
         prefetch,
     },
@@ -33,6 +33,8 @@ const TAG_SHIFT: u32 = LINE_BITS + INDEX_BITS + PAGE_BITS;
 
 /// A word that only says that there is an entry with its tag.
 const SOMEWHERE: Spot = Spot { page: 0, index: 1, line: 0 };
+/// A table in which one bucket of so many has lost a hint is too small.
+const LOST_OF: usize = 16;
 /// How often a table may be doubled: each time one bit more of a tag says in which bucket it is, and nothing else.
 const DOUBLINGS_MAX: u32 = 8;
 
@@ -80,6 +82,8 @@ pub(crate) struct Hints {
     buckets: usize,
     /// A bit for each bucket: it has lost a hint.
     lossy: Box<[AtomicU64]>,
+    /// How many buckets have lost their first one since this table was made.
+    lost: AtomicUsize,
     /// How many the first table had of which this one is grown, as a power of two. The bits of a hash that choose
     /// among so many stand right below the tag; in a larger table the lowest of the tag choose too.
     first_buckets_log: u32,
@@ -96,7 +100,12 @@ impl Hints {
         debug_assert!(buckets.is_power_of_two());
         let memory = Memory::zeroed(buckets * BUCKET_BYTES, "a table of hints")?;
         let lossy = (0..buckets.div_ceil(WORD_BITS)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Hints { memory, buckets, lossy, first_buckets_log })
+        Ok(Hints { memory, buckets, lossy, lost: AtomicUsize::new(0), first_buckets_log })
+    }
+
+    /// Whether a larger table would lose much less.
+    pub(crate) fn is_too_small(&self) -> bool {
+        self.lost.load(Relaxed) > self.buckets / LOST_OF
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -126,6 +135,7 @@ impl Hints {
                 (0..1 << doublings).for_each(|n| larger.set_lossy(into(n)));
             }
         }
+        larger.lost.store(0, Relaxed); // what the smaller one has lost, no larger one brings back
         Ok(larger)
     }
 
@@ -137,7 +147,10 @@ impl Hints {
 
     fn set_lossy(&self, bucket: usize) {
         if let Some(word) = self.lossy.get(bucket / WORD_BITS) {
-            word.fetch_or(1 << (bucket % WORD_BITS), Relaxed);
+            let bit = 1 << (bucket % WORD_BITS);
+            if word.fetch_or(bit, Relaxed) & bit == 0 {
+                self.lost.fetch_add(1, Relaxed);
+            }
         }
     }
 
@@ -197,20 +210,32 @@ impl Hints {
         self.put_word(self.number_of(hash), spot.pack(hash));
     }
 
-    fn put_word(&self, number: usize, mut word: u64) {
-        let bucket = self.bucket(number);
-        for place in bucket {
+    /// The same where there is room, or something was known of the entry: no other hint goes for it.
+    #[inline]
+    pub(crate) fn put_if_room(&self, hash: u64, spot: Spot) {
+        self.has_put(self.number_of(hash), spot.pack(hash));
+    }
+
+    fn has_put(&self, number: usize, word: u64) -> bool {
+        for place in self.bucket(number) {
             let mut was = place.load(Relaxed);
             // A place that is free, or has what was known of the entry, unless another thread is faster.
             while was == 0 || (was ^ word) >> TAG_SHIFT == 0 {
                 match place.compare_exchange(was, word, Relaxed, Relaxed) {
-                    Ok(_) => return,
+                    Ok(_) => return true,
                     Err(now) => was = now,
                 }
             }
         }
+        false
+    }
+
+    fn put_word(&self, number: usize, mut word: u64) {
+        if self.has_put(number, word) {
+            return;
+        }
         self.set_lossy(number);
-        for place in bucket.iter().rev() {
+        for place in self.bucket(number).iter().rev() {
             let was = place.load(Relaxed);
             // Release: behind the mark.
             place.store(word, Release);
@@ -252,6 +277,34 @@ mod tests {
         assert_eq!(hints.find(hash(9)), None);
         assert_eq!(hints.find(hash(1) + ANOTHER), None, "another bucket");
         assert!(!hints.keeps_all(hash(9)) && hints.keeps_all(hash(9) + ANOTHER));
+    }
+
+    /// For a load that takes the hints of all that others read.
+    #[test]
+    fn what_is_put_only_if_there_is_room_takes_no_place() {
+        let hints = Hints::new(BUCKET_BYTES).unwrap();
+        (0..7).for_each(|n| hints.put(hash(n), spot(n)));
+        (7..12).for_each(|n| hints.put_if_room(hash(n), spot(n)));
+        (0..8).for_each(|n| assert_eq!(hints.find(hash(n)), Some(spot(n))));
+        (8..12).for_each(|n| assert_eq!(hints.find(hash(n)), None));
+        assert!(hints.keeps_all(hash(8)), "of what is read nothing was lost");
+        hints.put_if_room(hash(3), spot(30));
+        assert_eq!(hints.find(hash(3)), Some(spot(30)));
+    }
+
+    /// For short entries, of which a table that suits the bytes of their file holds a part.
+    #[test]
+    fn a_table_that_loses_much_is_too_small() {
+        let random = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut hints = Hints::new(BUCKET_BYTES * 64).unwrap();
+        (0..200).for_each(|n| hints.put(random(n), spot(n)));
+        assert!(!hints.is_too_small());
+        (200..600).for_each(|n| hints.put(random(n), spot(n)));
+        assert!(hints.is_too_small());
+        hints = hints.grown(BUCKET_BYTES * 256).unwrap();
+        assert!(!hints.is_too_small(), "what is lost is lost");
+        (600..1000).for_each(|n| hints.put(random(n), spot(n)));
+        assert!(!hints.is_too_small());
     }
 
     #[test]

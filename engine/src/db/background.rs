@@ -18,6 +18,7 @@ use crate::{
         tombstones::RangeTombstones,
     },
     memtable::Memtable,
+    pager::Pager,
     sstable::{Sstable, SstableOptions},
     sync::{AtomicBool, Mutex, Ordering::SeqCst},
     transaction::loads::Running,
@@ -79,8 +80,18 @@ pub(super) struct State {
     space_failures: u64,
     /// Dropped by a durable edit; to be removed once no Version names them.
     pub(super) obsolete: Vec<Arc<Sstable>>,
-    /// Trees that a merge has replaced, oldest first, and the pages that the next one does not have.
-    pub(super) retired: VecDeque<(Arc<Tree>, PageSet)>,
+    /// What merges have replaced, oldest first.
+    pub(super) retired: VecDeque<Retired>,
+}
+
+/// A tree that a merge has replaced.
+pub(super) struct Retired {
+    /// Held by Versions alone: what it has in memory goes with the last of them, though an older one may still hold
+    /// back its pages.
+    pub(super) tree: Weak<Tree>,
+    pub(super) pager: Arc<Pager>,
+    /// Those that the next one does not have.
+    pub(super) pages: PageSet,
 }
 
 /// Time between a failure and the next try, and between looks at what readers still hold.
@@ -392,8 +403,9 @@ impl Background {
 
     /// The pages may be used again once no Version names this tree or an older one: those of the older
     /// ones may be among them.
-    pub(crate) fn add_retired(&self, tree: Arc<Tree>, pages: PageSet) {
-        self.state.lock().retired.push_back((tree, pages));
+    pub(crate) fn add_retired(&self, tree: &Arc<Tree>, pages: PageSet) {
+        let (tree, pager) = (Arc::downgrade(tree), Arc::clone(&tree.pager));
+        self.state.lock().retired.push_back(Retired { tree, pager, pages });
     }
 }
 

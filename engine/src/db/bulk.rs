@@ -8,7 +8,7 @@
 
 use super::{
     Db,
-    compact::{Hinting, Wrote, nodes_to_free},
+    compact::{Hinting, Leaving, Wrote},
     scan::Walk,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     format::blob::POINTER_BYTES,
     iter::Direction,
     memtable::Memtable,
-    pager::Taken,
+    pager::{ENTRY_BYTES, Taken},
     sstable::Sstable,
     types::{KeyspaceId, SeqNo},
     version::{KeyspaceVersion, Sealed, TreeBlobs},
@@ -169,8 +169,10 @@ impl Db {
     fn write_tree(&self, keyspace: Empty<'_>, entries: &mut dyn Changes) -> Result<New> {
         let pager = self.trees()?;
         let generation = self.new_generation()?;
-        let hints = pager.hints(self.slice_bytes_max() as u64);
-        let mut new = Hinting { pages: pager.write(generation), keyspace: keyspace.id, hints };
+        let hints = pager.hints(self.slice_bytes_max() as u64, ENTRY_BYTES);
+        // What is loaded is not known to be read soon, and how much it is neither.
+        let pages = pager.write(generation);
+        let mut new = Hinting { pages, keyspace: keyspace.id, hints, only_if_room: true };
         let page_bytes = pager.page_bytes();
         let nodes = FromFile(&pager);
         let merged = TreeMerge::run(
@@ -201,6 +203,10 @@ impl Db {
             // The names of the blobs, which were synced one by one.
             self.names.sync(before).inspect_err(|_| pager.give_back(taken.pages.runs()))?;
         }
+        let live = self.versions.load().keyspace(keyspace.id).cloned();
+        let leaving = Leaving::of(live.as_ref().and_then(|live| live.tree.as_ref()))
+            .inspect_err(|_| pager.give_back(taken.pages.runs()))?;
+        pager.hints(0, ENTRY_BYTES); // not made larger with the manifest locked
         let mut manifest = self.manifest.lock();
         // Commits made before must not be lost where the load is not. They may have made the keyspace
         // empty, too.
@@ -209,7 +215,7 @@ impl Db {
             self.check_open()?;
             let version = self.versions.load();
             let live = version.keyspace(keyspace.id).cloned().ok_or_else(|| keyspace.is_gone())?;
-            let freed = live.tree.as_deref().map(nodes_to_free).transpose()?.unwrap_or_default();
+            let freed = leaving.now(live.tree.as_ref())?;
             Ok((live, freed))
         });
         let (live, freed) = ready.inspect_err(|_| pager.give_back(taken.pages.runs()))?;

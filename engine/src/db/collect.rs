@@ -30,14 +30,13 @@ impl Db {
             .into_iter()
             .partition(|run| Arc::strong_count(run) == 1);
         state.obsolete = kept;
-        let unseen = state.retired.iter().take_while(|(tree, _)| Arc::strong_count(tree) == 1);
-        let unseen = unseen.count();
+        let unseen = state.retired.iter().take_while(|old| old.tree.strong_count() == 0).count();
         // What the last reader read of a tree, it read before its pages are written again: the counts alone
         // do not say so.
         crate::sync::atomic::fence(crate::sync::Ordering::Acquire);
         // Under the lock: who finds nothing to collect finds the pages among the free ones.
-        for (tree, pages) in state.retired.drain(..unseen) {
-            tree.pager.give_back(pages.runs());
+        for old in state.retired.drain(..unseen) {
+            old.pager.give_back(old.pages.runs());
         }
         let left = versions + state.obsolete.len() + state.retired.len();
         drop(state);
@@ -53,5 +52,15 @@ impl Db {
         }
         // Last: what was let go above named some of them.
         left + self.remove_dead_blobs()
+    }
+}
+
+#[cfg(test)]
+impl Db {
+    /// How many of the trees that merges have replaced are in memory.
+    pub(crate) fn old_trees(&self) -> usize {
+        self.collect();
+        let state = self.background.state.lock();
+        state.retired.iter().filter(|old| old.tree.strong_count() > 0).count()
     }
 }

@@ -52,12 +52,21 @@ pub(super) struct Wrote {
     pub(super) loaded: bool,
 }
 
+/// How much is merged, about.
+pub(super) struct Size {
+    pub(super) bytes: u64,
+    /// Of one entry.
+    pub(super) entry_bytes: u64,
+}
+
 /// Writes nodes, and leaves hints to their entries.
 pub(super) struct Hinting<'a> {
     pub(super) pages: NewPages<'a>,
     pub(super) keyspace: KeyspaceId,
     /// `None`: an entry has none.
     pub(super) hints: Option<Arc<Hints>>,
+    /// Other hints stay, though an entry has none then.
+    pub(super) only_if_room: bool,
 }
 
 impl NewNodes for Hinting<'_> {
@@ -65,7 +74,8 @@ impl NewNodes for Hinting<'_> {
         let pointer = self.pages.add(node)?;
         if let Some(hints) = self.hints.as_deref().filter(|_| node.level() == 0) {
             let hash = |key: &[u8]| self.keyspace.hash(key);
-            if !leave_hints(hints, hash, self.pages.last(pointer), pointer, node) {
+            let put = if self.only_if_room { Hints::put_if_room } else { Hints::put };
+            if !leave_hints((hints, put), hash, self.pages.last(pointer), pointer, node) {
                 self.hints = None;
             }
         }
@@ -292,9 +302,11 @@ impl Db {
         let sources = runs.iter().map(scan::run_source).collect();
         let bounds = (from, Bound::Unbounded);
         let merge = Merge::new(sources, SeqNo::MAX, Direction::Forward, bounds);
-        let bytes = runs.iter().map(|run| run.properties().raw_bytes()).sum();
+        let bytes: u64 = runs.iter().map(|run| run.properties().raw_bytes()).sum();
+        let entries: u64 = runs.iter().map(|run| run.summary().contents.entries).sum();
+        let size = Size { bytes, entry_bytes: bytes.checked_div(entries).unwrap_or(0) };
         // What it leaves out is deleted by what it merges.
-        let stopped = self.merge_slice(keyspace, runs, merge, &cuts, SeqNo(0), bytes)?;
+        let stopped = self.merge_slice(keyspace, runs, merge, &cuts, SeqNo(0), size)?;
         if stopped.is_none() {
             crate::sync::sometimes("compact: merges all runs down");
             if runs.len() <= pick::RUNS_MAX && keyspace.reads.get() > 0 {
@@ -307,7 +319,7 @@ impl Db {
 
     /// Merges so much into a keyspace's tree as a slice may write. Returns the key at which the next slice
     /// begins, if one is needed. What is merged are the oldest `runs`, or something else if there are none,
-    /// of about so many bytes; it relies on commits up to `committed`.
+    /// of about that `size`; it relies on commits up to `committed`.
     pub(super) fn merge_slice(
         &self,
         keyspace: &KeyspaceVersion,
@@ -315,7 +327,7 @@ impl Db {
         merge: Merge,
         cuts: &[Cut],
         committed: SeqNo,
-        bytes: u64,
+        size: Size,
     ) -> Result<Option<Vec<u8>>> {
         let pager = self.trees()?;
         let given_up = || self.background.stopped();
@@ -323,8 +335,9 @@ impl Db {
         let changes = RunChanges::new(merge, &given_up)?;
         let mut changes = BlobChanges::new(changes, &old);
         let generation = self.new_generation()?;
-        let hints = pager.hints(bytes.min(self.slice_bytes_max() as u64));
-        let mut new = Hinting { pages: pager.write(generation), keyspace: keyspace.id, hints };
+        let hints = pager.hints(size.bytes.min(self.slice_bytes_max() as u64), size.entry_bytes);
+        let pages = pager.write(generation);
+        let mut new = Hinting { pages, keyspace: keyspace.id, hints, only_if_room: false };
         let root = keyspace.tree.as_ref().map(|tree| tree.root);
         let page_bytes = pager.page_bytes();
         let pages_max = self.slice_bytes_max() / page_bytes;
@@ -429,7 +442,7 @@ impl Db {
         }
         drop(sequencer);
         if let Some(tree) = &keyspace.tree {
-            self.background.add_retired(Arc::clone(tree), freed);
+            self.background.add_retired(tree, freed);
         }
         self.background.wake_all();
         Ok(())
@@ -499,9 +512,32 @@ pub(super) fn page_runs(nodes: &[NodePointer]) -> PageSet {
     nodes.iter().map(run).collect()
 }
 
+/// The nodes of a tree that is let go. To find them all branches are read, from the disk it may be: so it is done
+/// before the manifest is locked.
+pub(super) struct Leaving(Option<(Arc<Tree>, Vec<NodePointer>)>);
+
+impl Leaving {
+    pub(super) fn of(tree: Option<&Arc<Tree>>) -> Result<Leaving> {
+        let nodes = tree.map(|tree| Ok((Arc::clone(tree), nodes_to_free(tree)?)));
+        nodes.transpose().map(Leaving)
+    }
+
+    /// Those of the tree that is there now, with the manifest locked: rarely another one than before.
+    pub(super) fn now(self, tree: Option<&Arc<Tree>>) -> Result<Vec<NodePointer>> {
+        match (self.0, tree) {
+            (_, None) => Ok(vec![]),
+            (Some((before, nodes)), Some(tree)) if Arc::ptr_eq(&before, tree) => Ok(nodes),
+            (_, Some(tree)) => {
+                crate::sync::sometimes("compact: another tree is to be let go than before");
+                nodes_to_free(tree)
+            }
+        }
+    }
+}
+
 /// Every node of a tree that is let go. Where it is damaged, which pages are its is not known: they stay
 /// taken, which a check reports, and nothing keeps the tree.
-pub(super) fn nodes_to_free(tree: &Tree) -> Result<Vec<NodePointer>> {
+fn nodes_to_free(tree: &Tree) -> Result<Vec<NodePointer>> {
     match nodes_of(tree) {
         Err(error) if error.is_corruption() => {
             crate::sync::sometimes("compact: lets go of a damaged tree");

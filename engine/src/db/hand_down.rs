@@ -8,6 +8,7 @@
 use super::{
     Db,
     background::{Background, State},
+    compact::Size,
 };
 use crate::{
     config::StorageKind,
@@ -16,6 +17,7 @@ use crate::{
         Direction,
         merge::{Merge, Source},
     },
+    pager::ENTRY_BYTES,
     types::{KeyspaceId, SeqNo},
     upkeep::merge_down::cuts,
     version::{Sealed, Version},
@@ -170,7 +172,8 @@ impl Db {
             let bounds = (from, Bound::Unbounded);
             let merge = Merge::new(vec![source], SeqNo::MAX, Direction::Forward, bounds);
             let bytes = sealed.memtable.reserved_bytes() as u64;
-            let stopped = self.merge_slice(&keyspace, &[], merge, &cuts, sealed.last_seq, bytes)?;
+            let size = Size { bytes, entry_bytes: ENTRY_BYTES };
+            let stopped = self.merge_slice(&keyspace, &[], merge, &cuts, sealed.last_seq, size)?;
             match stopped {
                 None => return Ok(()),
                 Some(key) => from = Bound::Included(key),

@@ -2,7 +2,7 @@
 
 use super::{
     Db,
-    compact::{nodes_to_free, page_runs},
+    compact::{Leaving, page_runs},
     read::check_keyspace,
 };
 use crate::{
@@ -106,6 +106,9 @@ impl Db {
     /// Removes a keyspace with all that it holds.
     pub(crate) fn drop_keyspace(&self, name: &str) -> Result<()> {
         self.check_open()?;
+        let version = self.versions.load();
+        let before = version.keyspace_named(name).filter(|live| live.id != KeyspaceId::DEFAULT);
+        let leaving = Leaving::of(before.and_then(|live| live.tree.as_ref()))?;
         let mut manifest = self.manifest.lock();
         let version = self.versions.load();
         let Some(keyspace) = version.keyspace_named(name).cloned() else {
@@ -124,7 +127,7 @@ impl Db {
         let mut freed = PageSet::default();
         if let Some(tree) = &keyspace.tree {
             crate::sync::sometimes("keyspaces: drops one that has a tree");
-            freed = page_runs(&nodes_to_free(tree)?);
+            freed = page_runs(&leaving.now(Some(tree))?);
             changes.push(Change::Pages(PageChange {
                 end: manifest.state().trees.end,
                 generation: manifest.state().trees.generation,
@@ -142,7 +145,7 @@ impl Db {
         drop(sequencer);
         if let Some(tree) = &keyspace.tree {
             // Under the lock: trees retire in the order of their edits.
-            self.background.add_retired(Arc::clone(tree), freed);
+            self.background.add_retired(tree, freed);
         }
         drop(manifest);
         self.background.add_obsolete(keyspace.runs.iter().cloned());

@@ -110,11 +110,9 @@ impl Db {
             for (sought, key) in sought.iter_mut().zip(keys) {
                 let key = key.as_ref();
                 *sought = Sought { key, hash: keyspace.hash(key), clue: Clue::None };
-                if lone.is_none() {
-                    version.memtables().for_each(|memtable| memtable.prefetch(sought.hash));
-                }
-                if let Some(tree) = tree {
-                    tree.prefetch_hint(sought.hash);
+                match lone {
+                    Some(tree) => tree.prefetch_hint(sought.hash),
+                    None => version.prefetch(keyspace, sought.hash),
                 }
             }
             if let Some(tree) = tree {
@@ -165,6 +163,7 @@ pub(crate) fn find<'v>(
     key: &[u8],
 ) -> Result<Option<Value<'v>>> {
     let hash = keyspace.hash(key);
+    version.prefetch(keyspace, hash);
     find_sought(version, visible, keyspace, hash, key, |tree| tree.get(hash, key))
 }
 

@@ -91,8 +91,12 @@ impl Space {
     }
 }
 
-/// With hints of 8 bytes, entries of 128 bytes fill a table.
-const BYTES_PER_HINT_BYTE: u64 = 16;
+/// Bytes of a table of hints for each entry: 8 for the hint, and room, so that few buckets are full.
+const HINT_BYTES: u64 = 12;
+/// How long entries are taken to be if nothing is known of them, and at most.
+pub(crate) const ENTRY_BYTES: u64 = 192;
+/// And at least.
+const ENTRY_BYTES_MIN: u64 = 16;
 /// So many bytes of the file, from a multiple of them on, are read at once where a read needs one of their leaves.
 const BRING_BYTES: u64 = 64 << 10;
 /// The first table of hints has this fraction of the bytes of the largest.
@@ -217,20 +221,25 @@ impl Pager {
         self.in_place.lock().clone()
     }
 
-    /// The table of hints, made larger for what the file holds and `more` bytes of nodes. `None`: there is
-    /// to be none, or no memory for it, or nothing is read in place that it could lead to.
-    pub(crate) fn hints(&self, more: u64) -> Option<Arc<Hints>> {
+    /// The table of hints, made larger for what the file holds and `more` bytes of nodes, in entries of about
+    /// `entry_bytes` each, or because it was too small. `None`: there is to be none, or no memory for it, or nothing
+    /// is read in place that it could lead to.
+    pub(crate) fn hints(&self, more: u64, entry_bytes: u64) -> Option<Arc<Hints>> {
         let max = self.shared.hint_bytes_max;
         if max == 0 || self.in_place.lock().pages() == 0 {
             return None;
         }
         let (held, unused) = self.size();
-        let wanted = (held.saturating_sub(unused) + more) / BYTES_PER_HINT_BYTE;
+        let entries =
+            (held.saturating_sub(unused) + more) / entry_bytes.clamp(ENTRY_BYTES_MIN, ENTRY_BYTES);
+        let wanted = entries * HINT_BYTES;
         // A table is doubled a few times only before what is missing in it says nothing.
         let least = (max / HINT_BYTES_GROW).max(BUCKET_BYTES);
         let wanted = usize::try_from(wanted).unwrap_or(max).max(least).min(max);
         let wanted = wanted.checked_next_power_of_two().map_or(max, |bytes| bytes.min(max));
         let mut hints = self.hints.lock();
+        let doubled = hints.as_ref().filter(|hints| hints.is_too_small()).map(|h| 2 * h.bytes());
+        let wanted = wanted.max(doubled.unwrap_or(0).min(max));
         let larger = match &*hints {
             Some(hints) if hints.bytes() >= wanted => return Some(Arc::clone(hints)),
             Some(hints) => hints.grown(wanted),

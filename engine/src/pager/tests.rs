@@ -100,7 +100,7 @@ fn what_is_not_mapped_is_read_through_the_cache() {
     let pager = Pager::create(file, UUID, META, shared(0, 0)).unwrap();
     let node = write(&pager, 1, b"value");
     // Hints lead to what is read in place only.
-    assert!(pager.in_place().pages() == 0 && pager.hints(0).is_none());
+    assert!(pager.in_place().pages() == 0 && pager.hints(0, ENTRY_BYTES).is_none());
     assert_eq!(value(&pager.read(node, 0).unwrap()), b"value");
     let (end, meta) = (pager.space.lock().end, pager.meta());
     drop(pager);
@@ -111,7 +111,7 @@ fn what_is_not_mapped_is_read_through_the_cache() {
     let pager = reopened(u64::MAX).unwrap();
     assert_eq!(read(&pager, node).unwrap(), b"value");
     let mapped = pager.in_place();
-    assert!(pager.hints(0).is_some());
+    assert!(pager.hints(0, ENTRY_BYTES).is_some());
     for page in [0, mapped.pages(), u64::MAX >> 16] {
         let pointer = NodePointer { page, ..node };
         assert!(pager.read_in_place(&mapped, pointer, 0).is_ok_and(|bytes| bytes.is_none()));

@@ -4,7 +4,7 @@
 //! It never denies a key that was added. Of other keys it admits about one in a hundred, at ten
 //! bits per key.
 
-use crate::format::block::Refused;
+use crate::{format::block::Refused, sync::prefetch};
 
 const LINE_BYTES: usize = 64;
 
@@ -47,6 +47,15 @@ impl Filter {
             Some(line) => {
                 bits_of(hash, self.probes).all(|bit| line.0[bit / 32] >> (bit % 32) & 1 == 1)
             }
+        }
+    }
+
+    /// Brings the line of a hash near, ahead of its use.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        if let Some(line) = self.lines.get(line_of(hash, self.lines.len())) {
+            let line: *const Line = line;
+            prefetch(line.cast());
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
     },
     memtable::Memtable,
     metrics::Counter,
-    pager::{InPlace, Pager},
+    pager::{ENTRY_BYTES, InPlace, Pager},
     sstable::Sstable,
     types::{FileId, KeyspaceId, Lsn, SeqNo},
 };
@@ -155,7 +155,7 @@ impl Tree {
         let in_place = pager.in_place();
         let hints = match hinted {
             Some(_) => pager.newest_hints(),
-            None => pager.hints(0),
+            None => pager.hints(0, ENTRY_BYTES),
         };
         let hinted = hints.map(|hints| {
             // A larger table that has come meanwhile may lack what was put late.
@@ -306,6 +306,20 @@ impl Version {
     /// All memtables, newest first.
     pub(crate) fn memtables(&self) -> impl Iterator<Item = &Arc<Memtable>> {
         std::iter::once(&self.active).chain(self.sealed.iter().map(|s| &s.memtable))
+    }
+
+    /// Brings near what a lookup of a key with this hash reads first in each place, so that the places are not waited
+    /// for one after the other.
+    #[inline]
+    pub(crate) fn prefetch(&self, keyspace: KeyspaceId, hash: u64) {
+        let filled = self.memtables().filter(|memtable| !memtable.is_empty());
+        filled.for_each(|memtable| memtable.prefetch(hash));
+        if let Some(live) = self.keyspace(keyspace) {
+            live.runs.iter().for_each(|run| run.prefetch(hash));
+            if let Some(tree) = &live.tree {
+                tree.prefetch_hint(hash);
+            }
+        }
     }
 
     /// The keyspace's tree, if nothing that is newer was written to the keyspace, as of what was visible before

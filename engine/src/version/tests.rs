@@ -12,7 +12,7 @@ use crate::{
         node::NodeBuilder,
         pages::{PageRun, TreeFileMeta},
     },
-    pager::Shared,
+    pager::{ENTRY_BYTES, Shared},
 };
 
 const META: TreeFileMeta = TreeFileMeta { file_id: FileId(3), identity: 99, page_bytes: 4096 };
@@ -157,7 +157,7 @@ fn without_a_hint_a_key_is_missing_only_where_all_entries_have_one() {
     let one = leaf(&pager, 1, &[(b"key", b"value")]);
     assert!(!is_missing(&Tree::new(one, &pager, Arc::default(), None)), "an opened tree");
 
-    let table = pager.hints(0).unwrap();
+    let table = pager.hints(0, ENTRY_BYTES).unwrap();
     put(&table, one);
     let whole = Tree::new(one, &pager, Arc::default(), Some(&table));
     assert!(is_missing(&whole) && whole.get(other, b"none").unwrap().is_none());
@@ -170,7 +170,7 @@ fn without_a_hint_a_key_is_missing_only_where_all_entries_have_one() {
     assert!(!is_missing(&merged(&whole, None)), "an entry was left out");
 
     // The table that a merge began with is not the newest any more when it ends: its hints may be missing there.
-    let larger = pager.hints(1 << 20).unwrap();
+    let larger = pager.hints(1 << 20, ENTRY_BYTES).unwrap();
     assert!(larger.bytes() > table.bytes());
     assert!(!is_missing(&merged(&whole, Some(&table))));
     put(&larger, two);
