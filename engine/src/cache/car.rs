@@ -98,8 +98,7 @@ impl<V: ?Sized> Shard<V> {
     }
 
     #[inline]
-    pub(super) fn get(&mut self, key: Key, hash: u64, hint: &Hint) -> Option<Arc<V>> {
-        let hinted = hint.0.load(Ordering::Relaxed);
+    pub(super) fn get(&mut self, key: Key, hash: u64, hinted: u32, hint: &Hint) -> Option<Arc<V>> {
         let found = match self.blocks.get(hinted as usize) {
             Some(block) if block.key == key && block.value.is_some() => Some(hinted),
             _ => self.find(key, hash),
@@ -116,6 +115,11 @@ impl<V: ?Sized> Shard<V> {
         }
         self.stats.misses += 1;
         None
+    }
+
+    /// Whether so many bytes fit without an eviction.
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        bytes.saturating_add(SLOT_BYTES).saturating_add(self.held()) <= self.limit
     }
 
     /// Holds `value` and returns what had to go.

@@ -14,7 +14,7 @@ pub(crate) mod hints;
 mod table;
 
 use crate::{
-    sync::{AtomicU32, Mutex},
+    sync::{AtomicU32, Mutex, Ordering},
     types::FileId,
 };
 use car::Shard;
@@ -82,7 +82,9 @@ impl<V: ?Sized> Cache<V> {
     pub(crate) fn get(&self, file: FileId, offset: u64, hint: &Hint) -> Option<Arc<V>> {
         let key = Key { file, offset };
         let hash = key.hash();
-        self.shard(hash).lock().get(key, hash, hint)
+        // Before the lock, behind which no load begins: it is waited for together with what the caller has just read.
+        let hinted = hint.0.load(Ordering::Relaxed);
+        self.shard(hash).lock().get(key, hash, hinted, hint)
     }
 
     /// Holds `value`, which weighs `bytes`, unless that is more than a shard may hold. What is
@@ -92,6 +94,27 @@ impl<V: ?Sized> Cache<V> {
         let hash = key.hash();
         let evicted = self.shard(hash).lock().insert(key, hash, value, bytes);
         drop(evicted); // with the lock given back: freeing memory takes its time
+    }
+
+    /// Holds what `value` makes, which weighs `bytes`, where nothing has to go for it.
+    pub(crate) fn insert_if_room(
+        &self,
+        file: FileId,
+        offset: u64,
+        value: impl FnOnce() -> Arc<V>,
+        bytes: usize,
+    ) {
+        let key = Key { file, offset };
+        let hash = key.hash();
+        let shard = self.shard(hash);
+        if !shard.lock().has_room(bytes) {
+            return;
+        }
+        let value = value(); // not under the lock
+        let mut shard = shard.lock();
+        if shard.has_room(bytes) {
+            shard.insert(key, hash, value, bytes); // nothing was evicted
+        }
     }
 
     /// Forgets a file, because it was removed.

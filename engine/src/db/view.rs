@@ -40,7 +40,7 @@ impl View {
         let id = db.transactions.next_id();
         let place = AtomicU32::new(u32::MAX);
         let view = Arc::new(View { db: Arc::clone(db), id, place, held: Held::new(version), seq });
-        let began = db.env.clock().now();
+        let began = db.env.clock().about_now();
         let mut retention = db.config.version_retention;
         if db.env.buggify("snapshot: is soon too old") {
             retention = retention.min(Duration::from_millis(100));

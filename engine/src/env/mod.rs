@@ -96,6 +96,10 @@ pub trait Task: Send {
 pub trait Clock: Send + Sync {
     /// Monotonic time since some fixed moment.
     fn now(&self) -> Duration;
+    /// The same to about 4 ms, never later than [`now`](Clock::now): for what asks often.
+    fn about_now(&self) -> Duration {
+        self.now()
+    }
     /// Time since 1970-01-01 UTC. May jump.
     fn wall(&self) -> Duration;
     /// Waits for at least `duration`.

@@ -1,6 +1,6 @@
 //! Writes one sstable from front to back.
 
-use super::filter::Filter;
+use super::{SharedBlocks, filter::Filter};
 use crate::{
     codec::Compressor,
     config::{Compression, INLINE_BYTES_MAX},
@@ -22,7 +22,7 @@ use crate::{
     },
     types::{KeyspaceId, Kind, SeqNo},
 };
-use std::ops::Bound;
+use std::{ops::Bound, sync::Arc};
 
 /// Bytes collected before they are written.
 const WRITE_BYTES: usize = 256 << 10;
@@ -54,6 +54,8 @@ impl Default for SstableOptions {
 /// before [`SstableBuilder::finish`].
 pub(crate) struct SstableBuilder {
     out: Output,
+    /// Where blocks are left for readers, if there is room.
+    shared: Option<Arc<SharedBlocks>>,
     keyspace: KeyspaceId,
     options: SstableOptions,
     block: BlockBuilder,
@@ -100,6 +102,7 @@ impl SstableBuilder {
             .ok_or_else(|| invalid(format!("level {}", options.compression_level)))?;
         Ok(SstableBuilder {
             out: Output::new(file, header),
+            shared: None,
             keyspace,
             options,
             block: BlockBuilder::default(),
@@ -114,6 +117,11 @@ impl SstableBuilder {
             index: IndexBuilder::default(),
             blobs: vec![],
         })
+    }
+
+    /// Leaves the blocks in the cache, where nothing has to go for them: what was just written is likely to be read.
+    pub(crate) fn caching(self, shared: &Arc<SharedBlocks>) -> SstableBuilder {
+        SstableBuilder { shared: Some(Arc::clone(shared)), ..self }
     }
 
     /// Appends a put or a delete. Keys must ascend strictly.
@@ -235,6 +243,11 @@ impl SstableBuilder {
         debug_assert!(contents.len() <= BLOCK_BYTES_MAX);
         let (compression, stored) = self.compressor.compress(contents);
         let handle = self.out.put_block(stored, compression, contents.len() as u32)?;
+        if let Some(shared) = &self.shared {
+            let file_id = self.out.header.file_id;
+            let block = || Arc::from(contents);
+            shared.cache.insert_if_room(file_id, handle.offset, block, contents.len());
+        }
         self.block.clear();
         self.index.pending = Some(handle.len as u32);
         Ok(())

@@ -308,3 +308,35 @@ fn a_scan_reads_ahead_and_leaves_the_cache_alone() {
     let reads = built.reads() - before.1;
     assert!(reads < 20, "{reads} reads for two scans of {} bytes", built.summary.file_bytes);
 }
+
+/// What was just written is read soon, and its blocks are at hand.
+#[test]
+fn what_was_written_is_in_the_cache_where_there_is_room() {
+    let values = |i: u32| i.to_be_bytes().repeat(20);
+    for compression in [Compression::None, Compression::Lz4] {
+        for cache_bytes in [1 << 20, 20 << 10] {
+            let shared = Arc::new(SharedBlocks::new(cache_bytes));
+            let file = Arc::new(MemFile::default());
+            let builder =
+                SstableBuilder::new(named(file.clone()), header(), KEYSPACE, options(compression));
+            let mut builder = builder.unwrap().caching(&shared);
+            for i in 0..1000_u32 {
+                let (key, value) = (i.to_be_bytes(), values(i));
+                let kind = Kind::Put;
+                builder.add(Entry { key: &key, seq: SeqNo(1), kind, value: &value }).unwrap();
+            }
+            let built = Built { summary: builder.finish().unwrap(), file };
+            let table = built.open_with(Arc::clone(&shared)).unwrap();
+            let before = (built.reads(), shared.cache.stats());
+            assert!(
+                before.1.evicted == 0 && before.1.bytes <= cache_bytes && before.1.inserted > 4
+            );
+            for i in 0..1000_u32 {
+                let key = i.to_be_bytes();
+                let found = table.get(KEYSPACE.hash(&key), &key).unwrap().unwrap();
+                assert_eq!(found.value(), values(i));
+            }
+            assert_eq!(built.reads() == before.0, cache_bytes == 1 << 20);
+        }
+    }
+}

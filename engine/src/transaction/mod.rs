@@ -142,7 +142,10 @@ impl Transactions {
     /// Says that what a transaction holds in memory has grown or shrunk. Refuses what is too much for all of
     /// them together; then nothing has changed.
     pub(crate) fn resize(&self, old: usize, new: usize, max: usize) -> Result<()> {
-        if new <= old {
+        if new == old {
+            return Ok(()); // what was reserved was right
+        }
+        if new < old {
             self.bytes.fetch_sub(old - new, SeqCst);
             return Ok(());
         }

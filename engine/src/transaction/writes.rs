@@ -169,7 +169,7 @@ impl Undo {
 }
 
 /// What an entry costs, or a range.
-fn cost(key: &[u8], with: Option<&[u8]>) -> usize {
+pub(crate) fn cost(key: &[u8], with: Option<&[u8]>) -> usize {
     ENTRY_BYTES + key.len() + with.map_or(0, <[u8]>::len)
 }
 

@@ -68,6 +68,7 @@ impl Outputs<'_> {
         match written {
             Ok(Some(table)) => Ok(Some(Arc::new(table))),
             nothing => {
+                self.blocks.cache.remove_file(file_id);
                 // Nothing names the file. If it cannot be removed, the next opening does.
                 let _ = self.env.disk().remove(&path);
                 nothing.map(|_| None)
@@ -92,7 +93,8 @@ impl Outputs<'_> {
             file_id,
             identity: self.env.random("sstable.identity"),
         };
-        let mut builder = SstableBuilder::new(file, header, keyspace, options)?;
+        let builder = SstableBuilder::new(file, header, keyspace, options)?;
+        let mut builder = builder.caching(self.blocks);
         let mut empty = bottom || tombstones.is_empty();
         let mut merged = 0u32;
         let looks = self.env.buggify("output: looks often whether to give up");

@@ -68,31 +68,37 @@ impl Env for OsEnv {
     }
 }
 
-#[expect(clippy::disallowed_types, reason = "the one home of the system's clocks")]
+/// The one home of the system's clocks.
 mod clock {
     use super::*;
-    use std::time::Instant;
+    use rustix::time::{ClockId, clock_gettime};
 
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct OsClock {
-        start: Instant,
+        start: Duration,
+    }
+
+    fn read(clock: ClockId) -> Duration {
+        let now = clock_gettime(clock);
+        Duration::new(u64::try_from(now.tv_sec).unwrap_or_default(), now.tv_nsec as u32)
     }
 
     impl OsClock {
         pub(crate) fn new() -> OsClock {
-            OsClock { start: Instant::now() }
+            OsClock { start: read(ClockId::Monotonic) }
         }
     }
 
     impl Clock for OsClock {
         fn now(&self) -> Duration {
-            self.start.elapsed()
+            read(ClockId::Monotonic).saturating_sub(self.start)
+        }
+        fn about_now(&self) -> Duration {
+            read(ClockId::MonotonicCoarse).saturating_sub(self.start)
         }
         /// To about 4 ms: every commit asks.
         fn wall(&self) -> Duration {
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-            let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-            Duration::new(seconds, now.tv_nsec as u32)
+            read(ClockId::RealtimeCoarse)
         }
         #[expect(clippy::disallowed_methods, reason = "the one home of sleeping")]
         fn sleep(&self, duration: Duration) {

@@ -16,7 +16,7 @@ use crate::{
         open::Open,
         reads::Reads,
         window::{Checks, Lost, Point, Span},
-        writes::Writes,
+        writes::{self, Writes},
     },
     types::{KeyspaceId, SeqNo},
     version::Version,
@@ -148,7 +148,7 @@ impl Core {
         attempt: &Attempt,
         (loads, view): (u64, (Arc<Version>, SeqNo)),
     ) -> Result<Arc<Core>> {
-        let began = db.env.clock().now();
+        let began = db.env.clock().about_now();
         let timeout = settings.timeout.unwrap_or(db.config.transaction_timeout);
         let timeout = timeout.min(db.config.version_retention);
         let serializable = settings.isolation == IsolationLevel::Serializable;
@@ -218,7 +218,7 @@ impl Core {
     }
 
     fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| self.db().env.clock().now() >= deadline)
+        self.deadline.is_some_and(|deadline| self.db().env.clock().about_now() >= deadline)
     }
 
     /// The state of an open transaction that may write.
@@ -397,13 +397,14 @@ impl Core {
         if key.len() > self.db().config.max_key_size {
             return Err(Error::KeyTooLarge);
         }
-        read::check_keyspace(&self.db().pin(), keyspace)?;
+        if keyspace != KeyspaceId::DEFAULT {
+            read::check_keyspace(&self.db().pin(), keyspace)?;
+        }
         if self.settings.pessimistic {
             self.lock_key(&mut state, keyspace, key)?;
         }
         // Before it is done: nothing is half done.
-        let more = key.len() + value.map_or(0, <[u8]>::len);
-        self.reserve(&mut state, more)?;
+        self.reserve(&mut state, writes::cost(key, value))?;
         state.writes.put(keyspace, key, value);
         self.resize(&mut state)
     }
@@ -677,7 +678,7 @@ impl Expires for Core {
 impl Drop for Core {
     fn drop(&mut self) {
         // Nobody else has it any more; but what it holds, others wait for.
-        if !self.db.env.is_dying() {
+        if self.state.get_mut().phase == Phase::Open && !self.db.env.is_dying() {
             self.abort();
         }
     }
