@@ -213,10 +213,10 @@ impl Hints {
     /// The same where there is room, or something was known of the entry: no other hint goes for it.
     #[inline]
     pub(crate) fn put_if_room(&self, hash: u64, spot: Spot) {
-        self.has_put(self.number_of(hash), spot.pack(hash));
+        self.try_put(self.number_of(hash), spot.pack(hash));
     }
 
-    fn has_put(&self, number: usize, word: u64) -> bool {
+    fn try_put(&self, number: usize, word: u64) -> bool {
         for place in self.bucket(number) {
             let mut was = place.load(Relaxed);
             // A place that is free, or has what was known of the entry, unless another thread is faster.
@@ -231,7 +231,7 @@ impl Hints {
     }
 
     fn put_word(&self, number: usize, mut word: u64) {
-        if self.has_put(number, word) {
+        if self.try_put(number, word) {
             return;
         }
         self.set_lossy(number);
