@@ -2,7 +2,7 @@
 
 use super::{
     client::Client,
-    model::{CommitId, From, Op, SpaceId},
+    model::{From, Op, SpaceId},
     operation::Place,
     session::{OpenSpace, Over},
 };
@@ -69,7 +69,7 @@ impl Client {
         let earlier =
             earlier.into_iter().filter(|(of, _)| !shared.contains(of)).map(|(_, from)| from).max();
         let Some(from) = earlier else { return Ok(()) };
-        match self.perhaps_committing(*space, true, || keyspace.subscribe(SeqNo(from)))? {
+        match self.perhaps_committing(*space, || keyspace.subscribe(SeqNo(from)))? {
             Ok(_) => {
                 let what = format!("keyspace {space} is followed from {from}, as an earlier one");
                 process.world().violate("feed", what);
@@ -106,9 +106,7 @@ impl Client {
         };
         let closed = self.session.process.closing().done;
         let loads = self.session.process.model.lock().loads_in(*space);
-        // Who is at the first SeqNo has no copy that may be of an earlier keyspace of the name.
-        let may = from > 1 || self.session.process.model.lock().may_be_loaded(*space);
-        let answer = self.perhaps_committing(*space, may, || keyspace.subscribe(SeqNo(from)))?;
+        let answer = self.perhaps_committing(*space, || keyspace.subscribe(SeqNo(from)))?;
         let process = &self.session.process;
         process.world().record("subscribe", &[from, u64::from(answer.is_ok())], || {
             format!("keyspace {space} from {from}: {:?}", answer.as_ref().map(drop))
@@ -134,9 +132,7 @@ impl Client {
         let from = following.commits.position().0;
         let loads = self.session.process.model.lock().loads_in(space);
         let closed = self.session.process.closing().done;
-        let may = self.session.process.model.lock().may_be_loaded(space);
-        let next = || following.commits.next(Some(patience));
-        let answer = self.perhaps_committing(space, may, next)?;
+        let answer = self.perhaps_committing(space, || following.commits.next(Some(patience)))?;
         let process = &self.session.process;
         let to = following.commits.position().0;
         process.world().record("follow", &[from, to], || {
@@ -172,27 +168,20 @@ impl Client {
         Ok(next.is_some())
     }
 
-    /// Does what `may` use up a SeqNo, if it is refused because of a bulk load or of an earlier keyspace of the name.
+    /// Does what may use up a SeqNo, if it is refused because of a bulk load, which may come meanwhile, or of an earlier
+    /// keyspace of the name.
     fn perhaps_committing<T>(
         &self,
         space: SpaceId,
-        may: bool,
         call: impl FnOnce() -> Result<T>,
     ) -> Result<Result<T>, Over> {
         let process = &self.session.process;
-        let nothing = || {
-            let range = (Bound::Included(vec![]), Bound::Excluded(vec![]));
-            vec![Op::DeleteRange(space, range)]
-        };
-        let commit: Option<CommitId> = {
-            let mut model = process.model.lock();
-            let sync = process.syncs_by_default();
-            may.then(|| model.submit(nothing(), sync))
-        };
+        let range = (Bound::Included(vec![]), Bound::Excluded(vec![]));
+        let nothing = vec![Op::DeleteRange(space, range)];
+        let commit = process.model.lock().submit(nothing, process.syncs_by_default());
         process.world().take_told();
         let answer = call();
         let told = process.world().take_told();
-        let Some(commit) = commit else { return Ok(answer) };
         let now = process.world().now();
         let mut model = process.model.lock();
         match (&answer, told) {
