@@ -19,7 +19,7 @@ use crate::{
         pages::{PageRun, PageSet, TreeFileMeta},
     },
     iter::{Direction, merge::Merge},
-    pager::{NewPages, Pager, Shared, Taken, tree_file_name},
+    pager::{ENTRY_BYTES, NewPages, Pager, Shared, Taken, tree_file_name},
     sstable::Sstable,
     sync::Ordering::SeqCst,
     types::{FileId, KeyspaceId, SeqNo},
@@ -303,8 +303,13 @@ impl Db {
         let bounds = (from, Bound::Unbounded);
         let merge = Merge::new(sources, SeqNo::MAX, Direction::Forward, bounds);
         let bytes: u64 = runs.iter().map(|run| run.properties().raw_bytes()).sum();
-        let entries: u64 = runs.iter().map(|run| run.summary().contents.entries).sum();
-        let size = Size { bytes, entry_bytes: bytes.checked_div(entries).unwrap_or(0) };
+        // Deletes are shorter than what the tree holds, and are not in it.
+        let puts = |run: &Arc<Sstable>| {
+            let contents = &run.summary().contents;
+            contents.entries.saturating_sub(contents.deletes)
+        };
+        let puts: u64 = runs.iter().map(puts).sum();
+        let size = Size { bytes, entry_bytes: bytes.checked_div(puts).unwrap_or(ENTRY_BYTES) };
         // What it leaves out is deleted by what it merges.
         let stopped = self.merge_slice(keyspace, runs, merge, &cuts, SeqNo(0), size)?;
         if stopped.is_none() {
