@@ -62,6 +62,19 @@ pub struct Aim {
     pub(crate) trees: bool,
     /// Nothing makes commits durable but the syncs at intervals, and the power fails late.
     pub(crate) intervals: bool,
+    /// What clients do that meet at a few keys.
+    pub(crate) meeting: Option<Meeting>,
+}
+
+/// What clients do that meet at a few keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meeting {
+    /// Transactions, and little else.
+    Transactions,
+    /// Transactions of a keyspace that is bulk loaded again and again.
+    Loads,
+    /// Some follow a keyspace that the others write and load.
+    Feeds,
 }
 
 /// What must come together for some mistakes to show: a fault of one kind of thread in one operation of
@@ -187,6 +200,20 @@ const OPERATIONS: [&str; 12] = [
     "allocate",
 ];
 
+/// Where it matters that a client stands still while others go on.
+const MEETING_POINTS: [&str; 9] = [
+    "transaction.begin",
+    "db.view",
+    "commit.publish",
+    "commit.publish",
+    "in_order.advance",
+    "locks: a waiter gives up",
+    "points.newest",
+    "version.pin",
+    "lock",
+];
+const FEED_POINTS: [&str; 3] = ["feed.read", "feed.loads", "feed.loads"];
+
 impl Aim {
     /// The aim of a seed whose disk may fail, or not.
     pub(crate) fn draw(seed: u64, faulty: bool) -> Aim {
@@ -253,7 +280,26 @@ impl Aim {
         if damages && dice.chance(soon) {
             crash = Some(dice.pick(&kinds));
         }
-        Aim { fault, pause, crash, full, damaged, trees, intervals }
+        // Dice of their own: other seeds stay as they were.
+        let dice = &mut Dice::new(seed, "meeting", 0);
+        let meeting = dice.pick(&[
+            Meeting::Transactions,
+            Meeting::Transactions,
+            Meeting::Loads,
+            Meeting::Feeds,
+        ]);
+        let meeting =
+            (dice.chance(0.12) && full.is_none() && !trees && !intervals).then_some(meeting);
+        if let Some(meeting) = meeting {
+            let points = if meeting == Meeting::Feeds { &FEED_POINTS[..] } else { &MEETING_POINTS };
+            let longest = Duration::from_micros(dice.pick(&[100, 1_000, 20_000]));
+            pause = Some(PauseAim {
+                site: dice.pick(points),
+                rate: among_powers(dice, 0.01, 5),
+                longest,
+            });
+        }
+        Aim { fault, pause, crash, full, damaged, trees, intervals, meeting }
     }
 
     /// Where a boot of this run crashes, if it is near something.

@@ -1,6 +1,9 @@
 //! The shape of a seed: settings of the database, number of clients, mix of operations.
 
-use crate::{aim::Aim, schedule::number_within};
+use crate::{
+    aim::{Aim, Meeting},
+    schedule::number_within,
+};
 use lightning_db::{LightningDbConfig, StorageKind, WalSyncMode};
 use lightning_faults::Dice;
 use serde::{Deserialize, Serialize};
@@ -183,6 +186,8 @@ pub(super) struct Shape {
     pub(super) settles: f64,
     /// Share of sessions that end with deleting everything.
     pub(super) empties: f64,
+    /// Bulk loads are of the keyspace at whose keys transactions meet.
+    pub(super) loads_meet: bool,
 }
 
 impl Shape {
@@ -219,6 +224,7 @@ impl Shape {
             scans: dice.pick(&[0.1, 0.3]),
             settles: dice.pick(&[0.0, 0.3]),
             empties: 0.03,
+            loads_meet: false,
         };
         // Dice of their own: other seeds stay as they were.
         let kinds = &mut Dice::new(seed, "kinds", 0);
@@ -280,6 +286,12 @@ impl Shape {
                 shape.empties = 0.5;
             }
         }
+        if let Some(meeting) = aim.meeting {
+            shape.meet(meeting, &mut Dice::new(seed, "meet", 0));
+        }
+        if Dice::new(seed, "hinted", 0).chance(if aim.trees { 0.3 } else { 0.02 }) {
+            shape.lose_hints(&mut Dice::new(seed, "hints", 0));
+        }
         shape
     }
 
@@ -309,6 +321,43 @@ impl Shape {
         self.empties = 0.1;
         self.mix.compact = dice.pick(&[2, 5, 10]);
         self.mix.read = self.mix.read.max(12);
+    }
+
+    /// Clients meet at a few keys.
+    fn meet(&mut self, meeting: Meeting, dice: &mut Dice) {
+        self.clients = dice.pick(&[2, 3, 4, 6]);
+        self.keys = dice.pick(&[2, 4, 8, 40]);
+        self.ops = self.ops.max(60);
+        self.batch = self.batch.min(3);
+        self.value_bytes = self.value_bytes.min(100);
+        self.settings.shared_keyspaces = dice.pick(&[0, 1, 1]);
+        let mix = &mut self.mix;
+        (mix.transaction, mix.commit, mix.single) = match meeting {
+            Meeting::Transactions | Meeting::Loads => dice.pick(&[(200, 5, 10), (60, 20, 60)]),
+            Meeting::Feeds => (10, 30, 10),
+        };
+        (mix.load, mix.follow) = match meeting {
+            Meeting::Transactions => (0, mix.follow),
+            Meeting::Loads => (60, mix.follow),
+            Meeting::Feeds => (30, 120),
+        };
+        self.loads_meet = mix.load > 0;
+        (mix.sleep, mix.read, mix.compact) = (0, mix.read.min(5), mix.compact.min(1));
+    }
+
+    /// The entries of a tree are more than the hints for which there is room.
+    fn lose_hints(&mut self, dice: &mut Dice) {
+        self.settings.cache_bytes = dice.pick(&[8 << 10, 16 << 10, 128 << 10]);
+        self.settings.memtable_bytes = dice.skewed(8 << 10..32 << 10);
+        self.keys = dice.pick(&[300, 600]);
+        self.ops = self.ops.max(80);
+        self.batch = 30;
+        self.value_bytes = 16;
+        self.range_deletes = 0.0;
+        self.mix.load = dice.pick(&[0, 2]);
+        self.mix.compact = 10;
+        self.mix.read = 24;
+        self.scans = 0.1;
     }
 
     /// Nothing makes commits durable but the syncs at intervals.

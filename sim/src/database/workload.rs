@@ -234,12 +234,16 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// What shows whether transactions are kept apart, among keys that all clients use.
-    fn trap(&mut self) -> Vec<Step> {
-        let space = match self.shape.settings.shared_keyspaces {
+    fn meeting_place(&self) -> Place {
+        match self.shape.settings.shared_keyspaces {
             0 => Place::Default,
             _ => Place::Shared1,
-        };
+        }
+    }
+
+    /// What shows whether transactions are kept apart, among keys that all clients use.
+    fn trap(&mut self) -> Vec<Step> {
+        let space = self.meeting_place();
         let keys = self.shape.keys.clamp(1, HOT_KEYS);
         let (one, other) = (self.dice.below(keys), self.dice.below(keys));
         let get = |key| Step::Read { space, read: Read::Get(key) };
@@ -297,7 +301,11 @@ impl<'a> Drawing<'a> {
         let entries = (0..self.dice.below(self.shape.keys)).map(|_| (self.key(), self.value()));
         let entries: Vec<_> = entries.collect();
         Operation::BulkLoad {
-            space: if self.dice.chance(0.5) { Place::Own } else { self.space() },
+            space: match self.dice.chance(0.5) {
+                true if self.shape.loads_meet => self.meeting_place(),
+                true => Place::Own,
+                false => self.space(),
+            },
             empties: self.dice.chance(0.8),
             nanos: if self.dice.chance(0.5) { self.dice.skewed(1_000..1_000_000) } else { 0 },
             fails: self.dice.chance(0.1).then(|| self.dice.below(entries.len() as u64 + 1)),

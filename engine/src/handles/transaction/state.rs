@@ -134,6 +134,7 @@ impl Core {
     fn begin_counted(db: &Arc<Db>, settings: Settings, attempt: &Attempt) -> Result<Arc<Core>> {
         let loads = db.transactions.loads.count(); // before the view: a load between is a conflict
         let view = db.begin_view(!settings.read_only)?;
+        crate::sync::point("transaction.begin");
         let core = Self::listed(Arc::clone(db), settings, attempt, (loads, view))?;
         if core.deadline.is_some() && !core.db().transactions.is_watched() {
             core.db().background.wake_prepare();
@@ -526,7 +527,8 @@ impl Core {
                     return Err((error, lost));
                 }
             }
-            let seen = self.view(&mut state).1;
+            self.fix_view(&mut state);
+            let seen = state.view.as_ref().map_or_else(|| self.db().visible(), |(_, seen)| *seen);
             self.end(&mut state, Phase::Committed);
             return Ok(seen);
         }

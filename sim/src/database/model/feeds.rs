@@ -2,8 +2,8 @@
 //! nothing that a crash takes back.
 
 use super::{
-    super::operation::as_half_open, Answer, Broken, Commit, CommitId, DEFAULT_SPACE, Model, Op,
-    SpaceId, broken,
+    super::operation::as_half_open, Answer, Broken, Commit, CommitId, DEFAULT_SPACE, LoadId, Model,
+    Op, Ops, SpaceId, broken,
 };
 use lightning_db::Operation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +24,8 @@ pub(in super::super) enum From {
 pub(super) struct Feeds {
     /// Commits that recoveries brought back: those that were acknowledged, by their last SeqNos, and those that may
     /// be in as well.
-    past: BTreeMap<u64, Vec<Op>>,
-    unheard: Vec<Vec<Op>>,
+    past: BTreeMap<u64, Ops>,
+    unheard: Vec<Ops>,
     yielded: BTreeMap<(SpaceId, u64), Vec<Operation>>,
     /// At these SeqNos, the end not included, no commit to the keyspace ends: a subscription went past them.
     passed: Vec<(SpaceId, u64, u64)>,
@@ -34,6 +34,8 @@ pub(super) struct Feeds {
     /// How many bulk loads are in each keyspace for sure, and of how many each follower has been told.
     loads_in: BTreeMap<SpaceId, u64>,
     told: BTreeMap<Follower, u64>,
+    /// Loads that had not returned when a follower began with a snapshot, which may show them.
+    perhaps_told: BTreeMap<Follower, BTreeSet<LoadId>>,
     /// What was committed up to this SeqNo is not known.
     unknown: u64,
     /// Keyspaces into which something was to be loaded.
@@ -45,8 +47,12 @@ impl Feeds {
         self.loaded.insert(space);
     }
 
-    pub(super) fn load_is_in(&mut self, space: SpaceId) {
+    pub(super) fn load_is_in(&mut self, space: SpaceId, id: LoadId) {
         *self.loads_in.entry(space).or_default() += 1;
+        let perhaps = self.perhaps_told.iter().filter(|(_, loads)| loads.contains(&id));
+        for (follower, _) in perhaps {
+            *self.told.entry(*follower).or_default() += 1;
+        }
     }
 
     /// Damage may have taken something of what was yielded: everything begins anew behind `seq`.
@@ -100,9 +106,10 @@ impl Model {
         positions.collect()
     }
 
-    /// A follower begins with a snapshot, and so behind all loads that are in.
+    /// A follower begins with a snapshot, and so behind all loads that are in, and some of those that have not returned.
     pub(in super::super) fn begins_from(&mut self, follower: Follower, seq: u64) {
         self.feeds.told.insert(follower, self.loads_in(follower.1));
+        self.feeds.perhaps_told.insert(follower, self.loads_under_way(follower.1));
         self.goes_on_from(follower, From::Seq(seq));
     }
 
@@ -150,7 +157,7 @@ impl Model {
         let told = self.commits.iter().filter_map(|commit| Some((commit.last_seq()?, &commit.ops)));
         let mut known =
             told.chain(self.feeds.past.range(from..end).map(|(last, ops)| (*last, ops)));
-        let is_here = |(last, ops): &(u64, &Vec<Op>)| {
+        let is_here = |(last, ops): &(u64, &Ops)| {
             (from..end).contains(last) && ops.iter().any(|op| op.space() == space && is_shown(op))
         };
         let mut yielded = self.feeds.yielded.range((space, from)..(space, end));

@@ -3,7 +3,8 @@
 //! The engine tells the place: the SeqNo up to which all commits are older than what is loaded. What a read
 //! shows follows from its SeqNo and from the loads that were installed when it began.
 
-use super::{Least, Model, Op, ReadBegan, SpaceId};
+use super::{Least, Model, Op, Ops, ReadBegan, SpaceId};
+use std::collections::BTreeSet;
 
 /// The number of a load in the model.
 pub(in super::super) type LoadId = usize;
@@ -24,7 +25,7 @@ enum Answer {
 #[derive(Debug, Clone)]
 pub(super) struct Load {
     /// One put for each entry.
-    pub(super) ops: Vec<Op>,
+    pub(super) ops: Ops,
     /// Commits up to this SeqNo are older. Nothing of a load without a place is in.
     place: Option<u64>,
     answer: Answer,
@@ -90,9 +91,19 @@ impl Model {
         entries: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
     ) -> LoadId {
         let ops = entries.into_iter().map(|(key, value)| Op::Put(space, key, value)).collect();
+        let ops = Ops::new(ops);
         self.loads.push(Load { ops, place: None, answer: Answer::InFlight });
         self.feeds.load_begins(space);
         self.loads.len() - 1
+    }
+
+    /// The loads into a keyspace that have not returned.
+    pub(super) fn loads_under_way(&self, space: SpaceId) -> BTreeSet<LoadId> {
+        let is_there = |load: &Load| {
+            load.answer == Answer::InFlight && load.ops.iter().any(|op| op.space() == space)
+        };
+        let all = self.loads.iter().enumerate();
+        all.filter(|(_, load)| is_there(load)).map(|(id, _)| id).collect()
     }
 
     /// The engine has told the place of a load.
@@ -105,7 +116,7 @@ impl Model {
         let moment = self.moment();
         self.loads[id].answer = Answer::Done(moment);
         if let Some(op) = self.loads[id].ops.first() {
-            self.feeds.load_is_in(op.space());
+            self.feeds.load_is_in(op.space(), id);
         }
         self.durable(self.loads[id].place.unwrap_or(0));
         // It stands in front of what was reached.
@@ -129,7 +140,7 @@ impl Model {
         let here = self.reached.seq;
         let done =
             |load: &&Load| matches!(load.answer, Answer::Done(_)) && load.place == Some(here);
-        for op in self.loads.iter().filter(done).flat_map(|load| &load.ops) {
+        for op in self.loads.iter().filter(done).flat_map(|load| load.ops.iter()) {
             op.apply(&mut self.reached.contents);
         }
     }
@@ -166,8 +177,8 @@ impl Model {
     }
 
     /// The places of some loads and what they put there, the last first.
-    pub(super) fn placed(&self, loads: &[LoadId]) -> Vec<(u64, &[Op])> {
-        let load = |id: &LoadId| (self.loads[*id].place.unwrap_or(0), &self.loads[*id].ops[..]);
+    pub(super) fn placed(&self, loads: &[LoadId]) -> Vec<(u64, &Ops)> {
+        let load = |id: &LoadId| (self.loads[*id].place.unwrap_or(0), &self.loads[*id].ops);
         let mut placed: Vec<_> = loads.iter().map(load).collect();
         placed.sort_by_key(|(place, _)| std::cmp::Reverse(*place));
         placed

@@ -11,6 +11,7 @@ mod feeds;
 pub(super) mod isolation;
 mod kinds;
 mod loads;
+mod ops;
 mod reads;
 mod search;
 
@@ -57,16 +58,6 @@ impl Op {
         let (Op::Put(space, ..) | Op::Delete(space, _) | Op::DeleteRange(space, _)) = self;
         *space
     }
-
-    /// What the operation makes of a key: a value, nothing (`Some(None)`), or no difference.
-    fn effect(&self, space: SpaceId, key: &[u8]) -> Option<Option<&[u8]>> {
-        match self {
-            Op::Put(s, k, value) if *s == space && k == key => Some(Some(value)),
-            Op::Delete(s, k) if *s == space && k == key => Some(None),
-            Op::DeleteRange(s, bounds) if *s == space && inside(bounds, key) => Some(None),
-            _ => None,
-        }
-    }
 }
 
 /// What is known of a commit.
@@ -85,7 +76,7 @@ pub(super) enum Answer {
 /// A commit that was submitted.
 #[derive(Debug, Clone)]
 pub(super) struct Commit {
-    pub(super) ops: Vec<Op>,
+    pub(super) ops: Ops,
     pub(super) answer: Answer,
     /// It was to be acknowledged only once durable.
     sync: bool,
@@ -108,14 +99,14 @@ impl Commit {
 
     /// What it made of a key in the end.
     fn effect(&self, space: SpaceId, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.ops.iter().rev().find_map(|op| op.effect(space, key))
+        self.ops.effect(space, key)
     }
 }
 
 /// A commit that a recovery brought back.
 #[derive(Debug)]
 struct Settled {
-    ops: Vec<Op>,
+    ops: Ops,
     /// Its SeqNos were told. Else they are those of one order of several that explain what was read.
     acknowledged: bool,
 }
@@ -126,6 +117,7 @@ use feeds::Feeds;
 pub(super) use feeds::From;
 pub(super) use loads::LoadId;
 use loads::{Load, Loads};
+use ops::Ops;
 
 /// A promise that what was read breaks.
 #[derive(Debug)]
@@ -191,7 +183,7 @@ pub(super) struct Model {
     acknowledged: BTreeMap<u64, CommitId>,
     /// The commits that write each key, and those that delete ranges.
     writers: BTreeMap<(SpaceId, Vec<u8>), Vec<CommitId>>,
-    range_deletes: Vec<CommitId>,
+    range_deletes: BTreeMap<SpaceId, Vec<(Bounds, CommitId)>>,
     /// Counts what happens, so that before and after can be told.
     moment: u64,
     /// Commits up to this SeqNo are durable.
@@ -249,9 +241,9 @@ impl Model {
 
     /// In which life of a keyspace a value was written. The history must be kept.
     pub(super) fn life_that_wrote(&self, name: &str, value: &[u8]) -> Option<SpaceId> {
-        let kept = self.settled.values().flat_map(|settled| &settled.ops);
-        let mut ops = kept.chain(self.commits.iter().flat_map(|commit| &commit.ops));
-        let loads = self.settled_loads.iter().chain(&self.loads).flat_map(|load| &load.ops);
+        let kept = self.settled.values().flat_map(|settled| settled.ops.iter());
+        let mut ops = kept.chain(self.commits.iter().flat_map(|commit| commit.ops.iter()));
+        let loads = self.settled_loads.iter().chain(&self.loads).flat_map(|load| load.ops.iter());
         let life = ops.by_ref().chain(loads).find_map(|op| match op {
             Op::Put(space, _, written) if written == value => Some(*space),
             _ => None,
@@ -275,15 +267,17 @@ impl Model {
     }
 
     pub(super) fn submit(&mut self, ops: Vec<Op>, sync: bool) -> CommitId {
+        self.submit_ops(Ops::new(ops), sync)
+    }
+
+    fn submit_ops(&mut self, ops: Ops, sync: bool) -> CommitId {
         let submitted = self.moment();
         let id = self.commits.len();
-        for op in &ops {
-            match op {
-                Op::Put(space, key, _) | Op::Delete(space, key) => {
-                    self.writers.entry((*space, key.clone())).or_default().push(id);
-                }
-                Op::DeleteRange(..) => self.range_deletes.push(id),
-            }
+        for (space, key) in ops.keys() {
+            self.writers.entry((*space, key.clone())).or_default().push(id);
+        }
+        for (space, bounds) in ops.ranges() {
+            self.range_deletes.entry(space).or_default().push((bounds.clone(), id));
         }
         self.commits.push(Commit {
             ops,
@@ -295,6 +289,14 @@ impl Model {
             seen: false,
         });
         id
+    }
+
+    /// The commits that write a key, or delete a range in which it lies. One may come several times, one behind the
+    /// other.
+    fn commits_on(&self, space: SpaceId, key: &[u8]) -> impl Iterator<Item = CommitId> {
+        let writers = self.writers.get(&(space, key.to_vec())).into_iter().flatten().copied();
+        let ranges = self.range_deletes.get(&space).into_iter().flatten();
+        writers.chain(ranges.filter(move |(bounds, _)| inside(bounds, key)).map(|(_, id)| *id))
     }
 
     /// A commit was acknowledged at a moment of virtual time.
@@ -482,7 +484,7 @@ impl Model {
     fn history(&self, with_newest: bool) -> Model {
         let mut history = Model::new(false);
         for (last, settled) in &self.settled {
-            let id = history.submit(settled.ops.clone(), false);
+            let id = history.submit_ops(settled.ops.clone(), false);
             if settled.acknowledged {
                 let commit = &mut history.commits[id];
                 commit.answer = Answer::Acknowledged(*last);
@@ -490,7 +492,7 @@ impl Model {
             }
         }
         for commit in self.commits.iter().filter(|_| with_newest) {
-            let id = history.submit(commit.ops.clone(), false);
+            let id = history.submit_ops(commit.ops.clone(), false);
             history.commits[id].answer = commit.answer;
             if let Some(last) = commit.last_seq() {
                 history.acknowledged.insert(last + 1 - commit.ops.len() as u64, id);

@@ -58,7 +58,7 @@ impl Model {
         let base = self.base.contents.get(&space).into_iter().flatten().map(|(key, _)| key);
         let all = (space, vec![])..(space + 1, vec![]);
         let written = self.writers.range(all).map(|((_, key), _)| key);
-        let loaded = self.placed(loads).into_iter().flat_map(|(_, ops)| ops);
+        let loaded = self.placed(loads).into_iter().flat_map(|(_, ops)| ops.iter());
         let loaded = loaded.filter_map(move |op| match op {
             Op::Put(of, key, _) if *of == space => Some(key),
             _ => None,
@@ -145,10 +145,7 @@ impl Model {
         };
         ops.iter().find_map(|op| match op {
             Op::Put(space, key, _) | Op::Delete(space, key) => {
-                let writers = self.writers.get(&(*space, key.clone())).into_iter().flatten();
-                let all = writers.chain(&self.range_deletes);
-                all.copied()
-                    .find(|id| between(id) && self.commits[*id].effect(*space, key).is_some())
+                self.commits_on(*space, key).find(between)
             }
             Op::DeleteRange(space, bounds) => {
                 let all = (*space, vec![])..(space + 1, vec![]);
@@ -204,24 +201,22 @@ impl Model {
         let mut explained = Explained::default();
         let base = self.base.contents.get(&space).and_then(|entries| entries.get(key));
         let mut states = vec![(self.base.seq, got.fits(base.map(Vec::as_slice)))];
-        let writers = self.writers.get(&(space, key.to_vec())).into_iter().flatten();
-        for id in writers.chain(&self.range_deletes) {
-            let commit = &self.commits[*id];
+        for id in self.commits_on(space, key) {
+            let commit = &self.commits[id];
             let Some(value) = commit.effect(space, key) else {
                 continue;
             };
             match (commit.answer, got.fits(value)) {
                 (Answer::Acknowledged(seq), fits) => states.push((seq, fits)),
-                (Answer::InFlight, true) => explained.in_flight.push(*id),
-                (Answer::Unknown, true) => explained.poisoned = Some(*id),
+                (Answer::InFlight, true) => explained.in_flight.push(id),
+                (Answer::Unknown, true) => explained.poisoned = Some(id),
                 (Answer::InFlight | Answer::Unknown | Answer::Refused, _) => {}
             }
         }
         explained.in_flight.dedup();
         // Behind the commits, also behind that in whose place they stand.
         for (place, ops) in self.placed(loads) {
-            let value = ops.iter().find_map(|op| op.effect(space, key));
-            states.extend(value.map(|value| (place, got.fits(value))));
+            states.extend(ops.effect(space, key).map(|value| (place, got.fits(value))));
         }
         states.sort_by_key(|(seq, _)| *seq);
         states.dedup();

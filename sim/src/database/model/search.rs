@@ -2,8 +2,8 @@
 
 use super::{
     super::operation::{Bounds, inside},
-    Answer, Broken, Commit, CommitId, Contents, LoadId, Loads, Model, Op, SpaceId, State, broken,
-    difference,
+    Answer, Broken, Commit, CommitId, Contents, LoadId, Loads, Model, Op, Ops, SpaceId, State,
+    broken, difference,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ impl Model {
             let Some(last) = commit.last_seq().filter(|last| *last <= seq) else {
                 return;
             };
-            for op in &commit.ops {
+            for op in commit.ops.iter() {
                 op.apply(&mut self.reached.contents);
             }
             self.reached.seq = last;
@@ -108,7 +108,7 @@ impl Model {
     ) -> Search<'a> {
         let from = if from_base { &self.base } else { &self.reached };
         // What was reached has those in front of it.
-        let is_open = |(place, _): &(u64, &[Op])| from_base || *place > from.seq;
+        let is_open = |(place, _): &(u64, &Ops)| from_base || *place > from.seq;
         let loads = self.placed(loads).into_iter().filter(is_open).collect();
         let may_be_in = |commit: &Commit| match commit.answer {
             Answer::InFlight => true,
@@ -142,7 +142,7 @@ struct Search<'a> {
     model: &'a Model,
     from: &'a State,
     /// The loads that are in, by their places, the last first.
-    loads: Vec<(u64, &'a [Op])>,
+    loads: Vec<(u64, &'a Ops)>,
     seq: u64,
     read: &'a Contents,
     /// Whether what the commits wrote counts, or only how many SeqNos they take.
@@ -288,8 +288,8 @@ impl<'a> Search<'a> {
     fn difference_to(&self, order: &[CommitId]) -> String {
         let mut expected = self.from.contents.clone();
         // Loads first: that they come before some commits is told by those alone.
-        let loaded = self.loads.iter().flat_map(|(_, ops)| *ops);
-        let committed = order.iter().flat_map(|id| &self.model.commits[*id].ops);
+        let loaded = self.loads.iter().flat_map(|(_, ops)| ops.iter());
+        let committed = order.iter().flat_map(|id| self.model.commits[*id].ops.iter());
         loaded.chain(committed).for_each(|op| op.apply(&mut expected));
         let difference = self.read.iter().find_map(|(space, read)| {
             let nothing = BTreeMap::new();
