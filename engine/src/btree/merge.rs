@@ -34,6 +34,25 @@ pub(crate) struct Cut {
     pub(crate) end: Option<Vec<u8>>,
 }
 
+impl Cut {
+    /// What is left of cuts at a key and behind it.
+    pub(crate) fn all_from(cuts: &[Cut], from: &[u8]) -> Vec<Cut> {
+        let left = cuts.iter().filter(|cut| cut.end.as_deref().is_none_or(|end| from < end));
+        let from = |cut: &Cut| Cut {
+            start: cut.start.as_slice().max(from).to_vec(),
+            end: cut.end.clone(),
+        };
+        left.map(from).collect()
+    }
+
+    /// What cuts do in front of a key.
+    fn all_to(cuts: &[Cut], to: &[u8]) -> Vec<Cut> {
+        let begun = cuts.iter().take_while(|cut| *cut.start < *to);
+        let end = |cut: &Cut| cut.end.as_deref().map_or(to, |end| end.min(to)).to_vec();
+        begun.map(|cut| Cut { start: cut.start.clone(), end: Some(end(cut)) }).collect()
+    }
+}
+
 /// What a merge came to.
 #[derive(Debug)]
 pub(crate) struct Merged {
@@ -43,8 +62,20 @@ pub(crate) struct Merged {
     pub(crate) freed: Vec<NodePointer>,
     /// How many pages the nodes have that were written.
     pub(crate) written_pages: u64,
-    /// Changes from this key on were not taken over.
+    /// Changes from this key on were not taken over, nor cuts done.
     pub(crate) stopped_at: Option<Vec<u8>>,
+    /// Behind that, cuts are done up to here all the same: a subtree was gone. `None`: to the last key.
+    pub(crate) cut_to: Option<Vec<u8>>,
+}
+
+impl Merged {
+    /// What it has done of its cuts.
+    pub(crate) fn cuts_done(&self, cuts: &[Cut]) -> Vec<Cut> {
+        match &self.cut_to {
+            Some(to) if self.stopped_at.is_some() => Cut::all_to(cuts, to),
+            _ => cuts.to_vec(),
+        }
+    }
 }
 
 /// A merge under way.
@@ -58,6 +89,7 @@ pub(crate) struct TreeMerge<'a> {
     /// When so many pages are written, the rest is left to another merge.
     pages_max: u64,
     stopped_at: Option<Vec<u8>>,
+    cut_to: Option<Vec<u8>>,
     any_taken: bool,
 }
 
@@ -75,7 +107,7 @@ struct Part<'k> {
 impl<'a> TreeMerge<'a> {
     /// Merges `changes` into the tree of `keyspace` under `root`, without the keys within `cuts`. Nodes have
     /// `page_bytes` bytes, or a few times as many where entries are large. When about `pages_max` pages are
-    /// written, the rest of the changes is left; cuts are all done.
+    /// written, the rest of changes and cuts is left.
     pub(crate) fn run(
         nodes: &'a dyn Nodes,
         new: &'a mut dyn NewNodes,
@@ -87,16 +119,25 @@ impl<'a> TreeMerge<'a> {
     ) -> Result<Merged> {
         debug_assert!(page_bytes.is_multiple_of(PAGE_BYTES_MIN));
         let packer = Packer::new(new, keyspace, page_bytes);
-        let (freed, stopped_at, any_taken) = (vec![], None, false);
-        let mut merge =
-            TreeMerge { nodes, changes, cuts, packer, freed, pages_max, stopped_at, any_taken };
+        let (freed, stopped_at, cut_to, any_taken) = (vec![], None, None, false);
+        let mut merge = TreeMerge {
+            nodes,
+            changes,
+            cuts,
+            packer,
+            freed,
+            pages_max,
+            stopped_at,
+            cut_to,
+            any_taken,
+        };
         if let Some(Root { pointer, level }) = root {
             merge.part(Part { pointer, level, lower: &[], upper: None, filter: &[] })?;
         }
         merge.put_changes_below(None)?;
         let (root, written_pages) = merge.packer.finish()?;
-        let TreeMerge { freed, stopped_at, .. } = merge;
-        Ok(Merged { root, freed, written_pages, stopped_at })
+        let TreeMerge { freed, stopped_at, cut_to, .. } = merge;
+        Ok(Merged { root, freed, written_pages, stopped_at, cut_to })
     }
 
     /// Forgets cuts that end at or before `key`.
@@ -106,8 +147,31 @@ impl<'a> TreeMerge<'a> {
         self.cuts = &self.cuts[passed.count()..];
     }
 
+    /// Leaves what comes from `lower` on to another merge, once enough is written.
+    fn stop_if_full(&mut self, lower: &[u8]) {
+        if self.is_full() {
+            let cut = self.cuts.first().map(|cut| cut.start.as_slice().max(lower));
+            let change = self.change().map(|(key, _)| key);
+            let next = cut.into_iter().chain(change).min();
+            self.stop_at(next.map(<[u8]>::to_vec));
+        }
+    }
+
+    /// Whether enough is written. Entries in front of the first change may fill as many pages: each merge gets on.
+    fn is_full(&self) -> bool {
+        self.packer.written() >= self.pages_max && self.any_taken && self.stopped_at.is_none()
+    }
+
+    fn stop_at(&mut self, key: Option<Vec<u8>>) {
+        if key.is_some() {
+            self.cut_to.clone_from(&key);
+            (self.stopped_at, self.cuts) = (key, &[]);
+        }
+    }
+
     fn part(&mut self, part: Part<'_>) -> Result<()> {
         self.pass_cuts(part.lower);
+        self.stop_if_full(part.lower);
         let is_below = |key: &[u8]| part.upper.is_none_or(|upper| key < upper);
         let changes = self.change().is_some_and(|(key, _)| is_below(key));
         let cut = self.cuts.first().filter(|cut| is_below(&cut.start));
@@ -120,8 +184,13 @@ impl<'a> TreeMerge<'a> {
             to_the_end && cut.start.as_slice() <= part.lower
         });
         if gone {
+            self.any_taken = true;
             self.free(part.pointer, part.level)?;
-            return self.put_changes_below(part.upper);
+            self.put_changes_below(part.upper)?;
+            if self.stopped_at.is_some() {
+                self.cut_to = part.upper.map(<[u8]>::to_vec);
+            }
+            return Ok(());
         }
         if !changes && cut.is_none() && self.packer.takes_subtree(part.level) {
             return self.packer.add_subtree(part);
@@ -130,7 +199,10 @@ impl<'a> TreeMerge<'a> {
         let held = Held::read(self.nodes, part.pointer, part.level)?;
         let node = held.node(self.nodes)?;
         match part.level {
-            0 => self.leaf(&held, node, part.upper),
+            0 => {
+                self.any_taken |= cut.is_some();
+                self.leaf(&held, node, part.upper)
+            }
             _ => self.branch(&held, node, part),
         }
     }
@@ -188,9 +260,9 @@ impl<'a> TreeMerge<'a> {
             if self.stopped_at.is_some() || upper.is_some_and(|upper| key >= upper) {
                 break;
             }
-            // Entries in front of the first change may fill as many pages: each merge gets on.
-            if self.packer.written() >= self.pages_max && self.any_taken {
-                self.stopped_at = Some(key.to_vec());
+            if self.is_full() {
+                let key = key.to_vec();
+                self.stop_at(Some(key));
                 break;
             }
             if let Some(value) = value {

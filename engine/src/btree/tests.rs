@@ -299,15 +299,14 @@ fn a_merge_in_slices_comes_to_the_same() {
             whole.merge(changes.clone(), &cuts);
             let mut left: Vec<Change> = changes.into_iter().collect();
             let mut slices = 0;
-            // Cuts are done by the first.
-            let mut cuts = &cuts[..];
+            let mut cuts = cuts;
             loop {
                 slices += 1;
-                let merged = sliced.run(left.clone(), cuts, 40);
+                let merged = sliced.run(left.clone(), &cuts, 40);
                 let Some(from) = merged.stopped_at else { break };
                 left.retain(|(key, _)| *key >= from);
-                assert!(!left.is_empty());
-                cuts = &[];
+                cuts = Cut::all_from(&cuts, &from);
+                assert!(!left.is_empty() || !cuts.is_empty());
             }
             assert!(slices > 2, "{slices}");
             sliced.map.clone_from(&whole.map);
@@ -407,6 +406,44 @@ fn a_cut_reads_no_leaf_that_it_need_not_and_frees_all() {
     assert_eq!(merged.freed.len() as u64 + after.leaves + after.branches, all);
     let bounds = (Bound::Included(keys[100].clone()), Bound::Excluded(keys[19_900].clone()));
     assert_eq!(tree.map.range(bounds).count(), 0);
+}
+
+/// For a merge whose range deletes alone rewrite all of a tree, which takes as much free space.
+#[test]
+fn a_slice_does_so_many_cuts_as_it_may_write_pages_for() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = Tree::new(&memory);
+    tree.merge(numbered(0..20_000), &[]);
+    let leaves = tree.check().leaves;
+    let keys: Vec<_> = tree.map.keys().cloned().collect();
+    let ends = (0..20_000).step_by(20);
+    let ranges = ends.map(|n| Cut { start: keys[n].clone(), end: Some(keys[n + 3].clone()) });
+    let mut cuts: Vec<Cut> = ranges.collect();
+    let mut changes = vec![(keys[5].clone(), None), (keys[19_999].clone(), None)];
+    let (mut slices, mut last) = (0, vec![]);
+    loop {
+        slices += 1;
+        let merged = tree.run(changes.clone(), &cuts, 10);
+        assert!(merged.written_pages <= 20, "{}", merged.written_pages);
+        let done = merged.cuts_done(&cuts);
+        let Some(from) = merged.stopped_at else { break };
+        assert!(last < from && done.len() < cuts.len());
+        let is_cut = |key: &[u8]| keys[..].binary_search(&key.to_vec()).is_ok_and(|n| n % 20 < 3);
+        for key in &keys {
+            let gone = *key < from && (is_cut(key) || *key == keys[5]);
+            assert_eq!(tree.get(key).is_none(), gone, "what is behind the slice is as it was");
+        }
+        changes.retain(|(key, _)| *key >= from);
+        (cuts, last) = (Cut::all_from(&cuts, &from), from);
+    }
+    assert!(slices > leaves / 40, "{slices} slices of {leaves} leaves");
+    tree.map = keys
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| n % 20 >= 3 && *n != 5 && *n != 19_999)
+        .map(|(_, key)| (key.clone(), tree.map[key].clone()))
+        .collect();
+    tree.check();
 }
 
 /// The same nodes, read where they lie.

@@ -259,7 +259,7 @@ impl Db {
         self.sync()?; // as for runs
         let pager = self.trees()?;
         let freed = keyspace.tree.as_deref().map(nodes_to_free).transpose()?.unwrap_or_default();
-        let merged = Merged { root: None, freed, written_pages: 0, stopped_at: None };
+        let merged = Merged { root: None, freed, written_pages: 0, stopped_at: None, cut_to: None };
         let (merging, _) = keyspace.split_runs();
         let mut manifest = self.manifest.lock();
         let (taken, blobs) = (Taken::default(), TreeBlobs::new());
@@ -289,16 +289,16 @@ impl Db {
     /// Merges the runs that stand in the keyspace now into its tree, or goes on with those of the last
     /// time: one slice. All of them together, so that tombstones end here.
     fn merge_down(&self, keyspace: &KeyspaceVersion) -> Result<()> {
-        let (runs, from, cuts) = match &keyspace.merging {
+        let (runs, from) = match &keyspace.merging {
             Some(merging) => {
                 crate::sync::sometimes("compact: goes on with the next slice");
-                (keyspace.split_runs().0, Bound::Included(merging.from.to_vec()), vec![])
+                (keyspace.split_runs().0, &*merging.from)
             }
-            None => {
-                let cuts = cuts(keyspace.runs.iter().map(|run| &**run.range_tombstones()));
-                (&keyspace.runs[..], Bound::Unbounded, cuts)
-            }
+            None => (&keyspace.runs[..], &[][..]),
         };
+        let cuts = cuts(runs.iter().map(|run| &**run.range_tombstones()));
+        let cuts = Cut::all_from(&cuts, from);
+        let from = Bound::Included(from.to_vec());
         let sources = runs.iter().map(scan::run_source).collect();
         let bounds = (from, Bound::Unbounded);
         let merge = Merge::new(sources, SeqNo::MAX, Direction::Forward, bounds);
@@ -358,7 +358,7 @@ impl Db {
             page_bytes,
             pages_max.max(1) as u64,
         )?;
-        let blobs = changes.applied(cuts, &self.blobs)?;
+        let blobs = changes.applied(&merged.cuts_done(cuts), &self.blobs)?;
         let Hinting { pages, hints: hinted, .. } = new;
         let taken = pages.finish()?;
         self.metrics.compacted_bytes.add(merged.written_pages * page_bytes as u64);

@@ -11,6 +11,7 @@ use super::{
     compact::Size,
 };
 use crate::{
+    btree::Cut,
     config::StorageKind,
     error::{Error, Result},
     iter::{
@@ -176,10 +177,12 @@ impl Db {
             let stopped = self.merge_slice(&keyspace, &[], merge, &cuts, sealed.last_seq, size)?;
             match stopped {
                 None => return Ok(()),
-                Some(key) => from = Bound::Included(key),
+                Some(key) => {
+                    cuts = Cut::all_from(&cuts, &key);
+                    from = Bound::Included(key);
+                }
             }
             crate::sync::sometimes("flush: merges a memtable in more than one slice");
-            cuts.clear(); // the first slice has made them all
         }
     }
 }
