@@ -226,6 +226,48 @@ fn idling_gives_the_space_of_deletes_back() -> Result<()> {
     assert_small(&db, &path)
 }
 
+/// For deletes that are few bytes themselves: a range, and keys that follow each other. Somebody looks at what was there
+/// for a while.
+#[test]
+fn idling_gives_the_space_back_that_few_deletes_free() -> Result<()> {
+    for range in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db");
+        let env = Outside::with_speed(OsEnv::new(), 100);
+        let db = Database::create_with_env(env, &path, config())?;
+        let key = |n: u64| n.to_be_bytes();
+        for number in 0..ENTRIES {
+            db.put(key(number), VALUE)?;
+        }
+        db.compact()?;
+        let full = tree_len(&path);
+        let snapshot = db.snapshot()?;
+        let live = ENTRIES / LIVE_EVERY;
+        match range {
+            true => db.delete_range(..key(ENTRIES - live))?,
+            // A tenth is more than a sixteenth.
+            false => (0..live).try_for_each(|n| db.delete(key(n)))?,
+        }
+        let freed = if range { full / 10 * 9 } else { full / 10 };
+        let began = Instant::now();
+        let wait_until = |done: &dyn Fn() -> bool| {
+            while !done() {
+                assert!(began.elapsed() < NEVER, "not within 100 minutes of idling");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+        wait_until(&|| db.stats().is_ok_and(|stats| stats.compactions > 1));
+        assert_eq!(snapshot.get(key(0))?.as_deref(), Some(&VALUE[..]));
+        assert!(taken(&path, ".tree") >= full);
+        drop(snapshot);
+        let limit = (full - freed) / 10 * 11;
+        wait_until(&|| taken(&path, ".sst") == 0 && taken(&path, ".tree") <= limit);
+        let left = if range { live } else { ENTRIES - live };
+        assert_eq!(db.iter()?.count() as u64, left);
+    }
+    Ok(())
+}
+
 #[test]
 fn compacting_what_is_compact_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@ mod hinted;
 mod merge;
 #[cfg(test)]
 mod tests;
+mod weigh;
 
 pub(crate) use crate::format::node::Root;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub(crate) use check::check;
 pub(crate) use cursor::TreeCursor;
 pub(crate) use hinted::{Clue, Hinted, Leaves, leave_hints};
 pub(crate) use merge::{Changes, Cut, Merged, TreeMerge};
+pub(crate) use weigh::pages_within;
 
 use crate::{
     cache::hints::Spot,

@@ -420,6 +420,17 @@ fn a_slice_does_so_many_cuts_as_it_may_write_pages_for() {
     let ranges = ends.map(|n| Cut { start: keys[n].clone(), end: Some(keys[n + 3].clone()) });
     let mut cuts: Vec<Cut> = ranges.collect();
     let mut changes = vec![(keys[5].clone(), None), (keys[19_999].clone(), None)];
+    let within = |tree: &Tree<'_>, cuts: &[Cut], most| {
+        pages_within(&*memory, tree.root.unwrap(), cuts, most).unwrap()
+    };
+    assert_eq!(within(&tree, &cuts, u64::MAX), 0, "each is less than a leaf");
+    let all = Cut { start: vec![], end: None };
+    assert_eq!(within(&tree, &[all.clone()], u64::MAX), leaves);
+    let some = within(&tree, &[all], 10);
+    assert!((10..leaves / 2).contains(&some), "{some}");
+    let half = Cut { start: keys[4].clone(), end: Some(keys[10_000].clone()) };
+    let half = within(&tree, &[half], u64::MAX);
+    assert!((leaves / 2 - 2..=leaves / 2).contains(&half), "{half} of {leaves}");
     let (mut slices, mut last) = (0, vec![]);
     loop {
         slices += 1;

@@ -7,11 +7,14 @@ use super::{
     read,
 };
 use crate::{
+    btree,
     error::{Error, Result},
     format::manifest::Change,
+    iter::Cursor,
     memtable::Memtable,
-    pager::Pager,
-    types::{FileId, SeqNo},
+    pager::{ENTRY_BYTES, Pager},
+    types::{FileId, Kind, SeqNo},
+    upkeep::merge_down::cuts,
     version::{Sealed, Version},
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -20,7 +23,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 const IDLE: Duration = Duration::from_secs(20);
 /// How often to look whether anything was written.
 pub(super) const IDLE_LOOK: Duration = Duration::from_secs(10);
-/// Idling settles what has at least this share of the trees' bytes, and gives as much back; but no less than
+/// Idling settles what has, or deletes, at least this share of the trees' bytes, and gives as much back; but no less than
 /// this share of a memtable: a few writes now and then are not worth a merge.
 const WORTH_OF_TREES: u64 = 16;
 const WORTH_OF_MEMTABLE: u64 = 256;
@@ -37,8 +40,35 @@ pub(super) struct Idling<'a> {
     since: Duration,
     /// When it was first looked at since something failed.
     began: Option<Duration>,
+    /// Bytes of trees that are deleted, as far as it is known.
+    deleted: Option<u64>,
     /// Runs are merged, however few, until this is gone.
     settling: Option<Settling<'a>>,
+}
+
+impl Idling<'_> {
+    /// Whether memtables and runs hold `enough`, or delete it, or large values of at least `least` bytes.
+    fn is_worth_it(
+        &mut self,
+        version: &Version,
+        visible: SeqNo,
+        run_bytes: u64,
+        (least, enough): (u64, u64),
+    ) -> bool {
+        let memtables = version.memtables().map(|memtable| memtable.reserved_bytes() as u64);
+        if run_bytes + memtables.sum::<u64>() >= enough
+            || blob_bytes_to_win(version, visible) >= least
+        {
+            return true;
+        }
+        // Once: nothing is written. What cannot be read is not worth it.
+        let count = || deleted_bytes(version, enough).unwrap_or(0);
+        let much = *self.deleted.get_or_insert_with(count) >= enough;
+        if much {
+            crate::sync::sometimes("settle: what is deleted is worth it");
+        }
+        much
+    }
 }
 
 /// While one of these lives, all runs are merged and unused space is given back.
@@ -67,6 +97,36 @@ fn blob_bytes_to_win(version: &Version, visible: SeqNo) -> u64 {
                 .map(|(_, blob)| u64::from(blob.pointer.len))
         });
     in_memory + in_runs + superseded.sum::<u64>()
+}
+
+/// Bytes of trees that memtables and runs delete, about: of each key that is deleted an entry, and of ranges all that lies
+/// within. Counts on to `enough`.
+fn deleted_bytes(version: &Version, enough: u64) -> Result<u64> {
+    let mut bytes = 0;
+    for keyspace in &version.keyspaces {
+        let Some(tree) = &keyspace.tree else { continue };
+        let of_runs = keyspace.runs.iter().map(|run| run.summary().contents.deletes);
+        let mut deletes: u64 = of_runs.sum();
+        let mut tombstones = vec![];
+        for memtable in version.memtables() {
+            let mut cursor = memtable.cursor(keyspace.id, SeqNo::MAX);
+            cursor.seek_first()?;
+            while let Some(entry) = cursor.entry() {
+                deletes += u64::from(entry.kind == Kind::Delete);
+                cursor.next()?;
+            }
+            tombstones.push(memtable.range_tombstones(keyspace.id));
+        }
+        let of_runs = keyspace.runs.iter().map(|run| &**run.range_tombstones());
+        let cuts = cuts(of_runs.chain(tombstones.iter().map(|list| &**list)));
+        let page_bytes = tree.pager.page_bytes() as u64;
+        bytes += deletes * ENTRY_BYTES;
+        if bytes < enough && !cuts.is_empty() {
+            let most = (enough - bytes).div_ceil(page_bytes);
+            bytes += btree::pages_within(&**tree, tree.root, &cuts, most)? * page_bytes;
+        }
+    }
+    Ok(bytes)
 }
 
 impl Db {
@@ -197,16 +257,15 @@ impl Db {
         }
         let visible = self.visible(); // before the Version
         let version = self.versions.load();
-        let runs = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
-        let run_bytes: u64 = runs.map(|run| run.summary().file_bytes).sum();
-        let memtables = version.memtables().map(|memtable| memtable.reserved_bytes() as u64);
-        let above = run_bytes + memtables.sum::<u64>();
         let trees = self.trees.lock().clone();
         let (tree_bytes, free_bytes) = trees.map_or((0, 0), |pager| pager.size());
         let least = self.config.memtable_size as u64 / WORTH_OF_MEMTABLE;
-        let worth = |bytes| bytes >= (tree_bytes / WORTH_OF_TREES).max(least);
-        match &idling.settling {
-            None if worth(above) || blob_bytes_to_win(&version, visible) >= least => {
+        let enough = (tree_bytes / WORTH_OF_TREES).max(least);
+        let runs = version.keyspaces.iter().flat_map(|keyspace| &keyspace.runs);
+        let run_bytes: u64 = runs.map(|run| run.summary().file_bytes).sum();
+        match idling.settling.is_some() {
+            true if run_bytes > 0 || !version.sealed.is_empty() => {}
+            false if idling.is_worth_it(&version, visible, run_bytes, (least, enough)) => {
                 crate::sync::sometimes("settle: begins because nothing is written");
                 idling.settling = Some(self.settling());
                 // If it fails, on a full disk say, what can be merged is. It waits for nothing: a flush
@@ -215,13 +274,11 @@ impl Db {
                     let _ = self.seal_active();
                 }
             }
-            Some(_) if run_bytes > 0 || !version.sealed.is_empty() => {}
             // Merged, as far as it goes.
-            settling => {
-                let merged = settling.is_some();
+            merged => {
                 idling.settling = None;
                 // Pages of snapshots become free when these are gone; they are asked for again then.
-                if merged || worth(free_bytes) {
+                if merged || free_bytes >= enough {
                     self.background.ask_for_space();
                 }
             }
