@@ -1,5 +1,7 @@
 //! For the failure of a transaction: it sees what it should not, loses what it was told, or half of it stays.
 
+mod tries;
+
 use crate::{files::Scratch, random::Random};
 use lightning_db::{
     Database, Durability, Error, IsolationLevel, LightningDbConfig, Result, Transaction,
@@ -432,7 +434,7 @@ fn ids_name_transactions() {
         db.get_tx(tx, b"a").map(|_| ()),
         db.scan_tx(tx, None, None).map(|_| ()),
     ] {
-        assert!(matches!(result, Err(Error::TransactionNotFound { .. })), "{result:?}");
+        assert!(matches!(result, Err(Error::TransactionEnded { .. })), "{result:?}");
     }
     // Of another database, and of an earlier opening.
     let other_scratch = Scratch::new();

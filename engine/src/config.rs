@@ -226,9 +226,10 @@ pub struct LightningDbConfig {
     pub use_improved_wal: bool,
     /// Transactions that may be open at once. Default: 1000.
     pub max_active_transactions: usize,
-    /// How long a transaction may be open, unless it says otherwise itself: one that is open for longer is ended,
-    /// what it holds is given back, and each of its verbs fails with
-    /// [`TransactionTimeout`](crate::Error::TransactionTimeout). Also how long a write without a transaction waits
+    /// How long a transaction may be open, unless it says otherwise itself: one that is open for longer is ended
+    /// by the background, which gives back what it holds, and each of its verbs fails with
+    /// [`TransactionTimeout`](crate::Error::TransactionTimeout); writes and commits do so at once, reads once it was
+    /// ended. Also how long a write without a transaction waits
     /// for the locks of transactions. `Duration::MAX`: for ever. Default: 30 seconds.
     pub transaction_timeout: Duration,
     /// How long what was overwritten or deleted is kept for snapshots and transactions that may look at it, at most:

@@ -191,7 +191,7 @@ pub enum Error {
         /// How it ended.
         how: &'static str,
     },
-    /// No transaction of this database has this number: there never was one, or it has ended.
+    /// No transaction of this database, since it was opened, has this number; or it ended before a thousand others did.
     #[error("no transaction {id} is open")]
     TransactionNotFound {
         /// The number.

@@ -8,33 +8,64 @@ use crate::{
     },
     sync::Mutex,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
-/// Numbers of transactions that are remembered because their time was over before they were ended.
+/// Numbers of transactions that are remembered although these have ended: because their time was over, or to tell how.
 const REMEMBERED: usize = 1024;
 
 /// The transactions that are named by their numbers.
 #[derive(Default)]
-pub(super) struct ById(Mutex<BTreeMap<TransactionId, Arc<Transaction>>>);
+pub(super) struct ById(Mutex<Numbered>);
+
+#[derive(Default)]
+struct Numbered {
+    all: BTreeMap<TransactionId, Arc<Transaction>>,
+    /// When there are so many, those are looked for that have ended.
+    look_at: usize,
+    /// How the last ones ended, the newest last.
+    ended: VecDeque<(TransactionId, &'static str)>,
+}
 
 impl ById {
     fn add(&self, tx: Transaction) -> TransactionId {
         let id = tx.id();
-        let mut all = self.0.lock();
-        // Who gave its numbers away and never asked again is forgotten: the oldest first.
-        if all.len() >= REMEMBERED {
-            all.retain(|_, tx| tx.core().is_open());
+        let mut numbered = self.0.lock();
+        // Who gave its numbers away and never asked again is forgotten. Twice as many are looked at only when there are
+        // twice as many.
+        if numbered.all.len() >= numbered.look_at {
+            numbered.all.retain(|_, tx| tx.core().is_open());
+            numbered.look_at = REMEMBERED.max(2 * numbered.all.len());
         }
-        all.insert(id, Arc::new(tx));
+        numbered.all.insert(id, Arc::new(tx));
         id
     }
 
     fn get(&self, id: TransactionId) -> Result<Arc<Transaction>> {
-        self.0.lock().get(&id).cloned().ok_or(Error::TransactionNotFound { id: id.0 })
+        let numbered = self.0.lock();
+        numbered.all.get(&id).cloned().ok_or_else(|| numbered.missing(id))
     }
 
-    fn remove(&self, id: TransactionId) -> Result<Arc<Transaction>> {
-        self.0.lock().remove(&id).ok_or(Error::TransactionNotFound { id: id.0 })
+    /// Takes out what is about to end.
+    fn remove(&self, id: TransactionId, how: &'static str) -> Result<Arc<Transaction>> {
+        let mut numbered = self.0.lock();
+        let tx = numbered.all.remove(&id).ok_or_else(|| numbered.missing(id))?;
+        numbered.ended.push_back((id, how));
+        if numbered.ended.len() > REMEMBERED {
+            numbered.ended.pop_front();
+        }
+        Ok(tx)
+    }
+}
+
+impl Numbered {
+    fn missing(&self, id: TransactionId) -> Error {
+        match self.ended.iter().rev().find(|(ended, _)| *ended == id) {
+            Some((_, how)) => Error::TransactionEnded { how },
+            None => Error::TransactionNotFound { id: id.0 },
+        }
     }
 }
 
@@ -116,7 +147,8 @@ impl Database {
     /// ```
     ///
     /// # Errors
-    /// As [`Transaction::put`]; [`TransactionNotFound`](crate::Error::TransactionNotFound).
+    /// As [`Transaction::put`]; [`TransactionNotFound`](crate::Error::TransactionNotFound),
+    /// [`TransactionEnded`](crate::Error::TransactionEnded).
     pub fn put_tx(
         &self,
         tx_id: TransactionId,
@@ -139,7 +171,8 @@ impl Database {
     /// ```
     ///
     /// # Errors
-    /// As [`Transaction::get`]; [`TransactionNotFound`](crate::Error::TransactionNotFound).
+    /// As [`Transaction::get`]; [`TransactionNotFound`](crate::Error::TransactionNotFound),
+    /// [`TransactionEnded`](crate::Error::TransactionEnded).
     pub fn get_tx(&self, tx_id: TransactionId, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
         self.by_id.get(tx_id)?.get(key)
     }
@@ -160,7 +193,8 @@ impl Database {
     /// ```
     ///
     /// # Errors
-    /// As [`Transaction::delete`]; [`TransactionNotFound`](crate::Error::TransactionNotFound).
+    /// As [`Transaction::delete`]; [`TransactionNotFound`](crate::Error::TransactionNotFound),
+    /// [`TransactionEnded`](crate::Error::TransactionEnded).
     pub fn delete_tx(&self, tx_id: TransactionId, key: impl AsRef<[u8]>) -> Result<()> {
         self.by_id.get(tx_id)?.delete(key)
     }
@@ -180,7 +214,8 @@ impl Database {
     /// ```
     ///
     /// # Errors
-    /// As [`Transaction::scan`]; [`TransactionNotFound`](crate::Error::TransactionNotFound).
+    /// As [`Transaction::scan`]; [`TransactionNotFound`](crate::Error::TransactionNotFound),
+    /// [`TransactionEnded`](crate::Error::TransactionEnded).
     pub fn scan_tx(
         &self,
         tx_id: TransactionId,
@@ -199,14 +234,15 @@ impl Database {
     /// # let db = Database::create(&path, LightningDbConfig::default())?;
     /// let tx = db.begin_transaction()?;
     /// db.commit_transaction(tx)?;
-    /// assert!(matches!(db.commit_transaction(tx), Err(Error::TransactionNotFound { .. })));
+    /// assert!(matches!(db.commit_transaction(tx), Err(Error::TransactionEnded { .. })));
     /// # Ok::<(), lightning_db::Error>(())
     /// ```
     ///
     /// # Errors
-    /// As [`Transaction::commit`]; [`TransactionNotFound`](crate::Error::TransactionNotFound).
+    /// As [`Transaction::commit`]; [`TransactionNotFound`](crate::Error::TransactionNotFound),
+    /// [`TransactionEnded`](crate::Error::TransactionEnded).
     pub fn commit_transaction(&self, tx_id: TransactionId) -> Result<()> {
-        self.by_id.remove(tx_id)?.core().commit().map(|_| ())
+        self.by_id.remove(tx_id, "committed, or to be")?.core().commit().map(|_| ())
     }
 
     /// [`Transaction::abort`] by number.
@@ -224,16 +260,19 @@ impl Database {
     /// ```
     ///
     /// # Errors
-    /// [`TransactionNotFound`](crate::Error::TransactionNotFound).
+    /// [`TransactionNotFound`](crate::Error::TransactionNotFound),
+    /// [`TransactionEnded`](crate::Error::TransactionEnded).
     pub fn abort_transaction(&self, tx_id: TransactionId) -> Result<()> {
-        self.by_id.remove(tx_id)?.core().abort();
+        self.by_id.remove(tx_id, "aborted")?.core().abort();
         Ok(())
     }
 
     /// Runs `work` in a transaction of the default keyspace, commits it, and returns what `work` returned. If other
     /// commits come between, it does so again, up to a hundred times: so `work` should do nothing but use the
     /// transaction. From its second try on it has locks on the keys that it lost before, which others wait for: who
-    /// loses again and again gets its turn. Within `work`, do not write such keys past the transaction.
+    /// loses again and again gets its turn. Where nobody knows any more what came between, because that was too much, it has
+    /// locks on all that it has read and written. Within `work`, do not write such keys past the transaction. A bulk load
+    /// waits for no locks: while one of a keyspace goes on that counts, the work is in conflict each time.
     ///
     /// If `work` fails, or panics, nothing is written.
     ///

@@ -85,7 +85,8 @@ pub struct DatabaseStats {
     pub transactions_aborted: u64,
     /// How often since opening a commit found that another had changed what its transaction counted on.
     pub transaction_conflicts: u64,
-    /// How long ago the oldest transaction or snapshot that is open began: what was overwritten since is kept for it.
+    /// How long ago the oldest transaction or snapshot that is open began: what was overwritten since is kept for it, but
+    /// for transactions under `ReadCommitted`. Scans that outlive theirs do not count.
     pub oldest_snapshot_age: Option<Duration>,
     /// Snapshots that were ended since opening because they were too old.
     pub snapshots_ended: u64,

@@ -204,7 +204,7 @@ impl Db {
         }
         let verdict = match &sequencer.window {
             Some(window) => window.judge(&mut terms.checks),
-            None => Verdict::Conflict,
+            None => terms.checks.lose_all(),
         };
         match verdict {
             Verdict::Conflict => Err(self.conflict()),

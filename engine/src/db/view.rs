@@ -48,7 +48,7 @@ impl View {
         let deadline = began.checked_add(retention);
         let it: Weak<View> = Arc::downgrade(&view);
         let open = Open { id, began, deadline, it, is_transaction: false };
-        view.place.store(db.transactions.open.add(open, usize::MAX)?, Relaxed);
+        db.transactions.open.add(open, usize::MAX, &view.place)?;
         if deadline.is_some() && !db.transactions.is_watched() {
             db.background.wake_prepare();
         }

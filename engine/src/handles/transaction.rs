@@ -191,7 +191,7 @@ impl Transaction {
     ///
     /// # Errors
     /// [`TransactionEnded`](crate::Error::TransactionEnded),
-    /// [`TransactionTimeout`](crate::Error::TransactionTimeout),
+    /// [`TransactionTimeout`](crate::Error::TransactionTimeout), [`SnapshotTooOld`](crate::Error::SnapshotTooOld),
     /// [`KeyspaceNotFound`](crate::Error::KeyspaceNotFound), [`Closed`](crate::Error::Closed), what reading from
     /// disk found wrong; of a serializable transaction, which remembers what it has read,
     /// [`CommitTooLarge`](crate::Error::CommitTooLarge) if transactions hold a quarter of
@@ -280,7 +280,8 @@ impl Transaction {
     ///
     /// # Errors
     /// After an error the key is as it was, and the transaction goes on unless the error says that it has ended.
-    /// [`KeyTooLarge`](crate::Error::KeyTooLarge), [`ValueTooLarge`](crate::Error::ValueTooLarge),
+    /// [`KeyTooLarge`](crate::Error::KeyTooLarge), [`ValueTooLarge`](crate::Error::ValueTooLarge), of a pessimistic one
+    /// [`TransactionConflict`](crate::Error::TransactionConflict) if the key was changed before its lock was there,
     /// [`CommitTooLarge`](crate::Error::CommitTooLarge) if transactions hold a quarter of
     /// [`max_memory`](crate::LightningDbConfig::max_memory),
     /// [`ReadOnlyTransaction`](crate::Error::ReadOnlyTransaction), [`Deadlock`](crate::Error::Deadlock),

@@ -3,7 +3,7 @@
 use super::Expires;
 use crate::{
     error::{Error, Result},
-    sync::Mutex,
+    sync::{AtomicU32, Mutex, Ordering::Relaxed},
 };
 use std::{
     sync::{Arc, Weak},
@@ -36,8 +36,9 @@ pub(crate) struct Open {
 }
 
 impl OpenList {
-    /// Adds one, if it is a snapshot or there are less than `max` transactions. Returns its place.
-    pub(crate) fn add(&self, open: Open, max: usize) -> Result<u32> {
+    /// Adds one, if it is a snapshot or there are less than `max` transactions. `place` is its place, before anybody finds
+    /// it in the list and ends it.
+    pub(crate) fn add(&self, open: Open, max: usize, place: &AtomicU32) -> Result<()> {
         let mut list = self.0.lock();
         if open.is_transaction {
             if list.transactions >= max {
@@ -48,16 +49,13 @@ impl OpenList {
             list.transactions += 1;
         }
         list.begun += 1;
-        match list.free.pop() {
-            Some(place) => {
-                list.places[place as usize] = Some(open);
-                Ok(place)
-            }
-            None => {
-                list.places.push(Some(open));
-                Ok((list.places.len() - 1) as u32)
-            }
-        }
+        let free = list.free.pop().unwrap_or_else(|| {
+            list.places.push(None);
+            (list.places.len() - 1) as u32
+        });
+        list.places[free as usize] = Some(open);
+        place.store(free, Relaxed);
+        Ok(())
     }
 
     /// Takes one out, if it is still there.
@@ -157,13 +155,16 @@ mod tests {
     #[test]
     fn places_are_used_again_and_no_other_is_taken_out() {
         let (list, one) = (OpenList::default(), Arc::new(One::default()));
-        let places: Vec<_> =
-            (0..100).map(|id| list.add(open(&one, id, None, id % 2 == 0), 50).unwrap()).collect();
+        let add = |id, is_transaction| {
+            let place = AtomicU32::new(u32::MAX);
+            list.add(open(&one, id, None, is_transaction), 50, &place).map(|()| place.into_inner())
+        };
+        let places: Vec<_> = (0..100).map(|id| add(id, id % 2 == 0).unwrap()).collect();
         assert_eq!((list.transactions(), list.begun(), list.oldest()), (50, 100, Some(at(0))));
-        let refused = list.add(open(&one, 100, None, true), 50);
+        let refused = add(100, true);
         assert!(matches!(refused, Err(Error::TooManyTransactions { max: 50 })));
         list.remove(places[0], 0);
-        let again = list.add(open(&one, 101, None, true), 50).unwrap();
+        let again = add(101, true).unwrap();
         assert_eq!(again, places[0]);
         list.remove(places[0], 0); // ended before
         assert_eq!((list.transactions(), list.oldest()), (50, Some(at(1))));
@@ -179,12 +180,14 @@ mod tests {
         let list = OpenList::default();
         let all: Vec<_> = (0..4).map(|_| Arc::new(One::default())).collect();
         // The place of the first is taken by the youngest.
-        let place = list.add(open(&all[3], 1, None, false), 9).unwrap();
+        let place = AtomicU32::new(u32::MAX);
+        list.add(open(&all[3], 1, None, false), 9, &place).unwrap();
         for id in [3, 2] {
-            list.add(open(&all[id as usize - 2], id, Some(id * 10), true), 9).unwrap();
+            let place = AtomicU32::new(u32::MAX);
+            list.add(open(&all[id as usize - 2], id, Some(id * 10), true), 9, &place).unwrap();
         }
-        list.remove(place, 1);
-        list.add(open(&all[2], 4, None, false), 9).unwrap();
+        list.remove(place.load(Relaxed), 1);
+        list.add(open(&all[2], 4, None, false), 9, &place).unwrap();
         let ended = |n: usize| all[n].0.load(SeqCst);
         assert!(list.give_up_oldest() && ended(0) && !ended(1));
         assert_eq!(list.expire(at(20)), Some(at(30)));

@@ -18,13 +18,18 @@ use crate::{
     env::Words,
     error::Result,
     format::ops::{Op, Ops},
+    iter::successor,
     sync::{
         AtomicU64,
         Ordering::{Acquire, Relaxed, Release},
     },
     types::{KeyspaceId, SeqNo},
 };
-use std::{collections::VecDeque, ops::Deref, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Deref,
+    sync::Arc,
+};
 
 /// SeqNos in a row of [`Points`]: a line of the processor's cache.
 const ROW: usize = 8;
@@ -304,16 +309,35 @@ pub(crate) struct Lost {
     pub(crate) end: Option<Option<Vec<u8>>>,
 }
 
+impl Lost {
+    fn has(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
+        self.keyspace == keyspace
+            && match &self.end {
+                None => self.start == key,
+                Some(end) => *self.start <= *key && end.as_ref().is_none_or(|end| key < &**end),
+            }
+    }
+
+    fn has_all(&self, span: &Span<'_>) -> bool {
+        let Some(end) = &self.end else { return false };
+        let to_the_end =
+            end.as_ref().is_none_or(|end| span.end.is_some_and(|span_end| span_end <= &**end));
+        self.keyspace == span.keyspace && *self.start <= *span.start && to_the_end
+    }
+}
+
 /// What must hold when a transaction gets its SeqNo.
 #[derive(Debug, Default)]
 pub(crate) struct Checks<'a> {
     /// In the order of their hashes.
     points: Vec<Point<'a>>,
     spans: Vec<Span<'a>>,
+    /// Where there is more that nobody can touch, but a bulk load may.
+    locked_in: BTreeSet<KeyspaceId>,
     /// It holds for all commits up to here.
     through: SeqNo,
-    /// What was found to have been touched.
-    pub(crate) lost: Option<Lost>,
+    /// What was found to have been touched; all of it if that is not known.
+    pub(crate) lost: Vec<Lost>,
     /// The points called something a conflict that the footprints, if they are known, may know better.
     doubtful: bool,
     /// How often there was too much to look at under the lock.
@@ -337,18 +361,24 @@ impl<'a> Checks<'a> {
         points.sort_unstable_by_key(|point| point.hash);
         let oldest = points.iter().map(|p| p.since).chain(spans.iter().map(|s| s.since)).min();
         let through = oldest.unwrap_or(SeqNo::MAX);
-        Checks { points, spans, through, lost: None, doubtful: false, behind: 0 }
+        Checks { points, spans, through, ..Checks::default() }
     }
 
+    /// Whether no commit can touch any of it.
     pub(crate) fn is_empty(&self) -> bool {
         self.points.is_empty() && self.spans.is_empty()
     }
 
+    /// Whether nothing at all can.
+    pub(crate) fn is_void(&self) -> bool {
+        self.is_empty() && self.locked_in.is_empty()
+    }
+
     /// Whether a commit touches nothing of it. It becomes part of what is checked.
     pub(crate) fn pass(&mut self, seq: SeqNo, footprint: &Footprint) -> bool {
-        self.lost = footprint.touches().find_map(|touch| self.touched(seq, touch));
+        self.lost.extend(footprint.touches().find_map(|touch| self.touched(seq, touch)));
         self.through = self.through.max(seq);
-        self.lost.is_none()
+        self.lost.is_empty()
     }
 
     fn touched(&self, seq: SeqNo, touch: Touch<'_>) -> Option<Lost> {
@@ -381,15 +411,52 @@ impl<'a> Checks<'a> {
     /// Whether something that must hold lies in a keyspace.
     pub(crate) fn concern(&self, id: KeyspaceId) -> bool {
         let points = self.points.iter().map(|point| point.keyspace);
-        points.chain(self.spans.iter().map(|span| span.keyspace)).any(|keyspace| keyspace == id)
+        let mut all = points.chain(self.spans.iter().map(|span| span.keyspace));
+        self.locked_in.contains(&id) || all.any(|keyspace| keyspace == id)
     }
 
-    fn lose(&mut self, point: Option<usize>) -> Verdict {
-        self.lost = point.map(|at| self.points[at].lost());
+    fn lose(&mut self, point: usize) -> Verdict {
+        self.lost.push(self.points[point].lost());
         Verdict::Conflict
+    }
+
+    /// Nobody knows what was touched: whoever tries again needs all of it, as a few ranges if it is many keys.
+    pub(crate) fn lose_all(&mut self) -> Verdict {
+        self.lost.extend(self.spans.iter().map(Span::lost));
+        if self.points.len() <= LOST_MAX {
+            self.lost.extend(self.points.iter().map(Point::lost));
+            return Verdict::Conflict;
+        }
+        let mut around: BTreeMap<KeyspaceId, (&[u8], &[u8])> = BTreeMap::new();
+        for Point { keyspace, key, .. } in &self.points {
+            let (first, last) = around.entry(*keyspace).or_insert((*key, *key));
+            (*first, *last) = ((*first).min(*key), (*last).max(*key));
+        }
+        self.lost.extend(around.into_iter().map(|(keyspace, (first, last))| Lost {
+            keyspace,
+            start: first.to_vec(),
+            end: Some(Some(successor(last))),
+        }));
+        Verdict::Conflict
+    }
+
+    /// Takes out what nobody else can have touched, as its locks are `held`.
+    pub(crate) fn without_locked(mut self, held: &[Lost]) -> Checks<'a> {
+        if held.is_empty() {
+            return self;
+        }
+        let is_held = |point: &mut Point<'_>| held.iter().any(|h| h.has(point.keyspace, point.key));
+        let points = self.points.extract_if(.., is_held).map(|point| point.keyspace);
+        self.locked_in.extend(points);
+        let is_held = |span: &mut Span<'_>| held.iter().any(|h| h.has_all(span));
+        let spans = self.spans.extract_if(.., is_held).map(|span| span.keyspace);
+        self.locked_in.extend(spans);
+        self
     }
 }
 
+/// Keys that a transaction locks one by one when it is tried again, at most, if it is not known what it lost.
+const LOST_MAX: usize = 256;
 /// Commits looked at under the sequencer lock, at most.
 const DELTA: usize = 32;
 /// Comparisons made under it, at most; but twice as many each time that a transaction has caught up with the rest
@@ -464,7 +531,7 @@ impl Window {
     /// Looks at the commits that `checks` has not seen, if they are few.
     pub(crate) fn judge(&self, checks: &mut Checks<'_>) -> Verdict {
         if checks.through < self.floor {
-            return Verdict::Conflict;
+            return checks.lose_all();
         }
         if checks.through < self.forgotten {
             return Verdict::Behind;
@@ -526,7 +593,7 @@ impl Backlog {
         match self {
             Backlog::Forgotten => {
                 crate::sync::sometimes("window: a transaction is older than what it knows");
-                checks.lose(None)
+                checks.lose_all()
             }
             Backlog::Points { points, newest, known } => {
                 let touched = |point: &Point<'_>| points.newest(point.hash) > point.since;
@@ -536,7 +603,7 @@ impl Backlog {
                         checks.doubtful = true;
                         Verdict::Behind
                     }
-                    Some(at) => checks.lose(Some(at)),
+                    Some(at) => checks.lose(at),
                     None => {
                         checks.through = *newest;
                         Verdict::Holds
@@ -627,7 +694,7 @@ mod tests {
     }
 
     /// What the window says in the end, however often it has to be asked.
-    fn verdict(window: &Window, mut checks: Checks<'_>, newest: u64) -> (Verdict, Option<Lost>) {
+    fn verdict(window: &Window, mut checks: Checks<'_>, newest: u64) -> (Verdict, Vec<Lost>) {
         for _ in 0..10_000 {
             let verdict = match window.judge(&mut checks) {
                 Verdict::Behind => window.after(&checks, SeqNo(newest)).judge(&mut checks),
@@ -681,15 +748,15 @@ mod tests {
         // What it does not know of is a conflict.
         assert!(!holds(vec![point(b"never touched", 9)], vec![]));
         let (_, lost) = verdict(&window, Checks::new(vec![point(b"a", 10)], vec![]), 12);
-        assert_eq!(lost, Some(Lost { keyspace: A, start: b"a".to_vec(), end: None }));
+        assert_eq!(lost, [Lost { keyspace: A, start: b"a".to_vec(), end: None }]);
         // What it read is what it lost, not what the other wrote.
         for (start, end) in [(&b""[..], Some(&b"b"[..])), (b"o", None)] {
             let (_, lost) = verdict(&window, Checks::new(vec![], vec![span(start, end, 10)]), 12);
             let end = Some(end.map(<[u8]>::to_vec));
-            assert_eq!(lost, Some(Lost { keyspace: A, start: start.to_vec(), end }));
+            assert_eq!(lost, [Lost { keyspace: A, start: start.to_vec(), end }]);
         }
         let (_, lost) = verdict(&window, Checks::new(vec![point(b"n", 10)], vec![]), 12);
-        assert_eq!(lost, Some(Lost { keyspace: A, start: b"n".to_vec(), end: None }));
+        assert_eq!(lost, [Lost { keyspace: A, start: b"n".to_vec(), end: None }]);
     }
 
     /// Under the lock a commit is only looked at if that is quick; but who catches up and is left behind again and

@@ -61,7 +61,7 @@ pub enum IsolationLevel {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionOptions {
-    /// It only reads. It then costs what a snapshot costs, and its commit never fails. Default: `false`.
+    /// It only reads. It then costs what a snapshot costs, and its commit is never in conflict. Default: `false`.
     pub read_only: bool,
     /// `true`: [`IsolationLevel::Snapshot`]; `false`: [`IsolationLevel::ReadCommitted`]. Default: `true`.
     pub snapshot: bool,

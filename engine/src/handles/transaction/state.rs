@@ -56,7 +56,11 @@ struct State {
     /// It has, or has had, locks.
     locked: bool,
     /// What ended it: another commit touched this.
-    lost: Option<Lost>,
+    lost: Vec<Lost>,
+    /// What was locked before it began: nobody has touched it since.
+    held: Arc<[Lost]>,
+    /// Bytes of `for_update`, about.
+    kept_bytes: usize,
     /// Bytes that it is known to hold.
     bytes: usize,
 }
@@ -69,6 +73,9 @@ enum Kept {
     /// By a lock.
     Locked,
 }
+
+/// What a key that is kept costs besides its bytes, about: in the transaction, and in the table of locks.
+const KEPT_BYTES: usize = 200;
 
 /// What is to be looked at when there is a lock.
 enum Locked {
@@ -103,12 +110,14 @@ impl State {
 pub(crate) struct Attempt {
     owner: Owner,
     locked: bool,
+    /// What these locks are on.
+    held: Arc<[Lost]>,
 }
 
 impl Attempt {
     pub(crate) fn first(db: &Db) -> Attempt {
         let id = db.transactions.next_id();
-        Attempt { owner: Owner::new(id, id), locked: false }
+        Attempt { owner: Owner::new(id, id), locked: false, held: Arc::default() }
     }
 }
 
@@ -166,7 +175,9 @@ impl Core {
             savepoints: vec![],
             next_savepoint: 0,
             locked: attempt.locked,
-            lost: None,
+            lost: vec![],
+            held: Arc::clone(&attempt.held),
+            kept_bytes: 0,
             bytes: 0,
         };
         let (owner, deadline) = (attempt.owner, began.checked_add(timeout));
@@ -183,12 +194,9 @@ impl Core {
         let it: Weak<Core> = Arc::downgrade(&core);
         let open = Open { id: owner.id, began, deadline, it, is_transaction: true };
         let max = core.db().config.max_active_transactions;
-        match core.db().transactions.open.add(open, max) {
-            Ok(place) => core.place.store(place, Relaxed),
-            Err(refused) => {
-                core.state.lock().phase = Phase::Aborted; // there is nothing to give back
-                return Err(refused);
-            }
+        if let Err(refused) = core.db().transactions.open.add(open, max, &core.place) {
+            core.state.lock().phase = Phase::Aborted; // there is nothing to give back
+            return Err(refused);
         }
         Ok(core)
     }
@@ -337,8 +345,7 @@ impl Core {
         } else {
             let (_, seen) = self.view(&mut state);
             // Of several reads the oldest counts.
-            let place = (keyspace, Box::from(key));
-            state.for_update.entry(place).or_insert(Kept::Since(seen));
+            self.keep(&mut state, keyspace, key, Kept::Since(seen))?;
         }
         drop(state);
         self.get(keyspace, key)
@@ -355,7 +362,22 @@ impl Core {
             let point = Point { hash: keyspace.hash(key), keyspace, key, since };
             self.check(state, Checks::new(vec![point], vec![]))?;
         }
-        state.for_update.insert((keyspace, Box::from(key)), Kept::Locked);
+        self.keep(state, keyspace, key, Kept::Locked)
+    }
+
+    /// Notes how a key is kept from changing. A lock counts more than the oldest read.
+    fn keep(&self, state: &mut State, keyspace: KeyspaceId, key: &[u8], kept: Kept) -> Result<()> {
+        let place = (keyspace, Box::from(key));
+        if let Some(known) = state.for_update.get_mut(&place) {
+            if matches!(kept, Kept::Locked) {
+                *known = kept;
+            }
+            return Ok(());
+        }
+        let cost = KEPT_BYTES + key.len();
+        self.reserve(state, cost)?;
+        state.kept_bytes += cost;
+        state.for_update.insert(place, kept);
         Ok(())
     }
 
@@ -387,7 +409,7 @@ impl Core {
         let holds = self.db().check_now(&mut terms);
         if let Err(Error::TransactionConflict) = &holds {
             crate::sync::sometimes("transaction: a lock comes too late");
-            state.lost = terms.checks.lost.take();
+            state.lost = std::mem::take(&mut terms.checks.lost);
             self.end(state, Phase::Lost);
         }
         holds
@@ -494,7 +516,7 @@ impl Core {
     /// Counts what the transaction holds.
     fn resize(&self, state: &mut State) -> Result<()> {
         let reads = self.reads.as_ref().map_or(0, |reads| reads.lock().bytes());
-        let (old, new) = (state.bytes, state.writes.bytes() + reads);
+        let (old, new) = (state.bytes, state.writes.bytes() + state.kept_bytes + reads);
         // What is there already is not refused; the next write is.
         self.db().transactions.resize(old, new, usize::MAX)?;
         state.bytes = new;
@@ -507,22 +529,20 @@ impl Core {
     }
 
     /// The same, with what it lost to another commit.
-    fn try_commit(&self) -> Result<SeqNo, (Error, Option<Lost>)> {
-        let state = self.open().and_then(|state| match state.writes.is_empty() {
-            true => Ok(state),
-            false => self.in_time(state),
-        });
-        let mut state = state.map_err(|error| (error, None))?;
+    fn try_commit(&self) -> Result<SeqNo, (Error, Vec<Lost>)> {
+        let state = self.open().and_then(|state| self.in_time(state));
+        let mut state = state.map_err(|error| (error, vec![]))?;
         if state.writes.is_empty() {
             // What it read was the truth at one moment, whatever came later; but for what was to stay so.
             if !state.for_update.is_empty() {
                 let (kept, _) = kept_for_update(&state);
-                let (checks, loads) = (Checks::new(kept, vec![]), Some(state.loads));
+                let checks = Checks::new(kept, vec![]).without_locked(&state.held);
+                let loads = Some(state.loads);
                 let mut terms = Terms { checks, loads, ..Terms::default() };
-                let empty = terms.checks.is_empty();
+                let empty = terms.checks.is_void();
                 let holds = if empty { Ok(()) } else { self.db().check_now(&mut terms) };
                 if let Err(error) = holds {
-                    let lost = terms.checks.lost.take();
+                    let lost = std::mem::take(&mut terms.checks.lost);
                     self.end(&mut state, Phase::Lost);
                     return Err((error, lost));
                 }
@@ -543,7 +563,7 @@ impl Core {
         committed
     }
 
-    fn commit_writes(&self, state: &State) -> Result<SeqNo, (Error, Option<Lost>)> {
+    fn commit_writes(&self, state: &State) -> Result<SeqNo, (Error, Vec<Lost>)> {
         let mut batch = WriteBatch::with_capacity(state.writes.bytes());
         for (keyspace, writes) in state.writes.all() {
             // The ranges first: what was written is what stands in them.
@@ -564,7 +584,7 @@ impl Core {
             self.settings.isolation != IsolationLevel::ReadCommitted,
         );
         let mut terms = Terms {
-            checks: Checks::new(points, spans),
+            checks: Checks::new(points, spans).without_locked(&state.held),
             loads: (points_kept || is_of_one_moment).then_some(state.loads),
             writes: Some(&state.writes),
             owner: Some(self.owner),
@@ -601,6 +621,7 @@ impl Core {
         transactions.open.remove(self.place.load(Relaxed), self.owner.id);
         state.view = None;
         (state.writes, state.for_update) = (Writes::default(), BTreeMap::new());
+        state.kept_bytes = 0;
         // Getting smaller is never refused.
         let _ = transactions.resize(state.bytes, 0, usize::MAX);
         state.bytes = 0;
@@ -707,6 +728,7 @@ pub(super) fn run<T, E: From<Error>>(
         let begun = Core::begin(db, settings, &attempt);
         let core = begun.inspect_err(|_| db.locks.unlock_all(attempt.owner.id))?;
         let tx = Transaction::new(Arc::clone(handle), core, keyspace);
+        let ends = EndsWithWork(&tx);
         let done = work(&tx);
         let failed = match done {
             Ok(done) => match tx.core().try_commit() {
@@ -714,18 +736,19 @@ pub(super) fn run<T, E: From<Error>>(
                 // It may have lost within the work, which took no notice.
                 Err((error, found)) if tx.core().has_lost() => {
                     lost.extend(found);
-                    lost.extend(tx.core().state.lock().lost.take());
+                    lost.append(&mut tx.core().take_lost());
                     E::from(error)
                 }
                 Err((error, _)) => return Err(E::from(error)),
             },
             // Whatever the work says: it could not go on in a transaction that had lost.
             Err(error) if tx.core().has_lost() => {
-                lost.extend(tx.core().state.lock().lost.take());
+                lost.append(&mut tx.core().take_lost());
                 error
             }
             Err(error) => return Err(error),
         };
+        drop(ends);
         drop(tx);
         if tried >= TRIES_MAX {
             crate::sync::sometimes("transaction: gives up");
@@ -753,6 +776,7 @@ fn again(
         let part = db.env.random("transaction.backoff") % 1024;
         db.env.clock().sleep(longest * part as u32 / 1024);
     }
+    let mut held: Arc<[Lost]> = lost.iter().cloned().collect();
     // In their order, so that those who try again do not wait for each other in a circle.
     for lost in lost {
         let target = match &lost.end {
@@ -763,6 +787,7 @@ fn again(
             // Without locks then: there will be another try.
             Err(Error::Deadlock { .. }) => {
                 db.locks.unlock_all(owner.id);
+                held = Arc::default();
                 break;
             }
             other => other.inspect_err(|_| db.locks.unlock_all(owner.id))?,
@@ -770,10 +795,23 @@ fn again(
     }
     // What was sequenced before the locks were there is part of what this try sees.
     db.wait_for_sequenced().inspect_err(|_| db.locks.unlock_all(owner.id))?;
-    Ok(Attempt { owner, locked: true })
+    Ok(Attempt { owner, locked: true, held })
+}
+
+/// Ends a transaction whose work failed or panicked, whoever else has a handle of it.
+struct EndsWithWork<'a>(&'a Transaction);
+
+impl Drop for EndsWithWork<'_> {
+    fn drop(&mut self) {
+        self.0.core().abort(); // nothing once it has ended
+    }
 }
 
 impl Core {
+    fn take_lost(&self) -> BTreeSet<Lost> {
+        std::mem::take(&mut self.state.lock().lost).into_iter().collect()
+    }
+
     fn has_lost(&self) -> bool {
         self.state.lock().phase == Phase::Lost
     }
