@@ -509,6 +509,37 @@ fn files_that_nothing_names_are_removed_and_their_ids_not_used_again() {
     );
 }
 
+/// The largest value there may be, by pieces: its last bytes are the last.
+#[test]
+#[cfg_attr(not(feature = "integration_tests"), ignore = "heavy: writes 4 GiB")]
+fn a_value_of_four_gibibytes_less_a_byte_comes_back() -> Result<()> {
+    const LEN: u64 = u32::MAX as u64;
+    let scratch = Scratch::new();
+    let path = scratch.db();
+    let db = Database::create(&path, config())?;
+    let end = b"the end";
+    let body = io::repeat(7).take(LEN - end.len() as u64);
+    db.put_reader("key", body.chain(&end[..]))?;
+    db.compact()?;
+    drop(db);
+    let db = Database::open(&path, config())?;
+    let mut reader = db.get_reader("key")?.expect("a value");
+    assert_eq!(reader.seek(SeekFrom::End(0)).unwrap(), LEN);
+    for back in [1, 3 << 30, 1 << 31, 100 << 10, 16] {
+        let mut read = vec![];
+        reader.seek(SeekFrom::End(-back)).unwrap();
+        (&mut reader).take(16).read_to_end(&mut read).unwrap();
+        let from = (LEN - back as u64) as usize;
+        let byte = |at: usize| match at.checked_sub(LEN as usize - end.len()) {
+            Some(at) => end[at],
+            None => 7,
+        };
+        let expected: Vec<u8> = (from..LEN as usize).take(16).map(byte).collect();
+        assert_eq!(read, expected, "{back} from the end");
+    }
+    Ok(())
+}
+
 /// Four gibibytes are too many; they are written until that is known.
 #[test]
 #[cfg_attr(not(feature = "integration_tests"), ignore = "heavy: writes 4 GiB")]

@@ -87,15 +87,38 @@ fn compare_all(random: &mut Random, db: &Database, map: &Map) {
     compare(random, db.iter().unwrap(), map.clone());
     assert_eq!(db.first().unwrap(), map.first_key_value().map(|(k, v)| (k.clone(), v.clone())));
     assert_eq!(db.last().unwrap(), map.last_key_value().map(|(k, v)| (k.clone(), v.clone())));
+    let mut keys: Vec<Vec<u8>> = (0..200).map(|_| key(random)).collect();
+    keys.extend(map.keys().step_by(17).cloned());
+    let expected: Vec<_> = keys.iter().map(|key| map.get(key).cloned()).collect();
+    assert_eq!(db.get_batch(&keys).unwrap(), expected);
+    let tx = db.transaction().read_only().begin().unwrap();
+    for (key, expected) in keys.iter().zip(expected) {
+        assert_eq!(db.get(key).unwrap(), expected);
+        assert_eq!(tx.get(key).unwrap(), expected);
+    }
 }
 
 #[test]
 fn scans_from_both_ends_agree_with_a_map() {
-    // Read in place, and through the cache.
-    for (seed, mmap_size) in [(1, None), (2, Some(0)), (3, None)] {
+    // In memory; in the mapping, in which is all, some or none of it; checked each time.
+    let mib = 1 << 20;
+    let places = [
+        (mib * 64, None, false),
+        (0, None, false),
+        (0, Some(mib / 8), false),
+        (mib / 16, Some(0), false),
+        (0, None, true),
+        (mib / 16, Some(mib / 4), true),
+    ];
+    for (seed, (cache_size, mmap_size, enable_paranoia_checks)) in (1..).zip(places) {
         let random = &mut Random::new(seed);
         let scratch = Scratch::new();
-        let config = LightningDbConfig { mmap_size, ..Default::default() };
+        let config = LightningDbConfig {
+            cache_size,
+            mmap_size,
+            enable_paranoia_checks,
+            ..Default::default()
+        };
         let db = Database::create(scratch.db(), config).unwrap();
         let mut map = Map::new();
         compare_all(random, &db, &map);

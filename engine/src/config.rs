@@ -241,7 +241,7 @@ pub struct LightningDbConfig {
     pub use_optimized_transactions: bool,
     /// Has no effect: there is one cache. Here so that configurations compile.
     pub use_lock_free_cache: bool,
-    /// Has no effect: the CPU's instructions are found at run time. Here so that
+    /// Has no effect: what every CPU of the target has is used, and more would not be faster. Here so that
     /// configurations compile.
     pub use_simd: bool,
 }

@@ -31,6 +31,8 @@ pub(crate) struct TreeCursor {
     value: Option<Range<usize>>,
     /// The value is a pointer to a blob.
     is_blob: bool,
+    /// Pages of leaves that were asked for in a walk.
+    asked: Range<u64>,
 }
 
 /// A branch, and which of its children the cursor is under.
@@ -132,7 +134,8 @@ impl TreeCursor {
         let (in_place, layout) = (Lent::none(nodes), Layout::default());
         let leaf = Leaf { in_place, copy: None, pointer, layout };
         let key = KeyBuffer::default();
-        TreeCursor { root, path: vec![], leaf, index: 0, key, value: None, is_blob: false }
+        let (path, value, asked) = (vec![], None, 0..0);
+        TreeCursor { root, path, leaf, index: 0, key, value, is_blob: false, asked }
     }
 
     /// Leads the path on from `pointer` to a leaf. `choose` says to which child or entry of a node.
@@ -148,6 +151,9 @@ impl TreeCursor {
             let node = held.node(nodes)?;
             let index = choose(node).ok_or_else(|| held.refuse(nodes, 0))?;
             let child = node.child(index).ok_or_else(|| held.refuse(nodes, index))?;
+            if level == 1 {
+                nodes.enter_leaf(node, index, child);
+            }
             let copy = match held.bytes {
                 Bytes::InPlace(_) => None,
                 Bytes::Copied(bytes) => Some(bytes),
@@ -279,6 +285,9 @@ impl TreeCursor {
             };
             let child = node.child(next);
             let child = child.ok_or_else(|| refuse(nodes, step.pointer, Some(node), next))?;
+            if step.level == 1 && !self.asked.contains(&child.page) {
+                self.asked = nodes.walk_into(node, next, child);
+            }
             step.index = next;
             let level = step.level - 1;
             self.descend(child, level, |node| to.of(node))?;

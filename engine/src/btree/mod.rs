@@ -37,7 +37,10 @@ use crate::{
     },
     pager::{NewPages, Pager},
 };
-use std::{ops::Deref, sync::Arc};
+use std::{
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
 /// A node's bytes.
 #[derive(Debug)]
@@ -75,6 +78,12 @@ pub(crate) trait Nodes {
 
     /// A read is about to go from a lowest branch into its leaf at `index`. Advice only.
     fn enter_leaf(&self, _branch: Node<'_>, _index: usize, _leaf: NodePointer) {}
+
+    /// A walk goes from a lowest branch into its leaf at `index`, and on to those beside it. Returns the pages that it need
+    /// not ask for again. Advice only.
+    fn walk_into(&self, _branch: Node<'_>, _index: usize, leaf: NodePointer) -> Range<u64> {
+        leaf.page..leaf.page + 1
+    }
 
     /// The error for a node that was verified and still makes no sense.
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error;

@@ -492,6 +492,60 @@ fn mixed(random: &mut Random, tree: &mut Tree<'_>) {
     tree.merge((0..1500).map(|n| prefixed(n * n)).collect(), &[]);
 }
 
+/// Nodes that note what a walk asks for ahead: ten pages.
+struct Asked {
+    memory: Arc<Memory>,
+    for_pages: Mutex<Vec<Range<u64>>>,
+}
+
+impl Nodes for Asked {
+    fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
+        let asked = self.for_pages.lock();
+        let is_first = asked.is_empty(); // to which no walk led
+        let known = is_first || asked.iter().any(|pages| pages.contains(&pointer.page));
+        assert!(level > 0 || known, "{pointer:?} was not asked for");
+        drop(asked);
+        self.memory.read(pointer, level)
+    }
+
+    fn walk_into(&self, branch: Node<'_>, index: usize, leaf: NodePointer) -> Range<u64> {
+        assert_eq!(branch.child(index), Some(leaf));
+        let pages = leaf.page.saturating_sub(9)..leaf.page + 10;
+        self.for_pages.lock().push(pages.clone());
+        pages
+    }
+
+    fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
+        self.memory.refuse(pointer, why)
+    }
+}
+
+/// For a scan of what is not in memory, which waits for each leaf.
+#[test]
+fn a_walk_asks_for_leaves_before_it_comes_to_them_and_not_for_each() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = Tree::new(&memory);
+    tree.merge(numbered(0..5_000), &[]);
+    let leaves = tree.check().leaves;
+    for back in [false, true] {
+        let nodes = Arc::new(Asked { memory: memory.clone(), for_pages: Mutex::default() });
+        let mut cursor = TreeCursor::new(nodes.clone(), tree.root);
+        let mut entries = 0;
+        if back {
+            cursor.seek_last().unwrap()
+        } else {
+            cursor.seek_first().unwrap()
+        }
+        while cursor.entry().is_some() {
+            entries += 1;
+            if back { cursor.prev().unwrap() } else { cursor.next().unwrap() }
+        }
+        assert_eq!(entries, 5_000);
+        let asked = nodes.for_pages.lock().len() as u64;
+        assert!((leaves / 20..leaves / 5).contains(&asked), "{asked} times for {leaves} leaves");
+    }
+}
+
 #[test]
 fn a_cursor_is_where_it_was_led() {
     for seed in 0..10 {

@@ -293,6 +293,9 @@ pub trait ReadMap: Send + Sync {
     /// `len` bytes at `offset` are about to be looked at. Advice only: unless a mapping says otherwise,
     /// nothing is done.
     fn prefetch(&self, _offset: u64, _len: usize) {}
+
+    /// The same, long before, of bytes that are read from the disk if they are not in memory. Advice only.
+    fn read_ahead(&self, _offset: u64, _len: usize) {}
 }
 
 /// A writable shared mapping of a file: what is written is at once in the page cache, so it

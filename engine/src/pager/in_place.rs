@@ -7,7 +7,7 @@ use crate::{
     format::node::{NodeHeader, NodePointer},
     sync::{AtomicU64, Ordering::Relaxed, prefetch},
 };
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// What is read first of a node.
 const NEAR_BYTES: usize = 384;
@@ -77,6 +77,14 @@ impl InPlace {
                 let offset = pointer.page.saturating_mul(self.page_bytes).saturating_add(from);
                 mapped.map.prefetch(offset, NEAR_BYTES);
             }
+        }
+    }
+
+    /// Pages of the mapping that are read soon.
+    pub(super) fn read_ahead(&self, pages: Range<u64>) {
+        if let Some(mapped) = &self.mapped {
+            let len = (pages.end - pages.start).saturating_mul(self.page_bytes);
+            mapped.map.read_ahead(pages.start.saturating_mul(self.page_bytes), len as usize);
         }
     }
 

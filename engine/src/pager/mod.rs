@@ -28,7 +28,7 @@ use crate::{
     },
     types::FileId,
 };
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 mod frames;
 mod in_place;
@@ -99,6 +99,8 @@ pub(crate) const ENTRY_BYTES: u64 = 192;
 const ENTRY_BYTES_MIN: u64 = 16;
 /// So many bytes of the file, from a multiple of them on, are read at once where a read needs one of their leaves.
 const BRING_BYTES: u64 = 64 << 10;
+/// What a walk from leaf to leaf asks for at once.
+const AHEAD_BYTES: u64 = 512 << 10;
 /// The first table of hints has this fraction of the bytes of the largest.
 const HINT_BYTES_GROW: usize = 64;
 /// What is gathered before it is written.
@@ -331,6 +333,25 @@ impl Pager {
                 each(*leaf);
             }
         }
+    }
+
+    /// Asks for the leaves beside one that lie side by side with it in the file, behind the frames: the mapping brings
+    /// pages one by one otherwise. Returns their pages.
+    pub(crate) fn read_ahead(
+        &self,
+        in_place: &InPlace,
+        branch: Node<'_>,
+        index: usize,
+    ) -> Range<u64> {
+        let leaves = side_by_side(branch, index, AHEAD_BYTES / u64::from(self.meta.page_bytes));
+        let (Some(first), Some(last)) = (leaves.first(), leaves.last()) else {
+            return 0..0;
+        };
+        let pages = first.page..last.page + u64::from(last.pages);
+        if leaves.len() > 1 && !self.frames.covers(*first) {
+            in_place.read_ahead(pages.clone());
+        }
+        pages
     }
 
     pub(crate) fn meta(&self) -> TreeFileMeta {

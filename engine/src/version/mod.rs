@@ -22,7 +22,7 @@ use crate::{
     sstable::Sstable,
     types::{FileId, KeyspaceId, Lsn, SeqNo},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// Everything that is live, newest first.
 #[derive(Clone)]
@@ -261,6 +261,12 @@ impl Nodes for Tree {
         if self.in_place.lacks(leaf) {
             self.bring(branch, index);
         }
+    }
+
+    #[cold]
+    fn walk_into(&self, branch: Node<'_>, index: usize, leaf: NodePointer) -> Range<u64> {
+        self.enter_leaf(branch, index, leaf);
+        self.pager.read_ahead(&self.in_place, branch, index)
     }
 
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {

@@ -189,6 +189,14 @@ impl ReadMap for OsReadMap {
         let start = self.0.as_ptr().wrapping_add(offset as usize);
         (0..len).step_by(64).for_each(|at| crate::sync::prefetch(start.wrapping_add(at)));
     }
+
+    fn read_ahead(&self, offset: u64, len: usize) {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        if start.checked_add(len).is_some_and(|end| end <= self.0.len()) {
+            // Advice only.
+            let _ = self.0.advise_range(Advice::WillNeed, start, len);
+        }
+    }
 }
 
 struct OsMap(MmapRaw);
