@@ -187,7 +187,13 @@ impl Db {
             if kind == PathKind::File {
                 let expected = "a blob that something names".into();
                 let found = "one that nothing does".into();
-                check.report.faults.push(Corruption { file, offset: 0, expected, found });
+                check.report.faults.push(Corruption {
+                    file,
+                    offset: 0,
+                    page: None,
+                    expected,
+                    found,
+                });
             }
         }
         Ok(())
@@ -267,6 +273,7 @@ fn leaked_pages(trees: &Pager, mut used: PageSet, free: &PageSet, end: u64) -> O
     (!apart || !all).then(|| Corruption {
         file: trees.path().to_path_buf(),
         offset: 0,
+        page: None,
         expected: "every page used or free, and none both".into(),
         found,
     })

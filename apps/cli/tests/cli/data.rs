@@ -205,7 +205,10 @@ fn a_database_is_compacted_and_checked() {
     let ran = place.run(["check", "db", "--deep"]);
     assert_eq!(ran.code, 4, "{}", ran.text());
     let text = ran.text();
-    assert!(text.contains(".tree at offset 12288: expected the node's checksum"), "{text}");
+    assert!(
+        text.contains(".tree at page 3 (offset 12288): expected the node's checksum"),
+        "{text}"
+    );
     assert!(ran.err.contains("error: db: 1 faults"), "{}", ran.err);
 }
 
