@@ -144,7 +144,7 @@ fn print(out: &mut Out, report: &IntegrityReport, read: Option<u64>, as_json: bo
     if as_json {
         let faults = report.faults.iter().map(|fault| {
             json!({
-                "file": fault.file.to_string_lossy(), "offset": fault.offset,
+                "file": fault.file.to_string_lossy(), "offset": fault.offset, "page": fault.page,
                 "expected": fault.expected, "found": fault.found,
             })
         });
