@@ -58,7 +58,7 @@ fn refusals(path: &Path) -> [Error; 3] {
     .map(Result::unwrap_err)
 }
 
-fn crc32(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             crc >> 1 ^ 0xedb8_8320 & (crc & 1).wrapping_neg()

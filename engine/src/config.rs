@@ -119,7 +119,8 @@ impl From<Compression> for u32 {
 #[non_exhaustive]
 pub enum StorageKind {
     /// Memtables are flushed to sstables, which are merged into the tree when there are more than eight of
-    /// them, or when nothing is written: writes are cheapest.
+    /// them, when reads have looked into them so often that the merge is paid for, when they hold many large values,
+    /// of which some may be overwritten, or when nothing is written: writes are cheapest.
     #[default]
     Hybrid,
     /// Memtables are merged into the tree directly, without sstables between: reads look in fewest places,
@@ -162,9 +163,11 @@ pub struct LightningDbConfig {
     /// blocks of sstables, and nodes of trees that are read in no other way. Settled data is read fastest
     /// where half of this holds all of it. Default: 64 MiB.
     pub cache_size: usize,
-    /// Whether sstable blocks are compressed. Default: true.
+    /// Whether blocks of sstables and large values in their files are compressed. Trees are not, whose pages are read
+    /// in place; the log has [`wal_compression`](LightningDbConfig::wal_compression). Default: true.
     pub compression_enabled: bool,
-    /// 0 none, 1 Zstd, 2 LZ4, 3 Snappy; see [`Compression`]. Default: 1.
+    /// 0 none, 1 Zstd, 2 LZ4, 3 Snappy; see [`Compression`]. For what
+    /// [`compression_enabled`](LightningDbConfig::compression_enabled) is for. Default: 1.
     pub compression_type: u32,
     /// Level of Zstd, 1 (fastest) to 19 (smallest). Default: 3.
     pub compression_level: i32,
@@ -204,7 +207,9 @@ pub struct LightningDbConfig {
     /// filter and range deletes are still read and compared once, when it is opened.
     /// Default: `false`.
     pub enable_paranoia_checks: bool,
-    /// Bytes of memory for cache and memtables that wait to be flushed, at most. A quarter of it is for memtables that
+    /// Bytes of memory for what is written, at most; `cache_size` comes on top of it. A quarter is for memtables that
+    /// wait to be flushed, of which there are four at most. A quarter is for what open transactions hold, and no commit
+    /// is larger: more is [`CommitTooLarge`](crate::Error::CommitTooLarge). A quarter is for memtables that
     /// were flushed, and are kept for snapshots and transactions alone: if those are more, the oldest of these end, but never the youngest, and
     /// fail with [`SnapshotTooOld`](crate::Error::SnapshotTooOld). Default: 2 GiB.
     pub max_memory: usize,

@@ -224,12 +224,18 @@ pub enum Error {
 /// # tell(&Error::Closed);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("corruption in {} at offset {offset}: expected {expected}, found {found}", file.display())]
+#[error(
+    "corruption in {} at {}: expected {expected}, found {found}",
+    file.display(), place(*page, *offset)
+)]
+#[non_exhaustive]
 pub struct Corruption {
     /// The file.
     pub file: PathBuf,
     /// Where in the file, in bytes.
     pub offset: u64,
+    /// Number of the page that begins there, in the file of the trees.
+    pub page: Option<u64>,
     /// What should be there.
     pub expected: String,
     /// What is there.
@@ -290,9 +296,21 @@ impl Error {
         Error::Corruption(Arc::new(Corruption {
             file: file.into(),
             offset,
+            page: None,
             expected: expected.into(),
             found: found.into(),
         }))
+    }
+
+    /// The same where the offset is that of a page.
+    pub(crate) fn in_page(self, page: u64) -> Error {
+        match self {
+            Error::Corruption(found) => {
+                let found = Arc::unwrap_or_clone(found);
+                Error::Corruption(Arc::new(Corruption { page: Some(page), ..found }))
+            }
+            other => other,
+        }
     }
 
     /// Names what was tried, and where, when the operating system said no.
@@ -321,6 +339,14 @@ impl Error {
             Error::Poisoned { cause } => Arc::unwrap_or_clone(cause),
             other => other,
         }
+    }
+}
+
+/// Where something is in a file.
+pub(crate) fn place(page: Option<u64>, offset: u64) -> String {
+    match page {
+        Some(page) => format!("page {page} (offset {offset})"),
+        None => format!("offset {offset}"),
     }
 }
 

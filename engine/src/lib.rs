@@ -51,7 +51,7 @@ pub use config::{
 };
 pub use database::Database;
 pub use db::{
-    check::{CheckProgress, IntegrityReport, TreeReport},
+    check::{CheckProgress, Fault, IntegrityReport, TreeReport},
     feed::{CommittedBatch, Operation},
     stats::{DatabaseStats, KeyspaceStats},
 };

@@ -22,7 +22,7 @@ mod weigh;
 pub(crate) use crate::format::node::Root;
 #[cfg(test)]
 use check::Checked;
-pub(crate) use check::check;
+pub(crate) use check::{Watch, check};
 pub(crate) use cursor::TreeCursor;
 pub(crate) use hinted::{Clue, Hinted, Leaves, leave_hints};
 pub(crate) use merge::{Changes, Cut, Merged, TreeMerge};

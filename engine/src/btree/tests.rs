@@ -90,6 +90,30 @@ impl Random {
     }
 }
 
+/// What a check came to.
+#[derive(Debug, Default)]
+struct Watched {
+    reached: BTreeSet<u64>,
+    /// The page and level of each node that was refused, and why.
+    refused: Vec<(u64, u8, String)>,
+}
+
+impl Watch for Watched {
+    fn node(&mut self, pointer: NodePointer) -> Result<()> {
+        match self.reached.insert(pointer.page) {
+            true => Ok(()),
+            false => Err(Error::InvalidArgument { what: "node", why: "used twice".into() }),
+        }
+    }
+
+    fn blob(&mut self, _key: &[u8], _pointer: &[u8]) {}
+
+    fn refused(&mut self, node: Root, why: Error) -> Result<()> {
+        self.refused.push((node.pointer.page, node.level, why.to_string()));
+        Ok(())
+    }
+}
+
 /// A tree, what it must hold, and which nodes it has.
 struct Tree<'a> {
     memory: &'a Arc<Memory>,
@@ -148,16 +172,17 @@ impl<'a> Tree<'a> {
 
     /// Every node is reached once or was freed; entries are those of the map; every way of reading.
     fn check(&self) -> Checked {
-        let mut reached = BTreeSet::new();
-        let mut each = |pointer: NodePointer| {
-            assert!(reached.insert(pointer.page), "used twice: {pointer:?}");
-            Ok(())
-        };
-        let checked = check(&**self.memory, (KEYSPACE, self.root), &mut each, &mut |_, _| {});
-        let checked = checked.unwrap();
-        assert_eq!(reached, self.writer.live);
+        let (checked, watched) = self.watch();
+        assert!(watched.refused.is_empty(), "{watched:?}");
+        assert_eq!(watched.reached, self.writer.live);
         assert_eq!(checked.entries, self.map.len() as u64);
         checked
+    }
+
+    fn watch(&self) -> (Checked, Watched) {
+        let mut watched = Watched::default();
+        let checked = check(&**self.memory, (KEYSPACE, self.root), &mut watched);
+        (checked.unwrap(), watched)
     }
 
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
@@ -598,6 +623,70 @@ fn a_cursor_is_where_it_was_led() {
             }
         }
     }
+}
+
+/// A tree of two levels, the lower bounds of its leaves given with their keys.
+fn by_hand<'a>(memory: &'a Arc<Memory>, leaves: &[(&str, &[&str])]) -> Tree<'a> {
+    let mut tree = Tree::new(memory);
+    let mut root = NodeBuilder::new(1);
+    for (lower, keys) in leaves {
+        let mut leaf = NodeBuilder::new(0);
+        keys.iter().for_each(|key| leaf.add(key.as_bytes(), b"value"));
+        let pointer = tree.writer.write(&leaf).unwrap();
+        root.add_child(lower.as_bytes(), pointer, &[]);
+    }
+    let pointer = tree.writer.write(&root).unwrap();
+    tree.root = Some(Root { pointer, level: 1 });
+    tree
+}
+
+#[test]
+fn a_check_goes_on_behind_each_node_that_it_refuses() {
+    let memory = Arc::new(Memory::default());
+    let leaves: [(&str, &[&str]); 6] = [
+        ("", &["a", "b"]),
+        ("c", &[]),
+        ("d", &["d", "e"]),
+        ("f", &["a"]),
+        ("g", &["g", "x"]),
+        ("h", &["h", "i"]),
+    ];
+    let tree = by_hand(&memory, &leaves);
+    let (checked, watched) = tree.watch();
+    let pages: Vec<_> = watched.refused.iter().map(|(page, level, _)| (*page, *level)).collect();
+    assert_eq!(pages, [(1, 0), (3, 0), (4, 0)]);
+    for ((_, _, why), told) in watched.refused.iter().zip(["\"none\"", "key 0 out", "key 1 out"]) {
+        assert!(why.contains(told), "{why}");
+    }
+    assert_eq!((checked.leaves, checked.branches, checked.entries), (3, 1, 6));
+    assert_eq!((checked.raw_bytes, checked.pages), (6 * 6, 4));
+}
+
+#[test]
+fn a_check_never_goes_below_what_it_refused() {
+    let memory = Arc::new(Memory::default());
+    let mut tree = by_hand(&memory, &[("", &["a"]), ("c", &["c"])]);
+    let below = tree.root.unwrap().pointer;
+    let mut leaf = NodeBuilder::new(0);
+    leaf.add(b"x", b"value");
+    let leaf = tree.writer.write(&leaf).unwrap();
+    let mut branch = |children: &[(&str, NodePointer)]| {
+        let mut node = NodeBuilder::new(2);
+        children.iter().for_each(|(lower, child)| node.add_child(lower.as_bytes(), *child, &[]));
+        tree.writer.write(&node).unwrap()
+    };
+    // The second is one of another level, the third the first again, and no branch is empty.
+    let twice = branch(&[("", below), ("x", leaf), ("y", below)]);
+    let empty = branch(&[]);
+    tree.root = Some(Root { pointer: twice, level: 2 });
+    let (checked, watched) = tree.watch();
+    let pages: Vec<_> = watched.refused.iter().map(|(page, level, _)| (*page, *level)).collect();
+    assert_eq!(pages, [(leaf.page, 1), (below.page, 1)]);
+    assert_eq!((checked.leaves, checked.branches), (2, 2));
+    tree.root = Some(Root { pointer: empty, level: 2 });
+    let (checked, watched) = tree.watch();
+    assert!(watched.refused[0].2.contains("a node with an entry or child"), "{watched:?}");
+    assert_eq!((checked, watched.refused.len()), (Checked::default(), 1));
 }
 
 /// A leaf that is damaged ends the walk to it, from either side; elsewhere the cursor still goes.

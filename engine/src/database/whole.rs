@@ -166,8 +166,12 @@ impl Database {
         Ok(self.handle().db.stats())
     }
 
-    /// Reads every sstable and every tree whole, and compares them with their checksums, with what they say
-    /// of themselves and with each other. Damage is listed in the report, not returned as an error.
+    /// Reads every sstable, every tree and every large value whole, and compares them with their checksums, with what
+    /// they say of themselves and with each other: that keys ascend and lie where a search looks for them, that no node
+    /// is empty, that every page of the trees' file has one use, that every file of a large value has something that
+    /// names it. What is damaged, of a newer version or cannot be read is listed in the report, not returned as an
+    /// error, and the rest is checked all the same. Only where a branch of a tree is among it, the pages below are not
+    /// known, and whether all pages have a use is not asked.
     /// Others may read and write meanwhile; what they write is not checked.
     ///
     /// ```
@@ -181,7 +185,7 @@ impl Database {
     /// ```
     ///
     /// # Errors
-    /// [`Io`](crate::Error::Io), if a file cannot be read; [`Closed`](crate::Error::Closed).
+    /// [`Closed`](crate::Error::Closed); [`Io`](crate::Error::Io), if memory is short.
     pub fn check_integrity(&self) -> Result<IntegrityReport> {
         self.check_integrity_with(|_| {})
     }

@@ -240,6 +240,11 @@ impl Layout {
     }
 }
 
+/// Whether a node says that it has neither entries nor children.
+fn is_empty(bytes: &[u8]) -> bool {
+    bytes.get(NODE_HEADER_BYTES..).and_then(<[u8]>::first_chunk) == Some(&[0; 4])
+}
+
 /// Width of a cell's offset in a node of this length.
 #[inline]
 fn offset_bytes(node_len: usize) -> usize {
@@ -326,6 +331,7 @@ impl<'a> Node<'a> {
         }
         match Layout::of(bytes) {
             Some(layout) => Ok(Node { bytes, layout }),
+            None if is_empty(bytes) => corrupt("a node with an entry or child", "none".into()),
             None => corrupt("a node whose parts fit", format!("{} bytes that do not", bytes.len())),
         }
     }

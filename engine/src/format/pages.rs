@@ -93,6 +93,27 @@ impl PageSet {
         Some(first)
     }
 
+    /// The pages that are in this set and not in the other.
+    pub(crate) fn minus(&self, other: &PageSet) -> PageSet {
+        let mut left = PageSet::default();
+        for run in self.runs() {
+            // One of the other may begin before this and reach into it.
+            let before = other.runs.range(..=run.first).next_back();
+            let from = before.map_or(run.first, |(first, _)| *first);
+            let mut at = run.first;
+            for (first, pages) in other.runs.range(from..run.end()) {
+                if at < *first {
+                    left.runs.insert(at, first - at);
+                }
+                at = at.max(first + pages);
+            }
+            if at < run.end() {
+                left.runs.insert(at, run.end() - at);
+            }
+        }
+        left
+    }
+
     /// Whether the last run ends here.
     pub(crate) fn ends_at(&self, end: u64) -> bool {
         self.runs.last_key_value().is_some_and(|(first, pages)| first + pages == end)
@@ -181,8 +202,18 @@ mod tests {
                 }
                 _ => {}
             }
-            let pages: Vec<u64> = set.runs().flat_map(|run| run.first..run.end()).collect();
-            assert_eq!(pages, model.iter().copied().collect::<Vec<_>>());
+            let pages_of = |set: &PageSet| -> Vec<u64> {
+                set.runs().flat_map(|run| run.first..run.end()).collect()
+            };
+            assert_eq!(pages_of(&set), model.iter().copied().collect::<Vec<_>>());
+            let mut other = PageSet::default();
+            for _ in 0..4 {
+                other.insert(PageRun { first: number(60), pages: number(9) });
+            }
+            let others = pages_of(&other);
+            let left: Vec<u64> =
+                model.iter().copied().filter(|page| !others.contains(page)).collect();
+            assert_eq!(pages_of(&set.minus(&other)), left);
             assert_eq!(set.pages(), model.len() as u64);
             let mut out = vec![];
             put_runs(&mut out, &set);

@@ -15,7 +15,7 @@ use crate::{
         hints::{BUCKET_BYTES, Hints},
     },
     env::{DirLock, NamedFile},
-    error::{Error, Result},
+    error::{Error, Result, place},
     format::{
         block::Refused,
         header::{FileHeader, FileKind, HEADER_BYTES, HeaderError},
@@ -504,9 +504,15 @@ impl Pager {
         let mut bytes: Arc<[u8]> =
             std::iter::repeat_n(0, usize::from(pointer.pages) * page_bytes).collect();
         if let Some(bytes) = Arc::get_mut(&mut bytes) {
-            self.file.read_exact_at(bytes, pointer.page * page_bytes as u64)?;
+            let read = self.file.read_exact_at(bytes, self.offset(pointer));
+            read.map_err(|error| error.in_page(pointer.page))?;
         }
         Ok(bytes)
+    }
+
+    /// Where the node begins in the file.
+    pub(crate) fn offset(&self, pointer: NodePointer) -> u64 {
+        pointer.page.saturating_mul(self.meta.page_bytes.into())
     }
 
     /// The error for a node that makes no sense.
@@ -514,8 +520,8 @@ impl Pager {
     pub(crate) fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
         match why {
             Refused::Corrupt(expected, found) => {
-                let offset = pointer.page.saturating_mul(self.meta.page_bytes.into());
-                self.file.corruption(offset, expected, found)
+                let offset = self.offset(pointer);
+                self.file.corruption(offset, expected, found).in_page(pointer.page)
             }
             Refused::Unsupported(what) => {
                 // What is read in place may have changed since it was verified.
@@ -526,7 +532,11 @@ impl Pager {
                 });
                 match changed {
                     Ok(Some(why @ Refused::Corrupt(..))) => self.refuse(pointer, why),
-                    Ok(_) => Error::Unsupported { file: self.file.path.to_path_buf(), what },
+                    Ok(_) => {
+                        let place = place(Some(pointer.page), self.offset(pointer));
+                        let what = format!("{what}, in {place}");
+                        Error::Unsupported { file: self.file.path.to_path_buf(), what }
+                    }
                     Err(error) => error,
                 }
             }

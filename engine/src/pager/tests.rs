@@ -48,6 +48,33 @@ fn read(pager: &Pager, pointer: NodePointer) -> Result<Vec<u8>> {
     in_place
 }
 
+/// Whether an error tells where the node is.
+fn names(error: &Error, node: NodePointer) -> bool {
+    let place = format!(".tree at page {} (offset {}): ", node.page, node.page * 4096);
+    error.to_string().contains(&place)
+}
+
+#[test]
+fn whatever_is_wrong_with_a_node_its_page_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let pager = Pager::create(open(&dir, OpenMode::CreateNew), UUID, META, shared(0, 0)).unwrap();
+    write(&pager, 1, b"first");
+    let node = write(&pager, 2, b"value");
+    let told = |pointer: NodePointer, level: u8, what: &str| {
+        let error = pager.read(pointer, level).unwrap_err();
+        assert!(names(&error, pointer) && error.to_string().contains(what), "{error}");
+    };
+    told(node, 1, "the node that is pointed to, found NodeHeader");
+    told(NodePointer { generation: 1, ..node }, 0, "the node that is pointed to");
+    told(NodePointer { page: 900, ..node }, 0, "the pages pointed to, found a file of");
+    assert!(names(&pager.used_twice(node), node));
+    let file = open(&dir, OpenMode::Write);
+    file.write_all_at(b"?", node.page * 4096).unwrap();
+    told(node, 0, "a node of the tree, found magic");
+    file.set_len(node.page * 4096 + 100).unwrap();
+    told(node, 0, "4096 bytes, found the end of the file");
+}
+
 #[test]
 fn a_page_that_is_used_again_is_another_node() {
     // In frames, in a mapping, and where the frames end in the middle of a node.
@@ -88,8 +115,8 @@ fn a_mapping_is_verified_anew_when_its_pages_are_written() {
     assert!(mapped.verified(node, 0).is_none());
     let file = open(&dir, OpenMode::Write);
     file.write_all_at(&[1], node.page * 4096 + 4000).unwrap();
-    let why = pager.read_in_place(&mapped, node, 0).unwrap_err().to_string();
-    assert!(why.contains("checksum") && why.contains(&(node.page * 4096).to_string()), "{why}");
+    let why = pager.read_in_place(&mapped, node, 0).unwrap_err();
+    assert!(why.to_string().contains("checksum") && names(&why, node), "{why}");
     assert!(mapped.verified(node, 0).is_none());
 }
 
@@ -127,7 +154,9 @@ fn a_kind_that_came_after_the_verification_is_damage() {
     let pager = Pager::create(file, UUID, META, shared(0, u64::MAX)).unwrap();
     let node = write(&pager, 1, b"value");
     let unknown = || Refused::Unsupported("an entry of kind 147".into());
-    assert!(matches!(pager.refuse(node, unknown()), Error::Unsupported { .. }));
+    let newer = pager.refuse(node, unknown());
+    assert!(matches!(newer, Error::Unsupported { .. }));
+    assert!(newer.to_string().ends_with("kind 147, in page 1 (offset 4096)"), "{newer}");
     let mut bytes = pager.read(node, 0).unwrap().to_vec();
     // The byte that holds the kind: with another value there, the entry is of an unknown kind.
     let kind_at = (0..bytes.len()).find(|at| {
@@ -139,8 +168,7 @@ fn a_kind_that_came_after_the_verification_is_damage() {
     let at = node.page * 4096 + kind_at.unwrap() as u64;
     open(&dir, OpenMode::Write).write_all_at(&[147], at).unwrap();
     let why = pager.refuse(node, unknown());
-    let page = (node.page * 4096).to_string();
-    assert!(matches!(why, Error::Corruption(_)) && why.to_string().contains(&page), "{why}");
+    assert!(matches!(why, Error::Corruption(_)) && names(&why, node), "{why}");
 }
 
 /// Frames are filled by the first read of a node, which verifies it, and then by merges that write nearby.
@@ -167,8 +195,8 @@ fn a_node_comes_into_its_frame_when_it_is_written_or_verified() {
     drop(pager);
     open(&dir, OpenMode::Write).write_all_at(&[1], node.page * 4096 + 4000).unwrap();
     let pager = reopened();
-    let why = pager.read_in_place(&pager.in_place(), node, 0).unwrap_err().to_string();
-    assert!(why.contains("checksum") && why.contains(&(node.page * 4096).to_string()), "{why}");
+    let why = pager.read_in_place(&pager.in_place(), node, 0).unwrap_err();
+    assert!(why.to_string().contains("checksum") && names(&why, node), "{why}");
     assert!(pager.in_place().verified(node, 0).is_none());
 }
 

@@ -127,9 +127,12 @@ impl Session {
     /// Every page of the trees' file has a use, or is free.
     fn check_pages(&self) -> Result<(), Over> {
         let process = &self.process;
+        let began = process.world().now();
         let report = process.checked_read("check_integrity", self.db.check_integrity())?;
-        // What is damaged is reported, and that is right: the check reads the disk, whatever is cached.
-        if let Some(fault) = report.faults.first().filter(|_| !process.world().is_damaged()) {
+        // What is damaged or could not be read is reported, and that is right: the check reads the disk, whatever is
+        // cached.
+        let may_be = process.world().had_errors_since(began);
+        if let Some(fault) = report.faults.first().filter(|_| !may_be) {
             process.world().violate("I-13", format!("check_integrity: {fault}"));
             return Err(Over);
         }
@@ -144,9 +147,13 @@ impl Session {
         let deadline = process.world().now() + SETTLES_WITHIN;
         loop {
             let stats = process.checked_read("stats", self.db.stats())?;
+            let began = process.world().now();
             let Ok(report) = self.db.check_integrity() else {
-                return Ok(()); // a fault that struck the check
+                return Ok(());
             };
+            if !report.faults.is_empty() && process.world().had_errors_since(began) {
+                return Ok(()); // a fault that struck the check
+            }
             let page_bytes = process.workload.settings.page_bytes as u64;
             let first_page = if stats.tree_file_bytes > 0 { page_bytes } else { 0 };
             let used = stats.tree_file_bytes - stats.tree_free_bytes;

@@ -144,7 +144,7 @@ fn print(out: &mut Out, report: &IntegrityReport, read: Option<u64>, as_json: bo
     if as_json {
         let faults = report.faults.iter().map(|fault| {
             json!({
-                "file": fault.file.to_string_lossy(), "offset": fault.offset,
+                "file": fault.file.to_string_lossy(), "offset": fault.offset, "page": fault.page,
                 "expected": fault.expected, "found": fault.found,
             })
         });
@@ -167,4 +167,24 @@ fn print(out: &mut Out, report: &IntegrityReport, read: Option<u64>, as_json: bo
         out.line(format!("read: {} entries, in all ways the same", grouped(read)))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For a scan that shows an entry twice, in the wrong place, or another one: no healthy engine does.
+    #[test]
+    fn what_two_scans_show_differently_is_seen() {
+        let seen = |step: Ordering, keys: &str| {
+            let mut seen = Seen::new(step);
+            keys.bytes().for_each(|key| seen.take(vec![key], b"value"));
+            (seen.in_order, seen.count, seen.sum)
+        };
+        let forwards = seen(Ordering::Less, "abc");
+        assert_eq!(forwards, seen(Ordering::Greater, "cba"));
+        assert!(forwards.0 && !seen(Ordering::Less, "abb").0 && !seen(Ordering::Greater, "bca").0);
+        assert_ne!(forwards.2, seen(Ordering::Less, "abd").2);
+        assert_ne!(forwards.1, seen(Ordering::Less, "ab").1);
+    }
 }

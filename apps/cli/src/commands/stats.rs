@@ -21,17 +21,20 @@ pub(crate) fn run(args: Args) -> Result<()> {
             return out.json(&as_json(&stats));
         }
         for (name, number) in numbers(&stats) {
-            out.line(format!("{name:<19} {number}"))?;
+            out.line(format!("{name:<22} {number}"))?;
         }
-        if let Some(ratio) = stats.space_amplification() {
-            out.line(format!("space_amplification {ratio:.2}"))?;
+        for (name, number) in fractions(&stats) {
+            match number {
+                Some(number) => out.line(format!("{name:<22} {number:.2}"))?,
+                None => out.line(format!("{name:<22} none"))?,
+            }
         }
         for keyspace in &stats.keyspaces {
             out.line(format!("keyspace {}", Encoding::Text.encode(keyspace.name.as_bytes())))?;
             for (name, number) in keyspace_numbers(keyspace) {
-                out.line(format!("  {name:<17} {number}"))?;
+                out.line(format!("  {name:<20} {number}"))?;
             }
-            out.line(format!("  {:<17} {}", "storage_kind", storage_kind(keyspace)))?;
+            out.line(format!("  {:<20} {}", "storage_kind", storage_kind(keyspace)))?;
         }
         Ok(())
     })
@@ -46,7 +49,7 @@ pub(super) fn storage_kind(keyspace: &KeyspaceStats) -> &'static str {
     }
 }
 
-fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 28] {
+fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 33] {
     [
         ("visible_seq", stats.visible_seq),
         ("durable_lsn", stats.durable_lsn),
@@ -76,13 +79,29 @@ fn numbers(stats: &DatabaseStats) -> [(&'static str, u64); 28] {
         ("stalls", stats.stalls),
         ("recovered_commits", stats.recovered_commits),
         ("pinned_versions", stats.pinned_versions),
+        ("open_transactions", stats.open_transactions),
+        ("transactions_committed", stats.transactions_committed),
+        ("transactions_aborted", stats.transactions_aborted),
+        ("transaction_conflicts", stats.transaction_conflicts),
+        ("snapshots_ended", stats.snapshots_ended),
     ]
 }
 
-fn keyspace_numbers(stats: &KeyspaceStats) -> [(&'static str, u64); 4] {
+/// What may be said of nothing, and is no whole number. Ages are in seconds.
+fn fractions(stats: &DatabaseStats) -> [(&'static str, Option<f64>); 3] {
+    [
+        ("oldest_snapshot_age", stats.oldest_snapshot_age.map(|age| age.as_secs_f64())),
+        ("write_amplification", stats.write_amplification()),
+        ("space_amplification", stats.space_amplification()),
+    ]
+}
+
+fn keyspace_numbers(stats: &KeyspaceStats) -> [(&'static str, u64); 6] {
     [
         ("tables", stats.tables),
         ("table_bytes", stats.table_bytes),
+        ("raw_bytes", stats.raw_bytes),
+        ("index_bytes", stats.index_bytes),
         ("table_entries", stats.table_entries),
         ("tree_depth", stats.tree_depth),
     ]
@@ -99,7 +118,7 @@ fn as_json(stats: &DatabaseStats) -> Value {
         Value::Object(fields)
     });
     let mut fields = object(&numbers(stats));
-    fields.insert("space_amplification".into(), json!(stats.space_amplification()));
+    fields.extend(fractions(stats).map(|(name, number)| (name.into(), json!(number))));
     fields.insert("keyspaces".into(), keyspaces.collect());
     Value::Object(fields)
 }

@@ -157,14 +157,20 @@ fn what_is_in_front_of_a_bad_line_is_loaded() {
 fn numbers_about_a_database() {
     let place = Place::new();
     place.ok("put db key value");
-    let stats = place.ok("stats db");
-    assert!(
-        stats.contains("\nwal_file_bytes ") && stats.contains("\nkeyspace default\n"),
-        "{stats}"
-    );
+    let text = place.ok("stats db");
+    assert!(text.contains("\nwal_file_bytes ") && text.contains("\nkeyspace default\n"), "{text}");
     let stats = &json_lines(&place.ok("stats db --json"))[0];
     assert_eq!(stats["visible_seq"], 1);
     assert_eq!(stats["keyspaces"][0]["name"], "default");
+    // Nothing was committed since it was opened, and what is in the log only takes room.
+    assert!(text.contains("\nwrite_amplification    none\n"), "{text}");
+    assert!(text.contains("\noldest_snapshot_age    none\n"), "{text}");
+    assert_eq!(
+        (&stats["write_amplification"], &stats["open_transactions"]),
+        (&json!(null), &json!(0))
+    );
+    assert!(stats["space_amplification"].as_f64() > Some(1.0), "{stats}");
+    has_every_number(&place, &text, stats);
 
     let shown = place.ok("inspect db");
     assert!(shown.contains("  default\n") && shown.contains("  manifest-0"), "{shown}");
@@ -175,6 +181,31 @@ fn numbers_about_a_database() {
         assert!(files.iter().any(|f| f["kind"] == kind && f["bytes"].as_u64() > Some(0)));
     }
     assert!(files.iter().all(|file| file["kind"] != "other"), "{files:?}");
+}
+
+/// What `Database::stats` has, as it is written for debugging, is in both outputs.
+fn has_every_number(place: &Place, text: &str, stats: &Value) {
+    let db = Database::open(place.path("db"), LightningDbConfig::default()).expect("a database");
+    let mut all = db.stats().expect("numbers");
+    let names = |debug: String| -> Vec<String> {
+        let inside = debug.split_once('{').expect("a struct").1.to_owned();
+        let words = inside.split([' ', '{', ',']).map(str::to_owned);
+        words.filter_map(|word| word.strip_suffix(':').map(str::to_owned)).collect()
+    };
+    let of_keyspace = names(format!("{:?}", all.keyspaces[0]));
+    assert!(of_keyspace.len() > 6, "{of_keyspace:?}");
+    for name in of_keyspace {
+        assert!(stats["keyspaces"][0].get(&name).is_some(), "{name} is not in {stats}");
+        assert!(name == "name" || text.contains(&format!("\n  {name} ")), "{name}: {text}");
+    }
+    all.keyspaces.clear();
+    let of_database = names(format!("{:?}", all));
+    assert!(of_database.len() > 30, "{of_database:?}");
+    for name in of_database.iter().filter(|name| *name != "keyspaces") {
+        assert!(stats.get(name).is_some(), "{name} is not in {stats}");
+        assert!(format!("\n{text}").contains(&format!("\n{name} ")), "{name}: {text}");
+    }
+    db.close().expect("closed");
 }
 
 #[test]
@@ -205,8 +236,27 @@ fn a_database_is_compacted_and_checked() {
     let ran = place.run(["check", "db", "--deep"]);
     assert_eq!(ran.code, 4, "{}", ran.text());
     let text = ran.text();
-    assert!(text.contains(".tree at offset 12288: expected the node's checksum"), "{text}");
+    assert!(
+        text.contains(".tree at page 3 (offset 12288): expected the node's checksum"),
+        "{text}"
+    );
     assert!(ran.err.contains("error: db: 1 faults"), "{}", ran.err);
+    assert!(!text.contains("\nread: "), "{text}");
+    // Another one, in another leaf of the same tree.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[9 * 4096 + 100] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let ran = place.run(["check", "db", "--json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (4, "error: db: 2 faults\n"));
+    let report = &json_lines(&ran.text())[0];
+    let faults = report["faults"].as_array().unwrap();
+    let places: Vec<_> = faults.iter().map(|fault| (&fault["page"], &fault["offset"])).collect();
+    assert_eq!(places, [(&json!(3), &json!(3 * 4096)), (&json!(9), &json!(9 * 4096))]);
+    for fault in faults {
+        assert!(path.ends_with(fault["file"].as_str().unwrap()), "{fault}");
+        assert_eq!(fault["expected"], "the node's checksum");
+    }
+    assert_eq!((&report["trees"], &report["read"]), (&json!([]), &json!(null)));
 }
 
 /// An export of so many entries.
