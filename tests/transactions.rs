@@ -903,6 +903,63 @@ fn single_keys_change_atomically() {
     assert_eq!(jobs.pop_first().unwrap(), None);
 }
 
+/// Adds 1 to a number by comparing and swapping until nobody comes between.
+fn add_by_swapping(db: &Database) {
+    loop {
+        let old = db.get("counter").unwrap();
+        let number = old.as_deref().map_or(0, |old| u64::from_le_bytes(old.try_into().unwrap()));
+        let new = (number + 1).to_le_bytes();
+        if db.compare_and_swap("counter", old.as_deref(), Some(&new)).unwrap().is_ok() {
+            return;
+        }
+    }
+}
+
+fn add_by_updating(db: &Database) {
+    let add = |old: Option<&[u8]>| {
+        let number = old.map_or(0, |old| u64::from_le_bytes(old.try_into().unwrap()));
+        Some((number + 1).to_le_bytes().to_vec())
+    };
+    db.fetch_and_update("counter", add).unwrap();
+}
+
+/// For an addition that is lost between two threads.
+#[test]
+fn a_counter_of_many_threads_loses_nothing() {
+    const TIMES: u64 = 2000;
+    let scratch = Scratch::new();
+    let db = database(&scratch);
+    let ways: [fn(&Database); 4] =
+        [add_by_swapping, add_by_updating, add_by_swapping, add_by_updating];
+    thread::scope(|scope| {
+        for add in ways {
+            let db = &db;
+            scope.spawn(move || (0..TIMES).for_each(|_| add(db)));
+        }
+    });
+    let sum = db.get("counter").unwrap().unwrap();
+    assert_eq!(u64::from_le_bytes(sum.try_into().unwrap()), 4 * TIMES);
+}
+
+/// For an entry that two threads take out, or none.
+#[test]
+fn what_many_threads_pop_each_of_them_pops_once() {
+    let scratch = Scratch::new();
+    let db = database(&scratch);
+    let all: Vec<_> = (0..3000_u32).map(|n| n.to_be_bytes().to_vec()).collect();
+    db.put_batch(&all.iter().map(|key| (key, key)).collect::<Vec<_>>()).unwrap();
+    let pop = |last: bool| {
+        let next = || if last { db.pop_last() } else { db.pop_first() }.unwrap();
+        std::iter::from_fn(next).map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    let mut popped = thread::scope(|scope| {
+        let threads = [false, false, true].map(|last| scope.spawn(move || pop(last)));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    popped.sort();
+    assert_eq!(popped, all);
+}
+
 #[test]
 fn a_commit_is_durable_when_it_says_so() {
     let scratch = Scratch::new();

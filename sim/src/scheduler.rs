@@ -429,7 +429,7 @@ fn install_hooks() {
     ONCE.call_once(|| {
         lightning_db::sync::install_hooks(lightning_db::sync::Hooks {
             point: |site, number| {
-                tell(number);
+                tell(site, number);
                 point(site);
             },
             sometimes: |mark| {
@@ -468,11 +468,11 @@ fn interesting_frames(backtrace: &str) -> String {
 }
 
 /// The engine told a number about what the running task does.
-fn tell(number: u64) {
+fn tell(site: &'static str, number: u64) {
     if number > 0
         && let (Some(world), Some(slot)) = (world(), current_slot())
     {
-        world.tell(slot, number);
+        world.tell(slot, site, number);
     }
 }
 

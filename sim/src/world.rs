@@ -41,6 +41,23 @@ pub(crate) const BAD_PLACE: &str = "EIO at a bad place";
 pub(crate) const DAMAGE: [&str; 5] =
     ["bit rot", "latent error", "misdirected write", "lost write", "stale block"];
 
+/// What is done with a number that the engine tells.
+pub(crate) type Listener = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// A task hears what the engine tells, until this is dropped.
+pub(crate) struct Listening {
+    world: Arc<World>,
+    task: Option<usize>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        if let Some(task) = self.task {
+            self.world.listeners.lock().remove(&task);
+        }
+    }
+}
+
 /// How the run interferes with the engine's threads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scheduling {
@@ -86,6 +103,8 @@ pub struct World {
     recorded: Mutex<Vec<Interference>>,
     /// The number that the engine told last, for each task.
     told: Mutex<BTreeMap<usize, u64>>,
+    /// Who is to hear at once what the engine tells at a site, for each task.
+    listeners: Mutex<BTreeMap<usize, (&'static str, Listener)>>,
     counters: Mutex<BTreeMap<&'static str, u64>>,
     /// How often each mark was reached.
     marks: Mutex<BTreeMap<&'static str, u64>>,
@@ -149,6 +168,7 @@ impl World {
             boot: Mutex::new(InBoot::new(seed, 0, None)),
             recorded: Mutex::default(),
             told: Mutex::default(),
+            listeners: Mutex::default(),
             counters: Mutex::default(),
             marks: Mutex::default(),
             last_faults: Mutex::default(),
@@ -282,8 +302,22 @@ impl World {
         self.faults_on() && self.boot.lock().decisions.strikes(site, rate, None)
     }
 
-    pub(crate) fn tell(&self, task: usize, number: u64) {
+    pub(crate) fn tell(&self, task: usize, site: &'static str, number: u64) {
         self.told.lock().insert(task, number);
+        let listener = self.listeners.lock().get(&task).cloned();
+        if let Some((of, listener)) = listener
+            && of == site
+        {
+            listener(number);
+        }
+    }
+
+    /// Hears what the engine tells of the calling task at a site, for as long as what is returned is kept.
+    pub(crate) fn listen(self: &Arc<Self>, site: &'static str, listener: Listener) -> Listening {
+        let task = scheduler::current_slot();
+        let mut listeners = self.listeners.lock();
+        task.into_iter().for_each(|task| _ = listeners.insert(task, (site, listener.clone())));
+        Listening { world: Arc::clone(self), task }
     }
 
     /// The number that the engine told about what the calling task did since this was last asked.

@@ -4,6 +4,7 @@ use super::Database;
 use crate::{
     error::Result,
     handles::{IsolationLevel, Keyspace, Transaction, TransactionBuilder},
+    sync::point_at,
 };
 
 type Entry = (Vec<u8>, Vec<u8>);
@@ -136,6 +137,7 @@ impl Keyspace {
         self.transaction().isolation(IsolationLevel::Serializable).run(|tx| {
             let found = find(tx)?;
             if let Some((key, _)) = &found {
+                point_at("pop.found", u64::from(crc32fast::hash(key)) + 1);
                 tx.delete(key)?;
             }
             Ok(found)

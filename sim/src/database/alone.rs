@@ -5,7 +5,9 @@
 
 use super::{
     load::{Ended, ending, ends_early},
-    operation::{Bounds, Durable, Operation, Place, Read, Step, Value, Write, inside, key_bytes},
+    operation::{
+        Bounds, Durable, Expects, Operation, Place, Read, Step, Value, Write, inside, key_bytes,
+    },
     session::DIR,
     shape::{Settings, storage_kind},
     transactions::{self, isolation},
@@ -235,6 +237,14 @@ impl Alone {
                 let tx = told("begin", builder.begin())?;
                 self.transaction(tx, steps, *abort)
             }
+            Operation::CompareAndSwap { space, key, expects, value, .. } => {
+                self.compare_and_swap((*space, *key), *expects, value.as_ref())
+            }
+            Operation::FetchAndUpdate { space, key, value, .. } => {
+                self.fetch_and_update((*space, *key), value.as_ref())
+            }
+            Operation::PopFirst { space } => self.pop(*space, false),
+            Operation::PopLast { space } => self.pop(*space, true),
             Operation::Keyspace => self.own_keyspace(),
             Operation::Follow { .. } => Ok(()), // that takes a model which knows SeqNos
             Operation::Checkpoint => told("checkpoint", self.db.checkpoint()),
@@ -290,6 +300,64 @@ impl Alone {
         told("commit", self.db.commit(batch, durable(durability)))?;
         self.contents = after;
         Ok(())
+    }
+
+    fn compare_and_swap(
+        &mut self,
+        (space, key): (Place, u64),
+        expects: Expects,
+        value: Option<&Value>,
+    ) -> Result<(), String> {
+        let (key, other) = (key_bytes(key), b"nobody has written this".to_vec());
+        let new = value.map(|value| self.value(value));
+        let (place, keyspace) = self.space(space);
+        let is = self.contents[&place].get(&key).cloned();
+        let old = match expects {
+            Expects::Nothing => None,
+            Expects::Found => is.clone(),
+            Expects::Other => Some(other),
+        };
+        let swapped = keyspace.compare_and_swap(&key, old.as_deref(), new.as_deref());
+        match told("compare_and_swap", swapped)? {
+            Ok(()) if old == is => self.set(place, key, new),
+            Err(found) if old != is && found == is => {}
+            answer => return Err(format!("compare_and_swap answers {answer:?}")),
+        }
+        Ok(())
+    }
+
+    fn fetch_and_update(
+        &mut self,
+        (space, key): (Place, u64),
+        value: Option<&Value>,
+    ) -> Result<(), String> {
+        let (key, new) = (key_bytes(key), value.map(|value| self.value(value)));
+        let (place, keyspace) = self.space(space);
+        let found = told("fetch_and_update", keyspace.fetch_and_update(&key, |_| new.clone()))?;
+        if found.as_ref() != self.contents[&place].get(&key) {
+            return Err(format!("fetch_and_update found {found:?}"));
+        }
+        self.set(place, key, new);
+        Ok(())
+    }
+
+    fn pop(&mut self, space: Place, last: bool) -> Result<(), String> {
+        let (place, keyspace) = self.space(space);
+        let popped = told("a pop", if last { keyspace.pop_last() } else { keyspace.pop_first() })?;
+        let entries = self.entries(place);
+        let expected = if last { entries.pop_last() } else { entries.pop_first() };
+        match popped == expected {
+            true => Ok(()),
+            false => Err(format!("a pop took out {popped:?}, not {expected:?}")),
+        }
+    }
+
+    fn set(&mut self, place: Place, key: Vec<u8>, value: Option<Vec<u8>>) {
+        let entries = self.entries(place);
+        match value {
+            Some(value) => _ = entries.insert(key, value),
+            None => _ = entries.remove(&key),
+        }
     }
 
     /// Nobody comes between: it sees what there is under its own writes, and commits.

@@ -1,6 +1,7 @@
 //! One client: a thread that writes and reads, and checks what it reads.
 
 use super::{
+    by_id::has_verbs,
     follow::Following,
     model::{CommitId, Contents, Op, difference},
     operation::{Durable, Operation, Place, Range, Read, Value, Write, key_bytes},
@@ -95,15 +96,40 @@ impl Client {
             Operation::BulkLoad { space, entries, empties, nanos, fails } => {
                 self.bulk_load(*space, entries, (*empties, *nanos, *fails))
             }
-            Operation::Transaction { level, pessimistic, steps, durability, abort, runs } => self
-                .transaction(&Script {
+            Operation::Transaction {
+                level,
+                pessimistic,
+                steps,
+                durability,
+                abort,
+                runs,
+                read_only,
+                timeout_nanos,
+                by_id,
+            } => {
+                let script = Script {
                     level: *level,
                     pessimistic: *pessimistic,
                     steps,
                     durability: *durability,
                     abort: *abort,
                     runs: *runs,
-                }),
+                    read_only: *read_only,
+                    timeout: timeout_nanos.map(Duration::from_nanos),
+                };
+                match *by_id && has_verbs(&script) {
+                    true => self.transaction_by_id(&script),
+                    false => self.transaction(&script),
+                }
+            }
+            Operation::CompareAndSwap { space, key, expects, value, nanos } => {
+                self.compare_and_swap((*space, *key), *expects, value.as_ref(), *nanos)
+            }
+            Operation::FetchAndUpdate { space, key, value, nanos } => {
+                self.fetch_and_update((*space, *key), value.as_ref(), *nanos)
+            }
+            Operation::PopFirst { space } => self.pop(*space, false),
+            Operation::PopLast { space } => self.pop(*space, true),
             Operation::Follow { space, again, commits, nanos } => {
                 self.follow(*space, *again, *commits, Duration::from_nanos(*nanos))
             }
@@ -380,6 +406,11 @@ impl Client {
     }
 
     fn read(&self, place: Place, read: &Read) -> Result<(), Over> {
+        self.seen(place, read).map(|_| ())
+    }
+
+    /// What a read of the database as it is says; nothing if damage keeps it from saying anything.
+    pub(super) fn seen(&self, place: Place, read: &Read) -> Result<Option<Seen>, Over> {
         let process = &self.session.process;
         let (keyspace, space) = self.space(place);
         let began = process.model.lock().begin_read();
@@ -388,10 +419,11 @@ impl Client {
             _ => keyspace,
         };
         let Some(seen) = process.perform("a read", read, on)? else {
-            return Ok(());
+            return Ok(None);
         };
         let result = process.model.lock().read_now(*space, &seen, &began);
-        process.check(result)
+        process.check(result)?;
+        Ok(Some(seen))
     }
 
     /// Takes a snapshot, checks all that it shows, and keeps it.
@@ -567,6 +599,11 @@ fn verb(operation: &Operation) -> &'static str {
         Operation::Snapshot => "verb snapshot",
         Operation::BulkLoad { .. } => "verb bulk_load",
         Operation::Transaction { runs: true, .. } => "verb run",
+        Operation::Transaction { by_id: true, .. } => "verb transaction, perhaps by its number",
+        Operation::CompareAndSwap { .. } => "verb compare_and_swap",
+        Operation::FetchAndUpdate { .. } => "verb fetch_and_update",
+        Operation::PopFirst { .. } => "verb pop_first",
+        Operation::PopLast { .. } => "verb pop_last",
         Operation::Transaction { .. } => "verb transaction",
         Operation::Follow { .. } => "verb subscribe",
         Operation::Keyspace => "verb keyspace, drop_keyspace",

@@ -5,6 +5,8 @@
 //! the plan ends it. Everything is drawn from the seed.
 
 pub(crate) mod alone;
+mod atomic;
+mod by_id;
 mod client;
 mod closed;
 mod emptied;

@@ -332,6 +332,18 @@ pub enum Step {
     },
 }
 
+/// What a `compare_and_swap` expects to find.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expects {
+    /// Nothing.
+    Nothing,
+    /// What a `get` has found just before.
+    Found,
+    /// A value that nobody has written.
+    Other,
+}
+
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -458,6 +470,53 @@ pub enum Operation {
         /// It is run as a closure, again while others come between.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         runs: bool,
+        /// It only reads: its writes are refused.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        read_only: bool,
+        /// How long it may be open; as the configuration says where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_nanos: Option<u64>,
+        /// It is named by its number, if the verbs for that can do all of it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_id: bool,
+    },
+    /// `compare_and_swap`
+    CompareAndSwap {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+        /// What it must have.
+        expects: Expects,
+        /// What it gets; without, it is deleted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        value: Option<Value>,
+        /// How long it waits once it knows what it expects.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        nanos: u64,
+    },
+    /// `fetch_and_update`
+    FetchAndUpdate {
+        /// Where.
+        space: Place,
+        /// Which key.
+        key: Key,
+        /// What it gets; without, it is deleted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        value: Option<Value>,
+        /// How long the change takes.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        nanos: u64,
+    },
+    /// `pop_first`
+    PopFirst {
+        /// Where.
+        space: Place,
+    },
+    /// `pop_last`
+    PopLast {
+        /// Where.
+        space: Place,
     },
     /// Takes commits to a keyspace from a subscription, which goes on from where the client was before.
     Follow {

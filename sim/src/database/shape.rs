@@ -161,6 +161,12 @@ pub(super) struct Mix {
     pub(super) load: u64,
     pub(super) transaction: u64,
     pub(super) follow: u64,
+    /// Changes of one key that depend on what is there.
+    pub(super) atomic: u64,
+    /// Long transactions that only read.
+    pub(super) reader: u64,
+    /// Transactions that the verbs by number can do.
+    pub(super) by_id: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -215,6 +221,9 @@ impl Shape {
                 load: Dice::new(seed, "loads", 0).pick(&[0, 0, 1, 4]),
                 transaction: Dice::new(seed, "transactions", 0).pick(&[0, 0, 5, 20, 60]),
                 follow: Dice::new(seed, "feeds", 0).pick(&[0, 0, 3, 10]),
+                atomic: Dice::new(seed, "atomic", 0).pick(&[0, 0, 0, 5, 20]),
+                reader: Dice::new(seed, "readers", 0).pick(&[0, 0, 0, 2, 6]),
+                by_id: Dice::new(seed, "by id", 0).pick(&[0, 0, 0, 2, 10]),
             },
             batch: dice.pick(&[1, 3, 10]),
             deletes: dice.pick(&[0.0, 0.1, 0.4]),
@@ -343,6 +352,9 @@ impl Shape {
         };
         self.loads_meet = mix.load > 0;
         (mix.sleep, mix.read, mix.compact) = (0, mix.read.min(5), mix.compact.min(1));
+        if mix.atomic > 0 {
+            mix.atomic = dice.pick(&[20, 60, 200]);
+        }
     }
 
     /// The entries of a tree are more than the hints for which there is room.

@@ -17,7 +17,7 @@ use crate::isolation;
 use lightning_db::{
     Durability, Error, IsolationLevel, Result, Savepoint, Transaction, TransactionScan,
 };
-use std::{collections::BTreeMap, ops::Bound};
+use std::{collections::BTreeMap, ops::Bound, time::Duration};
 
 /// What an operation asks for.
 pub(super) struct Script<'a> {
@@ -29,24 +29,52 @@ pub(super) struct Script<'a> {
     pub(super) abort: bool,
     /// It is run as a closure, again while others come between.
     pub(super) runs: bool,
+    pub(super) read_only: bool,
+    /// How long it may be open; as the configuration says where there is none.
+    pub(super) timeout: Option<Duration>,
+}
+
+impl Script<'_> {
+    /// What an operation is like that is a transaction by itself.
+    pub(super) fn of_one(level: Level) -> Script<'static> {
+        Script {
+            level,
+            pessimistic: false,
+            steps: &[],
+            durability: Durable::Default,
+            abort: false,
+            runs: true,
+            read_only: false,
+            timeout: None,
+        }
+    }
+}
+
+/// The state of things before a transaction is begun: what is acknowledged later it may see or not.
+#[derive(Clone, Copy)]
+pub(super) struct Begun {
+    pub(super) moment: u64,
+    pub(super) read: ReadBegan,
+    /// What the clock showed.
+    clock: Duration,
 }
 
 /// What a transaction has written, as the database must see it.
 #[derive(Default, Clone)]
-struct Own {
-    spaces: Vec<(SpaceId, OwnSpace)>,
+pub(super) struct Own {
+    pub(super) spaces: Vec<(SpaceId, OwnSpace)>,
 }
 
 type Deleted = (Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Default, Clone)]
-struct OwnSpace {
-    entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+pub(super) struct OwnSpace {
+    pub(super) entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     deleted: Vec<Deleted>,
 }
 
 impl Own {
-    fn of(&mut self, space: SpaceId) -> &mut OwnSpace {
+    pub(super) fn of(&mut self, space: SpaceId) -> &mut OwnSpace {
         let at = self.spaces.iter().position(|(id, _)| *id == space);
         let at = at.unwrap_or_else(|| {
             self.spaces.push((space, OwnSpace::default()));
@@ -110,26 +138,28 @@ impl Own {
 }
 
 /// A read of a transaction, to be looked at again when it has committed.
-struct Noted {
-    space: SpaceId,
-    seen: Seen,
-    own: Own,
-    began: ReadBegan,
+pub(super) struct Noted {
+    pub(super) space: SpaceId,
+    pub(super) seen: Seen,
+    pub(super) own: Own,
+    pub(super) began: ReadBegan,
     /// It must be right until the commit whatever the level is.
-    for_update: bool,
+    pub(super) for_update: bool,
 }
 
 /// What a transaction has done until it is to commit.
 #[derive(Default)]
-struct Done {
-    own: Own,
-    noted: Vec<Noted>,
-    seq: u64,
-    submitted: Option<CommitId>,
+pub(super) struct Done {
+    pub(super) own: Own,
+    pub(super) noted: Vec<Noted>,
+    pub(super) seq: u64,
+    pub(super) submitted: Option<CommitId>,
+    /// Nothing is left to be done but to end it.
+    pub(super) complete: bool,
 }
 
 /// Why the steps ended early.
-enum Stop {
+pub(super) enum Stop {
     /// The database said so.
     Failed(Error),
     /// There is nothing more for this client to do.
@@ -161,12 +191,14 @@ impl Client {
         if script.pessimistic {
             builder = builder.pessimistic();
         }
-        process.world().count("transactions begun");
-        // Before it begins: what is acknowledged meanwhile it may see or not.
-        let (moment, mut began) = {
-            let mut model = process.model.lock();
-            (model.moment(), model.begin_read())
-        };
+        if script.read_only {
+            builder = builder.read_only();
+        }
+        if let Some(timeout) = script.timeout {
+            builder = builder.timeout(timeout);
+        }
+        let begun = self.about_to_begin();
+        let mut began = begun.read;
         if script.runs && !script.abort {
             let mut done = Done::default();
             process.world().take_told();
@@ -183,7 +215,7 @@ impl Client {
                 Ok(())
             });
             let told = process.world().take_told();
-            return self.transaction_ended(script, ran.map(|()| told.unwrap_or(0)), done, moment);
+            return self.transaction_ended(script, ran.map(|()| told.unwrap_or(0)), done, begun);
         }
         let mut done = Done::default();
         let ended = builder.begin().map_err(Stop::Failed).and_then(|tx| {
@@ -199,22 +231,30 @@ impl Client {
             process.world().count("transactions given up");
             return Ok(());
         }
-        self.transaction_ended(script, ended, done, moment)
+        self.transaction_ended(script, ended, done, begun)
+    }
+
+    pub(super) fn about_to_begin(&self) -> Begun {
+        let process = &self.session.process;
+        process.world().count("transactions begun");
+        let mut model = process.model.lock();
+        let (moment, read) = (model.moment(), model.begin_read());
+        Begun { moment, read, clock: process.boot.env.reading() }
     }
 
     /// Tells the model what is about to be committed.
-    fn submit_transaction(&self, done: &mut Done, sync: bool) {
+    pub(super) fn submit_transaction(&self, done: &mut Done, sync: bool) {
         let ops = done.own.ops();
         let process = &self.session.process;
         done.submitted = (!ops.is_empty()).then(|| process.model.lock().submit(ops, sync));
     }
 
-    fn transaction_ended(
+    pub(super) fn transaction_ended(
         &self,
         script: &Script<'_>,
         ended: Result<u64, Stop>,
         done: Done,
-        began: u64,
+        begun: Begun,
     ) -> Result<(), Over> {
         let process = &self.session.process;
         let world = process.world();
@@ -225,11 +265,14 @@ impl Client {
                 commit: done.submitted,
                 client: self.number,
                 level: told_level(script.level),
-                began,
+                began: begun.moment,
                 ended,
                 committed: ended.is_some(),
                 reads: done.noted.iter().flat_map(told_reads).collect(),
             });
+        }
+        if let Err(Stop::Failed(error)) = &ended {
+            self.may_fail(script, &done, begun, error)?;
         }
         match ended {
             Ok(seq) => {
@@ -271,6 +314,59 @@ impl Client {
         }
     }
 
+    /// Reports what a transaction does not fail with, or not yet, whatever befell the machine.
+    fn may_fail(
+        &self,
+        script: &Script<'_>,
+        done: &Done,
+        begun: Begun,
+        error: &Error,
+    ) -> Result<(), Over> {
+        let process = &self.session.process;
+        let config = process.workload.settings.config();
+        let timeout = script.timeout.unwrap_or(config.transaction_timeout);
+        let open = process.boot.env.reading().saturating_sub(begun.clock);
+        let ends =
+            matches!(error, Error::TransactionTimeout | Error::SnapshotTooOld | Error::Closed);
+        let message = match error {
+            Error::TransactionTimeout if open < timeout.min(config.version_retention) => {
+                format!("a transaction ended after {open:?}, though it has {timeout:?}")
+            }
+            Error::Poisoned { .. } if script.read_only => {
+                format!("a transaction that only reads failed because writes are refused: {error}")
+            }
+            _ if script.read_only && (error.is_conflict() || done.complete && !ends) => {
+                format!("a transaction that only reads did not commit: {error}")
+            }
+            _ => return Ok(()),
+        };
+        process.world().violate("transaction", message);
+        Err(Over)
+    }
+
+    /// Asks a transaction that only reads for a write, which it refuses.
+    fn refused(&self, tx: &Transaction, step: &Step) -> Result<(), Stop> {
+        let on = |space: &Place| tx.of(&self.space(*space).0);
+        let answer = match step {
+            Step::ForUpdate { space, key } => {
+                on(space)?.get_for_update(key_bytes(*key)).map(|_| ())
+            }
+            Step::Put { space, key, value } => on(space)?.put(key_bytes(*key), self.value(value)),
+            Step::Delete { space, key } => on(space)?.delete(key_bytes(*key)),
+            Step::DeleteRange { space, range } => on(space)?.delete_range(range.bounds()),
+            _ => return Ok(()),
+        };
+        match answer {
+            Err(Error::ReadOnlyTransaction) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(()) => {
+                let message = format!("a transaction that only reads does {step:?}");
+                self.session.process.world().violate("transaction", message);
+                Err(Stop::Over)
+            }
+        }
+    }
+
     fn steps(&self, tx: &Transaction, script: &Script<'_>, began: ReadBegan) -> Result<Done, Stop> {
         let process = &self.session.process;
         let (mut done, mut saved): (Done, Vec<(Savepoint, Own)>) = Default::default();
@@ -282,6 +378,14 @@ impl Client {
             match step {
                 Step::Read { space, read } => {
                     self.transaction_read(tx, script, &mut done, (*space, read), began)?;
+                }
+                Step::ForUpdate { .. }
+                | Step::Put { .. }
+                | Step::Delete { .. }
+                | Step::DeleteRange { .. }
+                    if script.read_only =>
+                {
+                    self.refused(tx, step)?;
                 }
                 Step::ForUpdate { space, key } => {
                     let (keyspace, id) = self.space(*space).clone();
@@ -333,6 +437,7 @@ impl Client {
                 process.check(right_at(&process.model.lock(), noted, done.seq))?;
             }
         }
+        done.complete = true;
         Ok(done)
     }
 
@@ -421,7 +526,7 @@ fn told_reads(noted: &Noted) -> Vec<isolation::Operation> {
 }
 
 /// What a read says of keys that the transaction has written is what it wrote.
-fn under_own(noted: &Noted) -> Result<(), Broken> {
+pub(super) fn under_own(noted: &Noted) -> Result<(), Broken> {
     let own = noted.own.spaces.iter().find(|(id, _)| *id == noted.space);
     let keys = own.into_iter().flat_map(|(_, own)| own.entries.keys());
     if let Some(disorder) = &noted.seen.disorder {
@@ -441,7 +546,7 @@ fn under_own(noted: &Noted) -> Result<(), Broken> {
 }
 
 /// What a read says of all other keys is right at a SeqNo.
-fn right_at(model: &Model, noted: &Noted, seq: u64) -> Result<(), Broken> {
+pub(super) fn right_at(model: &Model, noted: &Noted, seq: u64) -> Result<(), Broken> {
     let is_own = |key: &[u8]| noted.own.get(noted.space, key).is_some();
     model.right_at(noted.space, &noted.seen, seq, &noted.began, &is_own)
 }
@@ -518,7 +623,7 @@ pub(super) fn perform(read: &Read, on: &Transaction) -> Result<Seen> {
 }
 
 /// Walks a scan over `bounds` that is reversed or not.
-fn walk(mut scan: TransactionScan, bounds: Bounds, way: Walk, reversed: bool) -> Seen {
+pub(super) fn walk(mut scan: TransactionScan, bounds: Bounds, way: Walk, reversed: bool) -> Seen {
     let (mut front, mut back) = (vec![], vec![]);
     for n in 0..way.entries {
         let from_back = way.ends.is_back(n);

@@ -275,7 +275,7 @@ fn points(read: &Read, on: &dyn Readable) -> Result<Seen> {
 }
 
 /// What `first` or `last` says.
-fn end_of(found: Option<Entry>, bounds: impl Fn(Vec<u8>) -> Bounds) -> Seen {
+pub(super) fn end_of(found: Option<Entry>, bounds: impl Fn(Vec<u8>) -> Bounds) -> Seen {
     let covered =
         found.as_ref().map_or((Bound::Unbounded, Bound::Unbounded), |e| bounds(e.0.clone()));
     Seen { covered: vec![covered], entries: found.into_iter().collect(), ..Seen::default() }

@@ -2,7 +2,8 @@
 
 use super::{
     operation::{
-        Durable, Edge, Ends, Key, Level, Operation, Place, Range, Read, Step, Value, Walk, Write,
+        Durable, Edge, Ends, Expects, Key, Level, Operation, Place, Range, Read, Step, Value, Walk,
+        Write,
     },
     shape::{Settings, Shape},
 };
@@ -172,7 +173,7 @@ impl<'a> Drawing<'a> {
     fn operation(&mut self) -> Operation {
         type Kind<'k> = fn(&mut Drawing<'k>) -> Operation;
         let mix = &self.shape.mix;
-        let kinds: [(u64, Kind<'a>); 14] = [
+        let kinds: [(u64, Kind<'a>); 17] = [
             (mix.commit, Drawing::commit),
             (mix.single, Drawing::single),
             (mix.read, |d| Operation::Read { space: d.space(), read: d.read() }),
@@ -193,6 +194,9 @@ impl<'a> Drawing<'a> {
             (mix.load, Drawing::load),
             (mix.transaction, Drawing::transaction),
             (mix.follow, Drawing::follow),
+            (mix.atomic, Drawing::atomic),
+            (mix.reader, Drawing::reader),
+            (mix.by_id, Drawing::by_id),
         ];
         let mut at = self.dice.below(kinds.iter().map(|(weight, _)| weight).sum());
         for (weight, kind) in kinds {
@@ -215,6 +219,12 @@ impl<'a> Drawing<'a> {
             true => self.trap(),
             false => (0..1 + self.dice.below(8)).map(|_| self.step()).collect(),
         };
+        let only_reads = steps.iter().all(|step| {
+            matches!(
+                step,
+                Step::Read { .. } | Step::Sleep { .. } | Step::Savepoint | Step::RollBack(_)
+            )
+        });
         Operation::Transaction {
             level,
             pessimistic: self.dice.chance(0.3),
@@ -222,7 +232,105 @@ impl<'a> Drawing<'a> {
             durability: self.durability(),
             abort: self.dice.chance(0.1),
             runs: self.dice.chance(0.4),
+            read_only: only_reads && self.dice.chance(0.5),
+            timeout_nanos: self.timeout(),
+            by_id: self.dice.chance(0.3),
         }
+    }
+
+    /// Some transactions have little time.
+    fn timeout(&mut self) -> Option<u64> {
+        self.dice.chance(0.05).then(|| self.dice.skewed(1_000..20_000_000))
+    }
+
+    /// A transaction that only reads, while others write for a long time.
+    fn reader(&mut self) -> Operation {
+        let level = self.dice.pick(&[Level::ReadCommitted, Level::Snapshot, Level::Serializable]);
+        let mut steps = vec![];
+        for _ in 0..2 + self.dice.below(8) {
+            let space = if self.dice.chance(0.5) { self.meeting_place() } else { self.space() };
+            let read = match self.dice.chance(0.5) {
+                true => Read::Get(self.hot_key()),
+                false => self.read(),
+            };
+            steps.push(Step::Read { space, read });
+            if self.dice.chance(0.6) {
+                steps.push(Step::Sleep { nanos: self.dice.skewed(1_000..100_000_000) });
+            }
+        }
+        if self.dice.chance(0.1) {
+            // It is refused.
+            let at = self.dice.below(steps.len() as u64) as usize;
+            let (space, key) = (self.space(), self.key());
+            steps.insert(at, Step::Put { space, key, value: self.value() });
+        }
+        Operation::Transaction {
+            level,
+            pessimistic: self.dice.chance(0.1),
+            steps,
+            durability: Durable::Default,
+            abort: self.dice.chance(0.1),
+            runs: self.dice.chance(0.3),
+            read_only: true,
+            timeout_nanos: self.timeout(),
+            by_id: self.dice.chance(0.2),
+        }
+    }
+
+    /// A transaction that the verbs by number can do.
+    fn by_id(&mut self) -> Operation {
+        let space = Place::Default;
+        let read_only = self.dice.chance(0.2);
+        let mut steps = vec![];
+        for _ in 0..1 + self.dice.below(6) {
+            let key = if self.dice.chance(0.6) { self.hot_key() } else { self.key() };
+            steps.push(match self.dice.below(8) {
+                0..=2 => Step::Read { space, read: Read::Get(key) },
+                3 => Step::Read { space, read: Read::Range(self.range(), self.walk()) },
+                4 => Step::Sleep { nanos: self.dice.skewed(1_000..10_000_000) },
+                _ if read_only => Step::Read { space, read: Read::Get(key) },
+                5 => Step::Delete { space, key },
+                _ => Step::Put { space, key, value: self.value() },
+            });
+        }
+        Operation::Transaction {
+            level: self.dice.pick(&[Level::ReadCommitted, Level::Snapshot, Level::Snapshot]),
+            pessimistic: false,
+            steps,
+            durability: Durable::Default,
+            abort: self.dice.chance(0.1),
+            runs: false,
+            read_only,
+            timeout_nanos: None,
+            by_id: true,
+        }
+    }
+
+    /// A change of one key that depends on what is there, mostly where others meet.
+    fn atomic(&mut self) -> Operation {
+        let (space, key) = match self.dice.chance(0.7) {
+            true => (self.meeting_place(), self.hot_key()),
+            false => (self.space(), self.key()),
+        };
+        let value = (!self.dice.chance(0.2)).then(|| self.value());
+        let nanos = if self.dice.chance(0.3) { self.dice.skewed(1_000..1_000_000) } else { 0 };
+        match self.dice.below(8) {
+            0..=2 => {
+                let expects = match self.dice.below(8) {
+                    0 => Expects::Nothing,
+                    1 => Expects::Other,
+                    _ => Expects::Found,
+                };
+                Operation::CompareAndSwap { space, key, expects, value, nanos }
+            }
+            3..=5 => Operation::FetchAndUpdate { space, key, value, nanos },
+            6 => Operation::PopFirst { space },
+            _ => Operation::PopLast { space },
+        }
+    }
+
+    fn hot_key(&mut self) -> Key {
+        self.dice.below(self.shape.keys.clamp(1, HOT_KEYS))
     }
 
     fn follow(&mut self) -> Operation {

@@ -120,12 +120,16 @@ fn cost_of(operation: &Operation) -> u64 {
         Operation::Put { value: v, durability, .. } => value(v) + own(durability),
         Operation::PutBatch { entries, .. } => entries.iter().map(|(_, v)| 20 + value(v)).sum(),
         Operation::DeleteBatch { keys, .. } => 20 * keys.len() as u64,
-        Operation::Transaction { steps, durability, pessimistic, runs, .. } => {
+        Operation::CompareAndSwap { value: v, .. } | Operation::FetchAndUpdate { value: v, .. } => {
+            v.as_ref().map_or(0, value)
+        }
+        Operation::Transaction { steps, durability, pessimistic, runs, by_id, .. } => {
             let steps = steps.iter().map(|step| match step {
                 Step::Put { value: v, .. } => 20 + value(v),
                 _ => 20,
             });
-            own(durability) + u64::from(*pessimistic) + u64::from(*runs) + steps.sum::<u64>()
+            let kinds = [*pessimistic, *runs, *by_id].map(u64::from);
+            own(durability) + kinds.into_iter().sum::<u64>() + steps.sum::<u64>()
         }
         _ => 0,
     }
@@ -157,6 +161,9 @@ pub(super) fn each_value(schedule: &mut Schedule, change: &mut dyn FnMut(&mut Va
     for operation in all_operations(schedule).flatten() {
         match operation {
             Operation::Put { value, .. } => change(value),
+            Operation::CompareAndSwap { value, .. } | Operation::FetchAndUpdate { value, .. } => {
+                value.iter_mut().for_each(&mut *change);
+            }
             Operation::PutBatch { entries, .. } => {
                 entries.iter_mut().for_each(|(_, value)| change(value));
             }
@@ -186,7 +193,7 @@ fn by_default(operation: &mut Operation) {
     {
         *durability = Durable::Default;
     }
-    if let Operation::Transaction { pessimistic, runs, .. } = operation {
-        (*pessimistic, *runs) = (false, false);
+    if let Operation::Transaction { pessimistic, runs, by_id, timeout_nanos, .. } = operation {
+        (*pessimistic, *runs, *by_id, *timeout_nanos) = (false, false, false, None);
     }
 }

@@ -4,7 +4,7 @@ use super::{Class, PATCHES, told};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// How a bug may show beside a broken promise with a number.
-const SYMPTOMS: [&str; 14] = [
+const SYMPTOMS: [&str; 15] = [
     "panic",
     "hang",
     "spins",
@@ -15,6 +15,7 @@ const SYMPTOMS: [&str; 14] = [
     "locked",
     "transaction",
     "first-committer",
+    "atomic",
     "serializable",
     "for-update",
     "isolation",

@@ -132,6 +132,24 @@ impl Model {
         refused.map_or(Ok(()), |message| broken("transaction", message))
     }
 
+    /// The SeqNos of all states that a view may show which was taken behind the beginning of a read and before a
+    /// moment, as far as answers tell.
+    pub(in super::super) fn views_between(&self, began: &ReadBegan, until: u64) -> Vec<u64> {
+        let later = self.acknowledged.range(began.acknowledged_seq + 1..);
+        // Whoever comes behind one that was submitted later has a higher SeqNo.
+        let before = |id: &&CommitId| self.commits[**id].submitted < until;
+        let later = later.map(|(_, id)| id).take_while(before);
+        let later = later.filter_map(|id| self.commits[*id].last_seq());
+        std::iter::once(began.acknowledged_seq).chain(later).collect()
+    }
+
+    /// The key of a keyspace that the engine has told by its checksum.
+    pub(in super::super) fn key_told(&self, space: SpaceId, told: u64) -> Option<Vec<u8>> {
+        let all: Vec<_> = (0..self.loads.len()).collect();
+        let mut keys = self.known_keys(space, &all);
+        keys.find(|key| u64::from(crc32fast::hash(key)) + 1 == told).cloned()
+    }
+
     /// A commit between two SeqNos, the second included, that writes what `ops` write.
     pub(in super::super) fn changed_between(
         &self,
