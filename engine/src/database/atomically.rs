@@ -137,6 +137,7 @@ impl Keyspace {
         self.transaction().isolation(IsolationLevel::Serializable).run(|tx| {
             let found = find(tx)?;
             if let Some((key, _)) = &found {
+                // Whose answer is lost is known by its key all the same, to the simulator.
                 point_at("pop.found", u64::from(crc32fast::hash(key)) + 1);
                 tx.delete(key)?;
             }

@@ -178,7 +178,12 @@ impl Client {
     /// A number is of no use once its transaction has ended.
     fn is_gone(&self, id: TransactionId) -> Result<(), Stop> {
         let answer = self.session.db.get_tx(id, "key");
-        if matches!(answer, Err(Error::TransactionNotFound { .. })) {
+        // A thousand others may have ended since.
+        let gone = matches!(
+            answer,
+            Err(Error::TransactionEnded { .. } | Error::TransactionNotFound { .. })
+        );
+        if gone {
             return Ok(());
         }
         let message = format!("a transaction that has ended answers {answer:?} to a get");
