@@ -16,7 +16,6 @@ pub(crate) type Written = Option<Box<[u8]>>;
 pub(crate) type Deleted = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// The writes of a transaction in all keyspaces.
-#[derive(Default)]
 pub(crate) struct Writes {
     keyspaces: Vec<(KeyspaceId, InKeyspace)>,
     bytes: usize,
@@ -41,6 +40,9 @@ enum Undo {
 }
 
 impl Writes {
+    pub(crate) const NONE: Writes =
+        Writes { keyspaces: vec![], bytes: 0, undo: vec![], undoable: false };
+
     pub(crate) fn is_empty(&self) -> bool {
         self.keyspaces.iter().all(|(_, writes)| writes.is_empty())
     }
@@ -222,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_last_write_of_a_key_counts() {
-        let mut writes = Writes::default();
+        let mut writes = Writes::NONE;
         assert!(writes.is_empty());
         put(&mut writes, "b", "1");
         assert_eq!(get(&writes, "b"), Some(Some(b"1".to_vec())));
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn ranges_that_touch_become_one() {
-        let mut writes = Writes::default();
+        let mut writes = Writes::NONE;
         for (start, end) in [("c", Some("e")), ("a", Some("b")), ("g", None), ("b", Some("c"))] {
             writes.delete_range(A, start.as_bytes(), end.map(str::as_bytes));
         }
@@ -254,7 +256,7 @@ mod tests {
 
     #[test]
     fn going_back_undoes_all_since() {
-        let mut writes = Writes::default();
+        let mut writes = Writes::NONE;
         put(&mut writes, "a", "1");
         put(&mut writes, "b", "1");
         let before = writes.bytes();
@@ -287,7 +289,7 @@ mod tests {
             (state >> 33) % below
         };
         for _ in 0..200 {
-            let mut writes = Writes::default();
+            let mut writes = Writes::NONE;
             let mut model: Vec<Option<Option<u64>>> = vec![None; 16];
             let mut saved = vec![];
             for _ in 0..40 {

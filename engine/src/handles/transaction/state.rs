@@ -23,6 +23,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::{Deref, DerefMut},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -47,22 +48,57 @@ struct State {
     view: Option<(Arc<Version>, SeqNo)>,
     /// How many bulk loads there had been before.
     loads: u64,
-    writes: Writes,
-    /// Keys that must not change from some SeqNo on; those that are locked cannot.
-    for_update: BTreeMap<(KeyspaceId, Box<[u8]>), Kept>,
-    /// Numbers of the savepoints, and where they are among the writes.
-    savepoints: Vec<(u64, usize)>,
-    next_savepoint: u64,
+    work: Lazy,
     /// It has, or has had, locks.
     locked: bool,
     /// What ended it: another commit touched this.
     lost: Vec<Lost>,
     /// What was locked before it began: nobody has touched it since.
-    held: Arc<[Lost]>,
-    /// Bytes of `for_update`, about.
-    kept_bytes: usize,
+    held: Option<Arc<[Lost]>>,
     /// Bytes that it is known to hold.
     bytes: usize,
+}
+
+/// What a transaction has that does more than read.
+struct Work {
+    writes: Writes,
+    /// Keys that must not change from some SeqNo on; those that are locked cannot.
+    for_update: BTreeMap<(KeyspaceId, Box<[u8]>), Kept>,
+    /// Bytes of these, about.
+    kept_bytes: usize,
+    /// Numbers of the savepoints, and where they are among the writes.
+    savepoints: Vec<(u64, usize)>,
+    next_savepoint: u64,
+}
+
+impl Work {
+    const NONE: Work = Work {
+        writes: Writes::NONE,
+        for_update: BTreeMap::new(),
+        kept_bytes: 0,
+        savepoints: vec![],
+        next_savepoint: 0,
+    };
+}
+
+/// Made when something is to be changed in it: one that reads a key is begun and dropped in the time of two gets.
+#[derive(Default)]
+struct Lazy(Option<Box<Work>>);
+
+impl Deref for Lazy {
+    type Target = Work;
+
+    #[inline]
+    fn deref(&self) -> &Work {
+        static NONE: Work = Work::NONE;
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for Lazy {
+    fn deref_mut(&mut self) -> &mut Work {
+        self.0.get_or_insert_with(|| Box::new(Work::NONE))
+    }
 }
 
 /// How a key is kept from changing.
@@ -101,8 +137,8 @@ impl State {
     /// Whether a key cannot change because of a lock that counts from when it was taken.
     fn is_locked(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
         // The usual transaction has none, and pays nothing.
-        !self.for_update.is_empty()
-            && matches!(self.for_update.get(&(keyspace, Box::from(key))), Some(Kept::Locked))
+        !self.work.for_update.is_empty()
+            && matches!(self.work.for_update.get(&(keyspace, Box::from(key))), Some(Kept::Locked))
     }
 }
 
@@ -111,13 +147,13 @@ pub(crate) struct Attempt {
     owner: Owner,
     locked: bool,
     /// What these locks are on.
-    held: Arc<[Lost]>,
+    held: Option<Arc<[Lost]>>,
 }
 
 impl Attempt {
     pub(crate) fn first(db: &Db) -> Attempt {
         let id = db.transactions.next_id();
-        Attempt { owner: Owner::new(id, id), locked: false, held: Arc::default() }
+        Attempt { owner: Owner::new(id, id), locked: false, held: None }
     }
 }
 
@@ -170,14 +206,10 @@ impl Core {
             phase: Phase::Open,
             view,
             loads,
-            writes: Writes::default(),
-            for_update: BTreeMap::new(),
-            savepoints: vec![],
-            next_savepoint: 0,
+            work: Lazy::default(),
             locked: attempt.locked,
             lost: vec![],
-            held: Arc::clone(&attempt.held),
-            kept_bytes: 0,
+            held: attempt.held.clone(),
             bytes: 0,
         };
         let (owner, deadline) = (attempt.owner, began.checked_add(timeout));
@@ -270,7 +302,7 @@ impl Core {
 
     pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let mut state = self.open()?;
-        if let Some(written) = state.writes.of(keyspace).and_then(|writes| writes.get(key)) {
+        if let Some(written) = state.work.writes.of(keyspace).and_then(|writes| writes.get(key)) {
             return Ok(written.map(<[u8]>::to_vec));
         }
         self.fix_view(&mut state);
@@ -311,7 +343,7 @@ impl Core {
             self.reserve(&mut state, keys.iter().map(|key| key.as_ref().len()).sum())?;
             let mut reads = reads.lock();
             let unwritten = keys.iter().map(K::as_ref).filter(|key| {
-                state.writes.of(keyspace).is_none_or(|writes| writes.get(key).is_none())
+                state.work.writes.of(keyspace).is_none_or(|writes| writes.get(key).is_none())
             });
             unwritten.for_each(|key| reads.point(keyspace, key));
             drop(reads);
@@ -324,7 +356,7 @@ impl Core {
             true => self.db().find_each((&*view.0, view.1), keyspace, keys, found)?,
             false => values.resize(keys.len(), None),
         }
-        if let Some(writes) = state.writes.of(keyspace) {
+        if let Some(writes) = state.work.writes.of(keyspace) {
             for (key, value) in keys.iter().zip(&mut values) {
                 if let Some(written) = writes.get(key.as_ref()) {
                     *value = written.map(<[u8]>::to_vec);
@@ -368,7 +400,7 @@ impl Core {
     /// Notes how a key is kept from changing. A lock counts more than the oldest read.
     fn keep(&self, state: &mut State, keyspace: KeyspaceId, key: &[u8], kept: Kept) -> Result<()> {
         let place = (keyspace, Box::from(key));
-        if let Some(known) = state.for_update.get_mut(&place) {
+        if let Some(known) = state.work.for_update.get_mut(&place) {
             if matches!(kept, Kept::Locked) {
                 *known = kept;
             }
@@ -376,8 +408,8 @@ impl Core {
         }
         let cost = KEPT_BYTES + key.len();
         self.reserve(state, cost)?;
-        state.kept_bytes += cost;
-        state.for_update.insert(place, kept);
+        state.work.kept_bytes += cost;
+        state.work.for_update.insert(place, kept);
         Ok(())
     }
 
@@ -428,7 +460,7 @@ impl Core {
         }
         // Before it is done: nothing is half done.
         self.reserve(&mut state, writes::cost(key, value))?;
-        state.writes.put(keyspace, key, value);
+        state.work.writes.put(keyspace, key, value);
         self.resize(&mut state)
     }
 
@@ -454,7 +486,7 @@ impl Core {
             self.check(&mut state, Checks::new(vec![], vec![span]))?;
         }
         self.reserve(&mut state, start.len() + end.map_or(0, <[u8]>::len))?;
-        state.writes.delete_range(keyspace, start, end);
+        state.work.writes.delete_range(keyspace, start, end);
         self.resize(&mut state)
     }
 
@@ -474,29 +506,29 @@ impl Core {
         }
         let base = Scan::of_any(Arc::clone(handle), view, keyspace, bounds.clone(), false);
         let reads = self.reads.clone().map(|reads| (reads, keyspace));
-        Ok(TransactionScan::new(base, state.writes.of(keyspace), bounds, reversed, reads))
+        Ok(TransactionScan::new(base, state.work.writes.of(keyspace), bounds, reversed, reads))
     }
 
     pub(crate) fn savepoint(&self) -> Result<u64> {
         let mut state = self.open()?;
-        let (number, at) = (state.next_savepoint, state.writes.savepoint());
-        state.next_savepoint += 1;
-        state.savepoints.push((number, at));
+        let (number, at) = (state.work.next_savepoint, state.work.writes.savepoint());
+        state.work.next_savepoint += 1;
+        state.work.savepoints.push((number, at));
         Ok(number)
     }
 
     pub(crate) fn roll_back(&self, savepoint: u64) -> Result<()> {
         let mut state = self.open()?;
-        let found = state.savepoints.iter().position(|(number, _)| *number == savepoint);
+        let found = state.work.savepoints.iter().position(|(number, _)| *number == savepoint);
         let Some(at) = found else {
             return Err(Error::InvalidArgument {
                 what: "savepoint",
                 why: "the transaction went back to one before it".into(),
             });
         };
-        state.savepoints.truncate(at + 1);
-        let undo = state.savepoints[at].1;
-        state.writes.roll_back(undo);
+        state.work.savepoints.truncate(at + 1);
+        let undo = state.work.savepoints[at].1;
+        state.work.writes.roll_back(undo);
         self.resize(&mut state)
     }
 
@@ -516,7 +548,7 @@ impl Core {
     /// Counts what the transaction holds.
     fn resize(&self, state: &mut State) -> Result<()> {
         let reads = self.reads.as_ref().map_or(0, |reads| reads.lock().bytes());
-        let (old, new) = (state.bytes, state.writes.bytes() + state.kept_bytes + reads);
+        let (old, new) = (state.bytes, state.work.writes.bytes() + state.work.kept_bytes + reads);
         // What is there already is not refused; the next write is.
         self.db().transactions.resize(old, new, usize::MAX)?;
         state.bytes = new;
@@ -532,11 +564,12 @@ impl Core {
     fn try_commit(&self) -> Result<SeqNo, (Error, Vec<Lost>)> {
         let state = self.open().and_then(|state| self.in_time(state));
         let mut state = state.map_err(|error| (error, vec![]))?;
-        if state.writes.is_empty() {
+        if state.work.writes.is_empty() {
             // What it read was the truth at one moment, whatever came later; but for what was to stay so.
-            if !state.for_update.is_empty() {
+            if !state.work.for_update.is_empty() {
                 let (kept, _) = kept_for_update(&state);
-                let checks = Checks::new(kept, vec![]).without_locked(&state.held);
+                let checks = Checks::new(kept, vec![])
+                    .without_locked(state.held.as_deref().unwrap_or_default());
                 let loads = Some(state.loads);
                 let mut terms = Terms { checks, loads, ..Terms::default() };
                 let empty = terms.checks.is_void();
@@ -564,8 +597,8 @@ impl Core {
     }
 
     fn commit_writes(&self, state: &State) -> Result<SeqNo, (Error, Vec<Lost>)> {
-        let mut batch = WriteBatch::with_capacity(state.writes.bytes());
-        for (keyspace, writes) in state.writes.all() {
+        let mut batch = WriteBatch::with_capacity(state.work.writes.bytes());
+        for (keyspace, writes) in state.work.writes.all() {
             // The ranges first: what was written is what stands in them.
             for (start, end) in &writes.deleted {
                 batch.delete_between(keyspace, start, end.as_deref());
@@ -580,13 +613,14 @@ impl Core {
         let reads = self.reads.as_ref().map(|reads| reads.lock());
         let (points, spans) = counted_on(state, self.settings.pessimistic, reads.as_deref());
         let (points_kept, is_of_one_moment) = (
-            !state.for_update.is_empty(),
+            !state.work.for_update.is_empty(),
             self.settings.isolation != IsolationLevel::ReadCommitted,
         );
         let mut terms = Terms {
-            checks: Checks::new(points, spans).without_locked(&state.held),
+            checks: Checks::new(points, spans)
+                .without_locked(state.held.as_deref().unwrap_or_default()),
             loads: (points_kept || is_of_one_moment).then_some(state.loads),
-            writes: Some(&state.writes),
+            writes: Some(&state.work.writes),
             owner: Some(self.owner),
             deadline: self.deadline,
         };
@@ -620,8 +654,7 @@ impl Core {
         }
         transactions.open.remove(self.place.load(Relaxed), self.owner.id);
         state.view = None;
-        (state.writes, state.for_update) = (Writes::default(), BTreeMap::new());
-        state.kept_bytes = 0;
+        state.work = Lazy::default();
         // Getting smaller is never refused.
         let _ = transactions.resize(state.bytes, 0, usize::MAX);
         state.bytes = 0;
@@ -630,7 +663,7 @@ impl Core {
 
 /// The keys that were read for update and are not locked.
 fn kept_for_update(state: &State) -> (Vec<Point<'_>>, Vec<Span<'_>>) {
-    let kept = state.for_update.iter().filter_map(|((keyspace, key), kept)| match kept {
+    let kept = state.work.for_update.iter().filter_map(|((keyspace, key), kept)| match kept {
         Kept::Locked => None,
         Kept::Since(since) => {
             Some(Point { hash: keyspace.hash(key), keyspace: *keyspace, key, since: *since })
@@ -657,7 +690,7 @@ fn counted_on<'a>(
         // All that it writes is locked.
         None if pessimistic => {}
         None => {
-            for (keyspace, writes) in state.writes.all() {
+            for (keyspace, writes) in state.work.writes.all() {
                 let deleted = writes.deleted.iter();
                 spans.extend(deleted.map(|(start, end)| Span {
                     keyspace,
@@ -776,7 +809,7 @@ fn again(
         let part = db.env.random("transaction.backoff") % 1024;
         db.env.clock().sleep(longest * part as u32 / 1024);
     }
-    let mut held: Arc<[Lost]> = lost.iter().cloned().collect();
+    let mut held = Some(lost.iter().cloned().collect());
     // In their order, so that those who try again do not wait for each other in a circle.
     for lost in lost {
         let target = match &lost.end {
@@ -787,7 +820,7 @@ fn again(
             // Without locks then: there will be another try.
             Err(Error::Deadlock { .. }) => {
                 db.locks.unlock_all(owner.id);
-                held = Arc::default();
+                held = None;
                 break;
             }
             other => other.inspect_err(|_| db.locks.unlock_all(owner.id))?,
