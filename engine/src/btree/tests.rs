@@ -450,7 +450,7 @@ fn a_slice_does_so_many_cuts_as_it_may_write_pages_for() {
     };
     assert_eq!(within(&tree, &cuts, u64::MAX), 0, "each is less than a leaf");
     let all = Cut { start: vec![], end: None };
-    assert_eq!(within(&tree, &[all.clone()], u64::MAX), leaves);
+    assert_eq!(within(&tree, std::slice::from_ref(&all), u64::MAX), leaves);
     let some = within(&tree, &[all], 10);
     assert!((10..leaves / 2).contains(&some), "{some}");
     let half = Cut { start: keys[4].clone(), end: Some(keys[10_000].clone()) };
