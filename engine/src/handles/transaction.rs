@@ -352,8 +352,8 @@ impl Transaction {
     }
 
     /// The entries of a range in key order, those among them that the transaction has written. It shows what there
-    /// was when it was made: what the transaction writes after that, it does not show. It may be walked on when the
-    /// transaction has ended.
+    /// was when it was made: what the transaction writes after that, it does not show; so what it has written in the range is
+    /// copied. It may be walked on when the transaction has ended.
     ///
     /// ```
     /// # let dir = tempfile::tempdir().unwrap();
