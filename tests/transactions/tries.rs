@@ -25,7 +25,7 @@ fn a_slow_transaction_gets_its_turn_beside_many_commits() {
     let read = db.keyspace("read").unwrap();
     (0..100_u32).for_each(|n| read.put(n.to_be_bytes(), "1").unwrap());
     let (stop, puts) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (mut tries, mut wide) = (0, 0);
+    let (mut tries, mut wide, mut locked, mut ranges) = (0, 0, 0, 0);
     thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(SeqCst) {
@@ -66,10 +66,32 @@ fn a_slow_transaction_gets_its_turn_beside_many_commits() {
             }
             tx.put("sum", "100")
         });
+        // One with locks, the second of which comes late.
+        let late = read.transaction().pessimistic().run(|tx| {
+            locked += 1;
+            tx.put("first", "1")?;
+            if locked == 1 {
+                db.delete_range("x".."y")?;
+                wait();
+            }
+            tx.put("second", "2")
+        });
+        // And one that has read more ranges than are locked one by one.
+        let many = serializable().run(|tx| {
+            ranges += 1;
+            for n in 0..1000_u32 {
+                tx.range(n.to_be_bytes()..(n + 1).to_be_bytes())?.next().transpose()?;
+            }
+            if ranges == 1 {
+                wait();
+            }
+            tx.put("many", "1000")
+        });
         stop.store(true, SeqCst);
         assert_eq!((counted.unwrap(), sum.unwrap()), (100, ()));
+        assert_eq!((late.unwrap(), many.unwrap()), ((), ()));
     });
-    assert!(tries == 2 && wide == 2, "{tries} and {wide} tries");
+    assert_eq!([tries, wide, locked, ranges], [2; 4]);
     assert_eq!(read.get("entries").unwrap().as_deref(), Some(&b"100"[..]));
 }
 

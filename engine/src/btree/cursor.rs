@@ -31,6 +31,8 @@ pub(crate) struct TreeCursor {
     value: Option<Range<usize>>,
     /// The value is a pointer to a blob.
     is_blob: bool,
+    /// It has walked on from the leaf to which it was led.
+    walks: bool,
     /// Pages of leaves that were asked for in a walk.
     asked: Range<u64>,
 }
@@ -135,7 +137,8 @@ impl TreeCursor {
         let leaf = Leaf { in_place, copy: None, pointer, layout };
         let key = KeyBuffer::default();
         let (path, value, asked) = (vec![], None, 0..0);
-        TreeCursor { root, path, leaf, index: 0, key, value, is_blob: false, asked }
+        let (is_blob, walks) = (false, false);
+        TreeCursor { root, path, leaf, index: 0, key, value, is_blob, walks, asked }
     }
 
     /// Leads the path on from `pointer` to a leaf. `choose` says to which child or entry of a node.
@@ -195,6 +198,7 @@ impl TreeCursor {
     fn leave(&mut self) {
         self.path.clear();
         self.value = None;
+        self.walks = false;
     }
 
     /// Takes up the entry of the leaf that the cursor came to; if it came behind the last, the first of the
@@ -285,9 +289,11 @@ impl TreeCursor {
             };
             let child = node.child(next);
             let child = child.ok_or_else(|| refuse(nodes, step.pointer, Some(node), next))?;
-            if step.level == 1 && !self.asked.contains(&child.page) {
+            // One that ends in the next leaf asks for nothing.
+            if step.level == 1 && self.walks && !self.asked.contains(&child.page) {
                 self.asked = nodes.walk_into(node, next, child);
             }
+            self.walks = true;
             step.index = next;
             let level = step.level - 1;
             self.descend(child, level, |node| to.of(node))?;

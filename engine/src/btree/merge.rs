@@ -238,6 +238,9 @@ impl<'a> TreeMerge<'a> {
             let whole = node.append_key(index, &mut key).and_then(|()| node.entry(index));
             let entry = whole.ok_or_else(|| held.refuse(self.nodes, index))?;
             self.put_changes_below(Some(&key))?;
+            if self.is_full() && self.change().is_some_and(|(changed, _)| changed == key) {
+                self.stop_at(Some(key.clone())); // the old entry stays with the change that is left
+            }
             self.pass_cuts(&key);
             let replaced = self.change().is_some_and(|(changed, _)| changed == key);
             // The first cut ends behind the key, or not at all.

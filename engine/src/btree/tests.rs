@@ -324,11 +324,19 @@ fn a_merge_in_slices_comes_to_the_same() {
             whole.merge(changes.clone(), &cuts);
             let mut left: Vec<Change> = changes.into_iter().collect();
             let mut slices = 0;
-            let mut cuts = cuts;
+            let (mut cuts, all_cuts) = (cuts.clone(), cuts);
+            let before = std::mem::take(&mut sliced.map);
             loop {
                 slices += 1;
                 let merged = sliced.run(left.clone(), &cuts, 40);
                 let Some(from) = merged.stopped_at else { break };
+                for (key, value) in before.range(from.clone()..).take(50) {
+                    let starts = |cut: &Cut| cut.start <= *key;
+                    let is_cut = |cut: &Cut| cut.end.as_ref().is_none_or(|end| key < end);
+                    if !all_cuts.iter().any(|cut| starts(cut) && is_cut(cut)) {
+                        assert_eq!(sliced.get(key).as_ref(), Some(value), "is as it was");
+                    }
+                }
                 left.retain(|(key, _)| *key >= from);
                 cuts = Cut::all_from(&cuts, &from);
                 assert!(!left.is_empty() || !cuts.is_empty());
@@ -526,7 +534,7 @@ struct Asked {
 impl Nodes for Asked {
     fn read(&self, pointer: NodePointer, level: u8) -> Result<Bytes<'_>> {
         let asked = self.for_pages.lock();
-        let is_first = asked.is_empty(); // to which no walk led
+        let is_first = asked.is_empty(); // to which it was led, and the one behind
         let known = is_first || asked.iter().any(|pages| pages.contains(&pointer.page));
         assert!(level > 0 || known, "{pointer:?} was not asked for");
         drop(asked);

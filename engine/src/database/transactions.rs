@@ -60,6 +60,16 @@ impl ById {
     }
 }
 
+impl ById {
+    /// How it ended is known now.
+    fn ended(&self, id: TransactionId, how: &'static str) {
+        let mut numbered = self.0.lock();
+        if let Some(ended) = numbered.ended.iter_mut().rev().find(|(ended, _)| *ended == id) {
+            ended.1 = how;
+        }
+    }
+}
+
 impl Numbered {
     fn missing(&self, id: TransactionId) -> Error {
         match self.ended.iter().rev().find(|(ended, _)| *ended == id) {
@@ -242,7 +252,11 @@ impl Database {
     /// As [`Transaction::commit`]; [`TransactionNotFound`](crate::Error::TransactionNotFound),
     /// [`TransactionEnded`](crate::Error::TransactionEnded).
     pub fn commit_transaction(&self, tx_id: TransactionId) -> Result<()> {
-        self.by_id.remove(tx_id, "committed, or to be")?.core().commit().map(|_| ())
+        let tx = self.by_id.remove(tx_id, "being committed")?;
+        let committed = tx.core().commit();
+        let how = if committed.is_ok() { "committed" } else { "not committed, as that failed" };
+        self.by_id.ended(tx_id, how);
+        committed.map(|_| ())
     }
 
     /// [`Transaction::abort`] by number.

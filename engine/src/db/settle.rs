@@ -33,6 +33,9 @@ const TAIL_BYTES_MIN: u64 = 64 << 10;
 /// Of how many large values of a tree it is asked whether they are overwritten or deleted.
 const BLOBS_LOOKED_AT: usize = 10_000;
 
+/// Of how many deleted ranges of a keyspace it is asked how much of the tree they cover.
+const CUTS_LOOKED_AT: usize = 1_000;
+
 /// What the thread that merges knows of idling.
 #[derive(Default)]
 pub(super) struct Idling<'a> {
@@ -118,7 +121,8 @@ fn deleted_bytes(version: &Version, enough: u64) -> Result<u64> {
             tombstones.push(memtable.range_tombstones(keyspace.id));
         }
         let of_runs = keyspace.runs.iter().map(|run| &**run.range_tombstones());
-        let cuts = cuts(of_runs.chain(tombstones.iter().map(|list| &**list)));
+        let mut cuts = cuts(of_runs.chain(tombstones.iter().map(|list| &**list)));
+        cuts.truncate(CUTS_LOOKED_AT);
         let page_bytes = tree.pager.page_bytes() as u64;
         bytes += deletes * ENTRY_BYTES;
         if bytes < enough && !cuts.is_empty() {
@@ -276,7 +280,7 @@ impl Db {
             }
             // Merged, as far as it goes.
             merged => {
-                idling.settling = None;
+                (idling.settling, idling.deleted) = (None, None);
                 // Pages of snapshots become free when these are gone; they are asked for again then.
                 if merged || free_bytes >= enough {
                     self.background.ask_for_space();

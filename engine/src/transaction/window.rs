@@ -26,7 +26,7 @@ use crate::{
     types::{KeyspaceId, SeqNo},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     ops::Deref,
     sync::Arc,
 };
@@ -310,6 +310,27 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
+    /// The same, or a range for each keyspace that holds all of it if it is too much to be locked one by one.
+    pub(crate) fn few(mut lost: Vec<Lost>) -> Vec<Lost> {
+        if lost.len() <= LOST_MAX {
+            return lost;
+        }
+        let mut around: BTreeMap<KeyspaceId, (Vec<u8>, Option<Vec<u8>>)> = BTreeMap::new();
+        for Lost { keyspace, start, end } in lost.drain(..) {
+            let end = end.unwrap_or_else(|| Some(successor(&start)));
+            match around.entry(keyspace) {
+                Entry::Vacant(place) => _ = place.insert((start, end)),
+                Entry::Occupied(mut place) => {
+                    let (first, last) = place.get_mut();
+                    *first = std::mem::take(first).min(start);
+                    *last = last.take().zip(end).map(|(last, end)| last.max(end));
+                }
+            }
+        }
+        let range = |(keyspace, (start, end))| Lost { keyspace, start, end: Some(end) };
+        around.into_iter().map(range).collect()
+    }
+
     fn has(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
         self.keyspace == keyspace
             && match &self.end {
@@ -423,20 +444,8 @@ impl<'a> Checks<'a> {
     /// Nobody knows what was touched: whoever tries again needs all of it, as a few ranges if it is many keys.
     pub(crate) fn lose_all(&mut self) -> Verdict {
         self.lost.extend(self.spans.iter().map(Span::lost));
-        if self.points.len() <= LOST_MAX {
-            self.lost.extend(self.points.iter().map(Point::lost));
-            return Verdict::Conflict;
-        }
-        let mut around: BTreeMap<KeyspaceId, (&[u8], &[u8])> = BTreeMap::new();
-        for Point { keyspace, key, .. } in &self.points {
-            let (first, last) = around.entry(*keyspace).or_insert((*key, *key));
-            (*first, *last) = ((*first).min(*key), (*last).max(*key));
-        }
-        self.lost.extend(around.into_iter().map(|(keyspace, (first, last))| Lost {
-            keyspace,
-            start: first.to_vec(),
-            end: Some(Some(successor(last))),
-        }));
+        self.lost.extend(self.points.iter().map(Point::lost));
+        self.lost = Lost::few(std::mem::take(&mut self.lost));
         Verdict::Conflict
     }
 

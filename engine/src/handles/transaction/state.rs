@@ -440,6 +440,7 @@ impl Core {
 
     /// Ends the transaction if something was changed that it counts on.
     fn check(&self, state: &mut State, checks: Checks<'_>) -> Result<()> {
+        let checks = checks.without_locked(state.held.as_deref().unwrap_or_default());
         let mut terms = Terms { checks, loads: Some(state.loads), ..Terms::default() };
         let holds = self.db().check_now(&mut terms);
         if let Err(Error::TransactionConflict) = &holds {

@@ -61,6 +61,7 @@ pub(in super::super) fn run<T, E: From<Error>>(
             return Err(failed);
         }
         crate::sync::sometimes("transaction: is tried again");
+        lost = Lost::few(lost.into_iter().collect()).into_iter().collect();
         attempt = again(db, &attempt, &settings, &lost, tried)?;
     }
     unreachable!("the loop ends after so many tries")
