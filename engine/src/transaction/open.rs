@@ -157,7 +157,7 @@ mod tests {
         let (list, one) = (OpenList::default(), Arc::new(One::default()));
         let add = |id, is_transaction| {
             let place = AtomicU32::new(u32::MAX);
-            list.add(open(&one, id, None, is_transaction), 50, &place).map(|()| place.into_inner())
+            list.add(open(&one, id, None, is_transaction), 50, &place).map(|()| place.load(Relaxed))
         };
         let places: Vec<_> = (0..100).map(|id| add(id, id % 2 == 0).unwrap()).collect();
         assert_eq!((list.transactions(), list.begun(), list.oldest()), (50, 100, Some(at(0))));
