@@ -88,6 +88,12 @@ impl InPlace {
         }
     }
 
+    /// Whether there is a frame for the node.
+    #[inline]
+    pub(crate) fn has_frame(&self, pointer: NodePointer) -> bool {
+        self.frames.covers(pointer)
+    }
+
     /// Whether there is a frame for the node, and the node is not in it.
     #[inline]
     pub(crate) fn lacks(&self, pointer: NodePointer) -> bool {

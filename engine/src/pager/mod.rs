@@ -337,6 +337,7 @@ impl Pager {
 
     /// Asks for the leaves beside one that lie side by side with it in the file, behind the frames: the mapping brings
     /// pages one by one otherwise. Returns their pages.
+    #[cold]
     pub(crate) fn read_ahead(
         &self,
         in_place: &InPlace,
@@ -348,7 +349,7 @@ impl Pager {
             return 0..0;
         };
         let pages = first.page..last.page + u64::from(last.pages);
-        if leaves.len() > 1 && !self.frames.covers(*first) {
+        if leaves.len() > 1 {
             in_place.read_ahead(pages.clone());
         }
         pages

@@ -263,10 +263,12 @@ impl Nodes for Tree {
         }
     }
 
-    #[cold]
     fn walk_into(&self, branch: Node<'_>, index: usize, leaf: NodePointer) -> Range<u64> {
-        self.enter_leaf(branch, index, leaf);
-        self.pager.read_ahead(&self.in_place, branch, index)
+        // Frames are filled when the leaf is entered.
+        match self.in_place.has_frame(leaf) {
+            true => leaf.page..leaf.page + 1,
+            false => self.pager.read_ahead(&self.in_place, branch, index),
+        }
     }
 
     fn refuse(&self, pointer: NodePointer, why: Refused) -> Error {
