@@ -280,7 +280,10 @@ impl Db {
             }
             // Merged, as far as it goes.
             merged => {
-                (idling.settling, idling.deleted) = (None, None);
+                idling.settling = None;
+                if merged {
+                    idling.deleted = None; // what is left is counted anew
+                }
                 // Pages of snapshots become free when these are gone; they are asked for again then.
                 if merged || free_bytes >= enough {
                     self.background.ask_for_space();
